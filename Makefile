@@ -1,0 +1,47 @@
+# The whole developer surface. CI runs the same words.
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+UPSTREAM ?=
+
+.PHONY: help run demo test check fmt bench lock clean
+
+help:            ## the words
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: install python3, or say make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: say make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(STAMP)    ## the gate on 127.0.0.1:8080 before a sample service, or before UPSTREAM=http://host:port
+	@$(BIN)/oncegate try $(if $(UPSTREAM),--upstream $(UPSTREAM))
+
+demo: $(STAMP)   ## ten seconds that show what it does
+	@$(BIN)/oncegate demo
+
+test: $(STAMP)   ## the whole suite, against real servers
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)  ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(STAMP)    ## format, and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## CPU per request, and the ratio to nginx where nginx and wrk are installed
+	@$(BIN)/python -m loadtest.bench
+
+lock: $(STAMP)   ## pin the versions anew (pyproject.toml has the floors)
+	$(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate --group dev -o requirements.lock pyproject.toml
+
+clean:           ## forget the environment
+	rm -rf $(VENV)

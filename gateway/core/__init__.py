@@ -1,0 +1,1 @@
+"""The pure part: values in, verdicts out. Standard library only; no clock, no randomness, no I/O."""

@@ -1,0 +1,256 @@
+"""The three decisions of an exchange: admit, resolve, settle. Total functions; each verdict has its reason.
+
+admit    may this request pass, must it be refused, or is it guarded, and under which key?
+resolve  a record was found under its name: replay, refuse, wait, or take over?
+settle   something came back from the upstream: keep, release or hold?
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import assert_never
+
+from .fingerprint import Difference, Fingerprint, difference, differing_parts
+from .key import Key, ScopePart, Unreadable, find
+from .message import Fields, values
+from .outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
+from .policy import HELD, RELEASED, Missing, OnDoubt, Policy
+from .problem import Problem, Refusal
+from .record import Doubt, Found, Kind, Record, State
+
+#: Methods that HTTP defines as safe (RFC 9110 §9.2.1) are never guarded …
+SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
+#: … and those that it defines as idempotent need no key to be repeated (§9.2.2).
+IDEMPOTENT = frozenset((b"PUT", b"DELETE"))
+
+
+class PassReason(Enum):
+    """Why a request goes through unguarded."""
+
+    SAFE_METHOD = "safe_method"
+    UNGUARDED_ROUTE = "unguarded_route"
+    KEY_ON_UNGUARDED_ROUTE = "key_on_unguarded_route"
+    NO_KEY = "no_key"
+    STORE_DOWN = "store_down"
+
+    @property
+    def unprotected(self) -> bool:
+        """Whether the client is told so, and it is counted."""
+        return self not in (PassReason.SAFE_METHOD, PassReason.UNGUARDED_ROUTE)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Stream it through: no store, no limit on its body."""
+
+    reason: PassReason
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer it with a problem."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """It is guarded under this key, in this scope."""
+
+    key: Key
+    scope: tuple[ScopePart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Run it a second time: take over the claim that was found."""
+
+    seen: Found
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Give the stored answer."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Another request with this key is in flight. `lease_left` is in milliseconds."""
+
+    lease_left: int
+
+
+def admit(method: bytes, fields: Fields, policy: Policy) -> Pass | Refuse | Guard:
+    """Decide on a request's head."""
+    if method in SAFE:
+        return Pass(PassReason.SAFE_METHOD)
+    key = find(fields, policy.headers)
+    if not policy.guard:
+        return Pass(PassReason.UNGUARDED_ROUTE if key is None else PassReason.KEY_ON_UNGUARDED_ROUTE)
+    if key is None:
+        if policy.missing is Missing.REFUSE and method not in IDEMPOTENT:
+            return Refuse(Refusal(Problem.KEY_MISSING))
+        return Pass(PassReason.NO_KEY)
+    if isinstance(key, Unreadable):
+        return Refuse(Refusal(Problem.KEY_INVALID, f"The key cannot be used: {key.why}."))
+    scope: list[ScopePart] = []
+    for source in policy.scope:
+        found = values(fields, source.removeprefix(b"header:"))
+        if len(found) != 1 or not found[0]:
+            name = source.removeprefix(b"header:").decode("latin-1")
+            how = "is not there" if not found else "is empty" if len(found) == 1 else "is repeated"
+            return Refuse(Refusal(Problem.SCOPE_MISSING, f"The field {name} {how}."))
+        scope.append((source, found[0]))
+    return Guard(key, tuple(scope))
+
+
+def resolve(found: Found, mine: Fingerprint, policy: Policy) -> Replay | Refuse | Wait | Forward:
+    """Decide on a duplicate. The fingerprint is compared first, in every state."""
+    record = found.record
+    different = difference(record.fingerprint, mine)
+    if different is not None:
+        return Refuse(mismatch(different, record, mine, policy))
+    if record.state is State.COMPLETED:
+        if record.answer is None or record.answer.body is None:
+            return Refuse(Refusal(Problem.RESPONSE_NOT_KEPT, f"The service answered {record.status}."))
+        return Replay(record)
+    if record.state is State.IN_FLIGHT and not record.lapsed(found.age):
+        return Wait(record.lease - found.age)
+    if (
+        policy.on_doubt is OnDoubt.RERUN
+        and record.attempt < policy.max_attempts
+        and (record.state is State.IN_DOUBT or found.age >= record.lease + policy.margin)
+    ):
+        return Forward(found)
+    return Refuse(in_doubt(record))
+
+
+def mismatch(different: Difference, record: Record, mine: Fingerprint, policy: Policy) -> Refusal:
+    """The refusal of a request that is not the one its key was used for. It names parts, never values."""
+    match different:
+        case Difference.RECIPE:
+            return Refusal(Problem.POLICY_CHANGED)
+        case Difference.CREDENTIALS:
+            return Refusal(Problem.CREDENTIALS_DIFFER)
+        case Difference.REQUEST:
+            parts = differing_parts(record.fingerprint, mine, policy.recipe)
+            more = f"Different: {', '.join(parts)}." if parts else "The two requests differ."
+            if 400 <= record.status < 500:
+                more += (
+                    f" The first request was answered {record.status}; a corrected request is a new operation "
+                    "and needs a new key."
+                )
+            return Refusal(Problem.KEY_REUSED, more)
+        case _:
+            assert_never(different)
+
+
+def in_doubt(record: Record) -> Refusal:
+    """What is known of a key in doubt: which attempt, and what the upstream last said."""
+    known = f"Attempt {record.attempt} was sent"
+    if record.status:
+        known += f"; the service last said {record.status}"
+    return Refusal(Problem.IN_DOUBT, known + ".")
+
+
+class Reason(Enum):
+    """Why a claim is settled as it is. Metrics and logs say these words."""
+
+    ANSWERED = "answered"
+    STATUS = "status"
+    DECLARED = "declared"
+    OVER_LIMIT = "over_limit"
+    STREAM = "stream"
+    UNTIL_CLOSE = "until_close"
+    UNREACHABLE = "unreachable"
+    NO_CONNECTION = "no_connection"
+    TOO_LATE = "too_late"
+    STOPPED = "stopped"
+    LOST = "lost"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The verdict on an outcome. `tombstone`: it is kept without its body. `doubt` is set for a Hold."""
+
+    kind: Kind
+    reason: Reason
+    tombstone: bool = False
+    doubt: Doubt = Doubt.NONE
+
+
+_PLAIN_KEEP = Settle(Kind.KEEP, Reason.ANSWERED)
+_DECLARATIONS = {
+    b"no-effect": Settle(Kind.RELEASE, Reason.DECLARED),
+    b"unknown": Settle(Kind.HOLD, Reason.DECLARED, doubt=Doubt.DECLARED),
+}
+_RELEASE_STATUS = Settle(Kind.RELEASE, Reason.STATUS)
+_HOLD_STATUS = Settle(Kind.HOLD, Reason.STATUS, doubt=Doubt.STATUS)
+
+
+def settle(outcome: Outcome, policy: Policy) -> Settle:
+    """Store the outcome of anything that may have had an effect; free the key for anything that is
+    declared not to have; hold what nobody knows."""
+    match outcome:
+        case Answered():
+            return _settle_answer(outcome, policy)
+        case NotSent():
+            return Settle(Kind.RELEASE, _NOT_SENT[outcome.reason])
+        case Lost():
+            return Settle(Kind.HOLD, *_LOST[outcome.reason])
+        case _:
+            assert_never(outcome)
+
+
+def _settle_answer(answered: Answered, policy: Policy) -> Settle:
+    response = answered.response
+    status = response.status
+    declared = None
+    retry_after = False
+    for name, value in response.fields:
+        size = len(name)
+        if size == 19 and name.lower() == b"idempotency-outcome":
+            declared = value.strip(b" \t").lower()
+        elif size == 11 and name.lower() == b"retry-after":
+            retry_after = True
+    if declared is not None and declared in _DECLARATIONS:
+        return _DECLARATIONS[declared]
+    if declared != b"keep":
+        if status in policy.release:
+            return _RELEASE_STATUS
+        if status in policy.hold:
+            return _HOLD_STATUS
+        if status not in policy.keep:
+            if status in RELEASED or (status == 503 and retry_after):
+                return _RELEASE_STATUS
+            if status in HELD:
+                return _HOLD_STATUS
+    if answered.completeness is Completeness.WHOLE:
+        return _PLAIN_KEEP if declared is None else Settle(Kind.KEEP, Reason.DECLARED)
+    return Settle(Kind.KEEP, _TOMBSTONE[answered.completeness], tombstone=True)
+
+
+_TOMBSTONE = {
+    Completeness.OVER_LIMIT: Reason.OVER_LIMIT,
+    Completeness.STREAM: Reason.STREAM,
+    Completeness.UNTIL_CLOSE: Reason.UNTIL_CLOSE,
+}
+_NOT_SENT = {
+    NotSentReason.UNREACHABLE: Reason.UNREACHABLE,
+    NotSentReason.NO_CONNECTION: Reason.NO_CONNECTION,
+    NotSentReason.TOO_LATE: Reason.TOO_LATE,
+    NotSentReason.STOPPED: Reason.STOPPED,
+}
+#: reason, whether a tombstone, and the doubt that is written
+_LOST = {
+    LostReason.CLOSED: (Reason.LOST, False, Doubt.LOST),
+    LostReason.MALFORMED: (Reason.LOST, False, Doubt.LOST),
+    LostReason.EARLY: (Reason.LOST, False, Doubt.LOST),
+    LostReason.UPGRADED: (Reason.LOST, False, Doubt.LOST),
+    LostReason.TIMEOUT: (Reason.TIMEOUT, False, Doubt.TIMEOUT),
+    LostReason.STOPPED: (Reason.STOPPED, False, Doubt.STOPPED),
+}

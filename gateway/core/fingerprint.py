@@ -1,0 +1,212 @@
+"""What counts as the same request.
+
+Two digests: what the request asks for, and whose credentials it carries. They are kept apart because
+their mismatch means different things: other content under one key is a client's mistake (422
+`key-reused`); other credentials under one key may be somebody else (422 `credentials-differ`, and not
+a word more). Credentials are bound here and not in the scope, or a client that refreshed its token
+between two tries would be charged twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .digest import Purpose, body_digest, digest, tag
+from .message import Fields, Request, values
+
+#: In a route's `bind`: the default set of credentials.
+DEFAULT_BIND = "default"
+
+#: Bound unless a route says otherwise.
+CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
+
+_ALWAYS = ("method", "host", "target", "content-type", "content-encoding", "body")
+
+_BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]+))', re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a route's fingerprints are made. `id` (4 bytes) stands in every record that one made.
+
+    `bind` lists SOURCEs of credentials (`default`, `header:x-tenant`); `headers` the fields (lower
+    case) that count as part of the request besides.
+    """
+
+    bind: tuple[str, ...] = (DEFAULT_BIND,)
+    headers: tuple[bytes, ...] = ()
+    parts: tuple[str, ...] = field(init=False)
+    id: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        parts = _ALWAYS + tuple(name.decode("latin-1") for name in self.headers)
+        described = [
+            b"1",
+            b"raw",
+            b"bind",
+            *(source.encode() for source in self.bind),
+            b"headers",
+            *self.headers,
+        ]
+        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "id", digest(Purpose.RECIPE, described)[:4])
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """A request as its record remembers it: 16 + 16 bytes, and 2 for each part in the recipe's order."""
+
+    recipe: bytes
+    request: bytes
+    credentials: bytes
+    tags: bytes
+
+    def __repr__(self) -> str:
+        return f"Fingerprint({self.request[:4].hex()}… by {self.credentials[:4].hex()}…)"
+
+
+class Difference(Enum):
+    """How a request fails to be the one that the record remembers, in the order of comparison."""
+
+    RECIPE = "recipe"
+    CREDENTIALS = "credentials"
+    REQUEST = "request"
+
+
+def fingerprint(
+    request: Request, recipe: Recipe, *, secret: bytes = b"", certificate: bytes = b""
+) -> Fingerprint:
+    """The fingerprint of `request`. `certificate` is the client's, in DER, where TLS gave one."""
+    fields = request.fields
+    singles: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        singles.setdefault(name.lower(), []).append(value.strip(b" \t"))
+    types = singles.get(b"content-type", ())
+    content_type, kind, segments = _body(types, request.body)
+    parts = [
+        request.method,
+        _present([host.lower() for host in singles.get(b"host", ())]),
+        request.target,
+        content_type,
+        _present(singles.get(b"content-encoding", ())),
+    ]
+    body = body_digest(kind, segments, secret)
+    chosen = [_present(singles.get(name, ())) for name in recipe.headers]
+    tags = b"".join(
+        [
+            *(tag(name, part, secret) for name, part in zip(_ALWAYS_BYTES, parts, strict=True)),
+            body[:2],
+            *(tag(name, part, secret) for name, part in zip(recipe.headers, chosen, strict=True)),
+        ]
+    )
+    return Fingerprint(
+        recipe.id,
+        digest(Purpose.REQUEST, [*parts, body, *chosen], secret)[:16],
+        digest(Purpose.CREDENTIALS, _credentials(singles, recipe.bind, certificate), secret)[:16],
+        tags,
+    )
+
+
+_ALWAYS_BYTES = tuple(name.encode() for name in _ALWAYS[:-1])
+
+
+def difference(seen: Fingerprint, mine: Fingerprint) -> Difference | None:
+    """What differs first. An unknown recipe comes first: nothing can be said of what it digested."""
+    if seen.recipe != mine.recipe:
+        return Difference.RECIPE
+    if seen.credentials != mine.credentials:
+        return Difference.CREDENTIALS
+    if seen.request != mine.request:
+        return Difference.REQUEST
+    return None
+
+
+def differing_parts(seen: Fingerprint, mine: Fingerprint, recipe: Recipe) -> list[str]:
+    """The names of the parts that differ, never a value; empty where only the full digest knows."""
+    return [
+        name
+        for position, name in enumerate(recipe.parts)
+        if seen.tags[2 * position : 2 * position + 2] != mine.tags[2 * position : 2 * position + 2]
+    ]
+
+
+def _present(found: Sequence[bytes]) -> bytes:
+    """Absent, empty and repeated are three different things. (No value can hold a line feed.)"""
+    return b"\x01" + b"\n".join(found) if found else b"\x00"
+
+
+def _credentials(fields: dict[bytes, list[bytes]], bind: Sequence[str], certificate: bytes) -> list[bytes]:
+    bound: list[bytes] = []
+    for source in bind:
+        if source == DEFAULT_BIND:
+            found = [(name, fields[name]) for name in CREDENTIALS if name in fields]
+            if certificate:
+                found.append((b"client-certificate", [certificate]))
+            if not found and b"cookie" in fields:
+                found = [(b"cookie", fields[b"cookie"])]
+            for name, each in found:
+                bound += (name, _present(each))
+        else:
+            name = source.removeprefix("header:").encode()
+            bound += (source.encode(), _present(fields.get(name, ())))
+    return bound
+
+
+def _body(types: Sequence[bytes], body: bytes) -> tuple[bytes, bytes, list[bytes]]:
+    """(content type as a part, kind of digest, segments). A multipart body's boundary is chosen at
+    random for every try (RFC 2046 §5.1.1), so it is cut out of both where the body parses."""
+    if len(types) == 1 and types[0][:10].lower() == b"multipart/":
+        boundaries = _BOUNDARY.findall(types[0])
+        if len(boundaries) == 1:
+            quoted, token = boundaries[0]
+            boundary = re.sub(rb"\\(.)", rb"\1", quoted) or token
+            segments = multipart_segments(body, boundary)
+            if segments is not None:
+                return _present([_BOUNDARY.sub(b"", types[0])]), b"multipart", segments
+    return _present(types), b"raw", [body]
+
+
+def multipart_segments(body: bytes, boundary: bytes) -> list[bytes] | None:
+    """`body` cut at its delimiter lines: preamble, parts, epilogue. None where it does not parse."""
+    if not boundary or len(boundary) > 70:
+        return None
+    delimiter = re.compile(rb"(?:\A|\r\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?=\r\n|\Z)")
+    segments: list[bytes] = []
+    position = 0
+    for found in delimiter.finditer(body):
+        segments.append(body[position : found.start()])
+        position = found.end()
+        if found.group(1):
+            if len(segments) < 2:
+                return None
+            segments.append(body[position:])
+            return segments
+    return None
+
+
+def bound_headers(fields: Fields) -> list[str]:
+    """Names that look like an account selector: whoever sends them and does not bind them may be
+    surprised (`*-Account`, `*-Tenant*`, `*-Organization*`)."""
+    return sorted(
+        {name for field, _ in fields if _SELECTOR.fullmatch(name := field.decode("latin-1").lower())}
+    )
+
+
+_SELECTOR = re.compile(r".*-(?:account|tenant.*|organization.*)")
+
+__all__ = [
+    "CREDENTIALS",
+    "DEFAULT_BIND",
+    "Difference",
+    "Fingerprint",
+    "Recipe",
+    "bound_headers",
+    "difference",
+    "differing_parts",
+    "fingerprint",
+    "multipart_segments",
+    "values",
+]

@@ -1,0 +1,162 @@
+"""The key: where it stands in a request, how it is spelled, and the name of its record.
+
+RFC 8941 §3.3.3 says what a quoted string is; draft-ietf-httpapi-idempotency-key-header asks for that
+form, most clients send the bare one, and both mean the same key.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .digest import Purpose, digest
+from .message import Fields, named_by_connection
+
+#: Longest key, in characters after unquoting.
+LONGEST = 255
+
+DEFAULT_HEADERS = (b"idempotency-key", b"x-idempotency-key")
+
+#: What `Connection` may not name on a request: a proxy would strip it before we, or the upstream, read it.
+_NOT_PER_HOP = frozenset(
+    (
+        b"authorization",
+        b"x-api-key",
+        b"api-key",
+        b"cookie",
+        b"content-length",
+        b"transfer-encoding",
+        b"content-type",
+        b"content-encoding",
+        b"host",
+    )
+)
+
+_BARE = re.compile(rb"[\x21-\x7e]+")
+#: sf-string: DQUOTE *( unescaped / "\" ( DQUOTE / "\" ) ) DQUOTE
+_QUOTED = re.compile(rb'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+#: parameters: *( ";" *SP key [ "=" bare-item ] ), RFC 8941 §3.1.2
+_PARAMETERS = re.compile(
+    rb"(?:; *[a-z*][a-z0-9_\-.*]*"
+    rb"(?:=(?:"
+    rb"-?[0-9]{1,12}\.[0-9]{1,3}"  # decimal
+    rb"|-?[0-9]{1,15}"  # integer
+    rb'|"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"'  # string
+    rb"|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*"  # token
+    rb"|:[A-Za-z0-9+/=]*:"  # byte sequence
+    rb"|\?[01]"  # boolean
+    rb"))?)*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A key that is there and cannot be taken for one. `why` is for the client, and quotes no value."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as the client means it. Its text is never stored; `repr` does not show it."""
+
+    text: bytes
+
+    def __repr__(self) -> str:
+        return f"Key(<{len(self.text)} characters>)"
+
+
+def read(value: bytes) -> Key | Unreadable:
+    """The key in one field value: a quoted string (parameters ignored) or the bare form."""
+    value = value.strip(b" \t")
+    if not value:
+        return Unreadable("it is empty")
+    if value.startswith(b'"'):
+        quoted = _QUOTED.match(value)
+        if quoted is None or _PARAMETERS.fullmatch(value, quoted.end()) is None:
+            return Unreadable(
+                'it begins with a quotation mark and is not a quoted string as RFC 8941 spells one: "…", '
+                'with \\" and \\\\ as the only escapes'
+            )
+        text = quoted.group(1)
+        if b"\\" in text:
+            text = re.sub(rb"\\(.)", rb"\1", text)
+        if not text:
+            return Unreadable("it is empty")
+    elif _BARE.fullmatch(value):
+        text = value
+    else:
+        return Unreadable(
+            "it has a character that is not printable ASCII, or a space outside quotation marks"
+        )
+    if len(text) > LONGEST:
+        return Unreadable(f"it has {len(text)} characters; {LONGEST} is the most")
+    return Key(text)
+
+
+def find(fields: Fields, headers: Sequence[bytes] = DEFAULT_HEADERS) -> Key | Unreadable | None:
+    """The key that a request carries in one of `headers` (lower case), or None."""
+    found: Key | None = None
+    seen: set[bytes] = set()
+    connection = False
+    for name, value in fields:
+        lowered = name.lower()
+        if lowered == b"connection":
+            connection = True
+        elif lowered in headers:
+            if lowered in seen:
+                return Unreadable(f"the field {lowered.decode()} is repeated")
+            seen.add(lowered)
+            key = read(value)
+            if isinstance(key, Unreadable):
+                return key
+            if found is not None and key != found:
+                return Unreadable("two fields carry different keys")
+            found = key
+    if connection and (bad := misnamed(fields, headers)):
+        return Unreadable(f"the Connection field names {bad}, which is not for one hop only")
+    return found
+
+
+def misnamed(fields: Fields, headers: Sequence[bytes] = DEFAULT_HEADERS) -> str | None:
+    """The first end-to-end field (key, credentials, framing, Host) that `Connection` claims for one hop."""
+    for name in sorted(named_by_connection(fields)):
+        if name in _NOT_PER_HOP or name in headers:
+            return name.decode("latin-1")
+    return None
+
+
+#: One element of a scope: the label of its source (`header:x-tenant-id`) and the request's value there.
+ScopePart = tuple[bytes, bytes]
+
+SENT = b"sent"
+DERIVED = b"derived"
+
+
+def record_name(
+    service: bytes,
+    namespace: bytes,
+    scope: Sequence[ScopePart],
+    key: Key,
+    *,
+    origin: bytes = SENT,
+    secret: bytes = b"",
+) -> bytes:
+    """The name of a record: 43 characters of unpadded base64url, from (service, namespace, scope, key).
+
+    `origin` keeps keys that the gate derived apart from those that clients sent. No route's name is
+    in it: renaming or reordering routes forgets no key.
+    """
+    parts = [service, namespace, origin, len(scope).to_bytes(2, "little")]
+    for label, value in scope:
+        parts.append(label)
+        parts.append(value)
+    parts.append(key.text)
+    return urlsafe_b64encode(digest(Purpose.NAME, parts, secret))[:43]
+
+
+def log_digest(key: Key, secret: bytes = b"") -> str:
+    """Twelve hex digits by which log lines of one key can be found; the key cannot be read from them."""
+    return digest(Purpose.LOG, (key.text,), secret)[:6].hex()

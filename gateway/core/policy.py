@@ -1,0 +1,214 @@
+"""Routes: which requests are guarded, and by what rules. All durations are milliseconds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .fingerprint import Recipe
+from .key import DEFAULT_HEADERS
+
+SECOND = 1_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+#: How long before its lease an exchange must have ended, and how long past it a takeover waits.
+MARGIN = 5 * SECOND
+
+
+class Missing(Enum):
+    """What happens to a guarded request without a key."""
+
+    PASS = "pass"  # noqa: S105
+    REFUSE = "refuse"
+
+
+class OnDoubt(Enum):
+    HOLD = "hold"
+    RERUN = "rerun"
+
+
+class StoreDown(Enum):
+    REFUSE = "refuse"
+    FORWARD = "forward"
+
+
+#: DESIGN of settling: statuses that say "not done" …
+RELEASED = frozenset((401, 407, 421, 423, 425, 429))
+#: … and those by which somebody between us and the effect gave up while it may still happen.
+HELD = frozenset((408, 502, 503, 504, *range(520, 528), 598, 599))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules of one route. Durations in milliseconds, sizes in bytes."""
+
+    namespace: bytes = b"default"
+    guard: bool = True
+    headers: tuple[bytes, ...] = DEFAULT_HEADERS
+    missing: Missing = Missing.PASS
+    scope: tuple[bytes, ...] = ()
+    recipe: Recipe = field(default_factory=Recipe)
+    window: int = DAY
+    doubt_window: int = 7 * DAY
+    wait: int = 25 * SECOND
+    on_doubt: OnDoubt = OnDoubt.HOLD
+    max_attempts: int = 2
+    release: frozenset[int] = frozenset()
+    hold: frozenset[int] = frozenset()
+    keep: frozenset[int] = frozenset()
+    max_request: int = 10 << 20
+    max_response: int = 1 << 20
+    store_down: StoreDown = StoreDown.REFUSE
+    store_wait: int = 3 * SECOND
+    keep_headers: frozenset[bytes] | None = None
+    drop_headers: frozenset[bytes] = frozenset()
+    timeout: int = 60 * SECOND
+    late: int = 30 * SECOND
+    margin: int = MARGIN
+
+    @property
+    def lease(self) -> int:
+        """How long a claim is trusted without being settled."""
+        return self.timeout + self.late + self.margin
+
+    @property
+    def claim_life(self) -> int:
+        """How long a claim is remembered: a window shorter than the exchange must not lose it."""
+        return self.lease + self.doubt_window
+
+    @property
+    def send_by(self) -> int:
+        """How long after t0 the first byte may still be sent; later, the claim is released unused."""
+        return min(self.timeout, self.lease // 2)
+
+    @property
+    def ends_by(self) -> int:
+        """How long after t0 the exchange ends in Hold, whatever it is doing."""
+        return self.lease - self.margin
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which requests a route is for. `path` is a glob: `*` within a segment, `**` at the end for all below."""
+
+    path: str = "/**"
+    host: str | None = None
+    methods: frozenset[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A rule of the table. `name` is a label for people; nothing that is stored is named by it."""
+
+    name: str
+    upstream: str
+    match: Match = field(default_factory=Match)
+    policy: Policy = field(default_factory=Policy)
+
+
+class Ambiguous:
+    """A path whose two spellings lead to different routes."""
+
+    def __repr__(self) -> str:
+        return "AMBIGUOUS"
+
+
+AMBIGUOUS = Ambiguous()
+
+_UNRESERVED = re.compile(r"%(2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])")
+
+
+def path_of(target: bytes) -> str:
+    """The path of a request target in origin form, as it was spelled."""
+    return target.partition(b"?")[0].decode("latin-1")
+
+
+def normalised(path: str) -> str:
+    """`path` with unreserved escapes decoded, dot segments removed and slashes merged.
+
+    RFC 3986 §6.2.2.2 and §6.2.2.3; merged slashes because many servers do so. Matching uses it, so
+    that no spelling of a guarded path walks past its guard; what is forwarded is the client's.
+    """
+    if "%" not in path and "//" not in path and "/." not in path:
+        return path
+    path = _UNRESERVED.sub(lambda found: chr(int(found.group(1), 16)), path)
+    path = re.sub("/{2,}", "/", path)
+    kept: list[str] = []
+    segments = path.split("/")
+    for segment in segments:
+        if segment == "..":
+            if len(kept) > 1:
+                kept.pop()
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/".join(kept) or "/"
+
+
+def glob(pattern: str) -> re.Pattern[str]:
+    """`*` is any run within a segment; a last segment `**` is the path itself, its slash, and all below.
+
+    Raises ValueError where `pattern` does not begin with `/` or has `**` anywhere but last.
+    """
+    if not pattern.startswith("/"):
+        raise ValueError(f"a path begins with a slash; use {'/' + pattern!r}")
+    below = pattern.endswith("/**")
+    stem = pattern.removesuffix("/**") if below else pattern
+    if "**" in stem:
+        raise ValueError("** stands only as the last segment; use * within one")
+    body = "[^/]*".join(re.escape(piece) for piece in stem.split("*"))
+    return re.compile(body + ("(?:/.*)?" if below else ""), re.DOTALL)
+
+
+class RouteTable:
+    """The routes in their order; the first that matches wins."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._rules = [
+            (route, glob(route.match.path).fullmatch, _host(route.match.host)) for route in self.routes
+        ]
+
+    def match(self, method: bytes, host: bytes, target: bytes) -> Route | Ambiguous | None:
+        """The route of a request; None where there is none, AMBIGUOUS where its path reads two ways."""
+        path = path_of(target)
+        plain = normalised(path)
+        route = self._first(method, host, plain)
+        if plain is not path and plain != path and self._first(method, host, path) is not route:
+            return AMBIGUOUS
+        return route
+
+    def _first(self, method: bytes, host: bytes, path: str) -> Route | None:
+        for route, matches, matches_host in self._rules:
+            methods = route.match.methods
+            if (
+                (methods is None or method in methods)
+                and (matches_host is None or matches_host(host.decode("latin-1").lower()))
+                and matches(path)
+            ):
+                return route
+        return None
+
+
+def _host(pattern: str | None) -> Callable[[str], object] | None:
+    """A matcher of `Host` values: any port where the pattern names none; `*.` stands for subdomains."""
+    if pattern is None:
+        return None
+    pattern = pattern.lower()
+    port = "" if re.search(r":\d+$", pattern) else r"(?::\d+)?"
+    if pattern.startswith("*."):
+        return re.compile(r"[^:/]+\." + re.escape(pattern[2:]) + port).fullmatch
+    return re.compile(re.escape(pattern) + port).fullmatch
+
+
+def statuses(values: Sequence[int]) -> frozenset[int]:
+    """Final status codes; raises ValueError naming the first that is none."""
+    for value in values:
+        if not 200 <= value <= 599:
+            raise ValueError(f"{value} is not a final status code (200–599)")
+    return frozenset(values)

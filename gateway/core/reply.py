@@ -1,0 +1,42 @@
+"""What a client is given: one of four values, which `edge.render` alone turns into bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .message import Answer, Response
+from .problem import Label, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """The upstream's own response, for the request that was forwarded. Instants in ms since 1970."""
+
+    response: Response
+    label: Label
+    first_seen: int
+    expires: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What was remembered of a response, for a duplicate."""
+
+    answer: Answer
+    label: Label
+    first_seen: int
+    expires: int | None = None
+    replayed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The head of a response whose rest flows on after it, to the first client only."""
+
+    response: Response
+    label: Label
+    first_seen: int
+    expires: int | None = None
+
+
+Reply = First | Again | Live | Refusal

@@ -1,0 +1,613 @@
+"""The life of one guarded request, read from top to bottom.
+
+What has to be asked at every `await` here: what if we are cancelled, killed or paused at this point,
+and what does the next duplicate then see?
+
+claim     Killed or paused: the claim, if it was made, lapses; then it is in doubt. Cancelled, or the
+          reply lost: it is given up, and the settler releases it until the store has answered.
+outcome   The client's leaving does not matter: the exchange is not the client's. Killed or paused: the
+          lease lapses. Cancelled: the attempt is abandoned and the settler holds (or, where no byte was
+          sent, releases) the claim.
+settle    Nothing has been said to the client yet. Killed: the lease lapses and the client's connection
+          breaks; what it does not know, no duplicate is told otherwise. Cancelled: the settler goes on.
+wait      Costs nothing and owns nothing. Whoever waits may leave at any time.
+
+No task of an exchange is cancelled because its client left; cancellation means that the process is
+being stopped and its grace is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, assert_never
+
+from .core import record as records
+from .core.decide import Forward, Refuse, Replay, Settle, Wait, in_doubt, mismatch, resolve, settle
+from .core.fingerprint import Fingerprint, difference
+from .core.key import Key
+from .core.message import Request, remembered
+from .core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
+from .core.policy import Route
+from .core.problem import Label, Problem, Refusal
+from .core.record import Done, Found, Kind, Record, Settlement, Stamp, State
+from .core.reply import Again, First, Live, Reply
+from .flights import GONE, LOOK_AGAIN, TIMED_OUT, Ending, Failed, Flight, Flights, LookAgain, Stands, Told
+from .ports import (
+    Account,
+    Attempt,
+    Client,
+    Clock,
+    DuplicateKind,
+    Observer,
+    Store,
+    StoreAway,
+    StoreFull,
+    Stream,
+    Upstream,
+    VerdictName,
+)
+from .settling import Settler
+from .tasks import Tasks
+
+T = TypeVar("T")
+
+#: How often another process's flight is looked at, in seconds: at first, at last, and by what it grows.
+FIRST_LOOK = 0.025
+LAST_LOOK = 0.25
+LOOK_GROWS = 1.5
+#: After a release elsewhere, one waiter of each process claims once, after up to this long: no herd.
+JITTER = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A guarded request, read whole: what it asks, and under which name."""
+
+    request: Request
+    route: Route
+    key: Key
+    name: bytes
+    fingerprint: Fingerprint
+
+
+@dataclass(slots=True)
+class Gate:
+    """What all exchanges of a process share."""
+
+    store: Store
+    upstreams: Mapping[str, Upstream]
+    clock: Clock
+    observer: Observer
+    flights: Flights
+    settler: Settler
+    mint: Callable[[], bytes]
+    jitter: Callable[[], float]
+    tasks: Tasks
+
+    def begin(self, ask: Ask, client: Client) -> None:
+        """Start the exchange of a request. Its task belongs to the gate, not to the client."""
+        self.tasks.start(Exchange(self, ask, client).run())
+
+    def stop(self) -> None:
+        """End every attempt under way: what was sent is held, what was not is released."""
+        for flight in self.flights:
+            if flight.attempt is not None:
+                flight.attempt.abandon(LostReason.STOPPED)
+
+
+class Exchange:
+    """One guarded request, from its claim to its settlement, or one duplicate of it."""
+
+    __slots__ = (
+        "account",
+        "ask",
+        "claim",
+        "client",
+        "gate",
+        "lingers",
+        "policy",
+        "started",
+        "t0",
+        "unsure",
+        "wait_until",
+    )
+
+    def __init__(self, gate: Gate, ask: Ask, client: Client) -> None:
+        self.gate = gate
+        self.ask = ask
+        self.client = client
+        self.policy = ask.route.policy
+        self.started = self.t0 = gate.clock.now()
+        self.wait_until = self.started + self.policy.wait / 1000
+        self.claim: Record | None = None
+        self.unsure = False
+        self.lingers = False
+        request = ask.request
+        self.account = Account(
+            ask.route.name,
+            request.method,
+            request.target,
+            request.peer,
+            key=ask.key,
+            name=ask.name,
+            request_bytes=len(request.body),
+        )
+
+    async def run(self) -> None:
+        """Lead the flight of this name, or follow the one that there is, until the client has its answer."""
+        try:
+            while True:
+                flight = self.gate.flights.get(self.ask.name)
+                if flight is None:
+                    await self._lead()
+                    break
+                if await self._follow(flight):
+                    break
+        except Exception:
+            # Unexpected, so it comes last: the gate's tasks report it, the client learns no detail of it.
+            self._reply(Refusal(Problem.OVERLOADED if self.account.attempt == 0 else Problem.UPSTREAM_LOST))
+            raise
+        finally:
+            self._finish()
+
+    # ── Leading: ask the store, and own the key or watch whoever does ─────────────────────────────
+
+    async def _lead(self) -> None:
+        flight = self.gate.flights.open(self.ask.name)
+        try:
+            ending = await self._claim_and_fly(flight)
+        except BaseException:
+            self.gate.flights.forget(flight)
+            flight.end(LOOK_AGAIN)
+            raise
+        if not self.lingers:
+            self.gate.flights.forget(flight)
+        flight.end(ending)
+
+    async def _claim_and_fly(self, flight: Flight) -> Ending:
+        while True:
+            try:
+                found: Done | Found | None = await self._claim()
+                while isinstance(found, Found):
+                    verdict = resolve(found, self.ask.fingerprint, self.policy)
+                    if isinstance(verdict, Replay | Refuse):
+                        self._answer_from(found, verdict)
+                        return Stands(found)
+                    if isinstance(verdict, Forward):
+                        found = await self._take_over(verdict.seen)
+                        continue
+                    next_found = await self._watch(flight, found)
+                    if isinstance(next_found, LookAgain):
+                        return LOOK_AGAIN
+                    found = next_found
+                    if found is None:
+                        await asyncio.sleep(self.gate.jitter() * JITTER)
+            except StoreAway as away:
+                refusal = Refusal(Problem.STORE_UNAVAILABLE, retry_after=1)
+                self.account.detail = away.why
+                self._reply(refusal)
+                return Failed(refusal)
+            if found is Done.WON:
+                return await self._fly(flight)
+
+    async def _claim(self) -> Done | Found:
+        """Claim the key: WON, or what stands. A store that is away is waited for, as the policy says."""
+        gate, policy, ask = self.gate, self.policy, self.ask
+        self.t0 = gate.clock.now()
+        claim = records.claim(
+            ask.fingerprint,
+            holder=gate.mint(),
+            route=ask.route.name,
+            lease=policy.lease,
+            life=policy.claim_life,
+            window=policy.window,
+            wall=gate.clock.wall(),
+        )
+        return await self._ask_for(claim, "claim", lambda: gate.store.claim(ask.name, claim))
+
+    async def _take_over(self, seen: Found) -> Done | Found | None:
+        """Take over a key in doubt: WON, what stands now, or None where nothing does any more."""
+        gate, policy, ask = self.gate, self.policy, self.ask
+        self.t0 = gate.clock.now()
+        claim = records.takeover(
+            seen.record,
+            holder=gate.mint(),
+            route=ask.route.name,
+            lease=policy.lease,
+            life=policy.claim_life,
+            window=policy.window,
+            wall=gate.clock.wall(),
+        )
+        stamp = Stamp(seen.record.state, seen.record.holder, policy.margin)
+        result = await self._ask_for(claim, "takeover", lambda: gate.store.replace(ask.name, stamp, claim))
+        return None if result is Done.GONE else result
+
+    async def _ask_for(
+        self, claim: Record, operation: str, call: Callable[[], Coroutine[Any, Any, Done | Found]]
+    ) -> Done | Found:
+        """Ask for a claim until the store has answered, or its patience or the time to send is over.
+
+        A claim that nobody knows of, when it is not won in the end, is given up: the settler releases
+        it until the store has answered. (A lost reply, asked again and found taken, may yet land.)
+        """
+        gate = self.gate
+        give_up = self.t0 + min(self.policy.store_wait, self.policy.send_by) / 1000
+        unsure = False
+        won = False
+        try:
+            while True:
+                try:
+                    result = await self._timed(operation, call())
+                except StoreAway as away:
+                    unsure = unsure or away.ambiguous
+                    left = give_up - gate.clock.now()
+                    if isinstance(away, StoreFull) or left <= 0:
+                        raise
+                    await asyncio.sleep(min(0.02, left))
+                    if not await gate.store.wait_available(left):
+                        raise
+                    continue
+                won = result is Done.WON or (
+                    isinstance(result, Found)
+                    and result.record.holder == claim.holder
+                    and result.record.state is State.IN_FLIGHT
+                )
+                if not won:
+                    return result
+                self.claim = claim
+                self.unsure = unsure
+                return Done.WON
+        except asyncio.CancelledError:
+            unsure = True
+            raise
+        finally:
+            if unsure and not won:
+                gate.settler.give_up(self.ask.name, claim, t0=self.t0)
+
+    async def _watch(self, flight: Flight, found: Found) -> Found | LookAgain | None:
+        """Wait for another process's flight: what it became, None once the key is free, or LOOK_AGAIN
+        when this client has stopped waiting (and somebody else here leads on)."""
+        gate = self.gate
+        self._waits()
+        flight.claimed(found.record, gate.clock.now() + (found.record.lease - found.age) / 1000)
+        pause = FIRST_LOOK
+        while True:
+            left = self.wait_until - gate.clock.now()
+            if left <= 0 or self.client.gone:
+                self._reply(self._still_in_flight(flight))
+                return LOOK_AGAIN
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * LOOK_GROWS, LAST_LOOK)
+            seen = await self._timed("look", gate.store.look(self.ask.name))
+            if seen is None:
+                return None
+            if not isinstance(resolve(seen, self.ask.fingerprint, self.policy), Wait):
+                return seen
+
+    # ── Flying: the one attempt, and what becomes of it ───────────────────────────────────────────
+
+    async def _fly(self, flight: Flight) -> Ending:
+        """The key is ours: forward the request once, settle what comes back, and only then speak."""
+        claim = self.claim
+        assert claim is not None
+        self.account.verdict = VerdictName.FORWARD
+        self.account.attempt = claim.attempt
+        flight.claimed(claim, self.t0 + claim.lease / 1000)
+        outcome: Outcome | None = None
+        attempt: Attempt | None = None
+        try:
+            outcome, attempt = await self._attempt(flight, claim)
+            verdict = settle(outcome, self.policy)
+            settlement = self._settlement(claim, outcome, verdict)
+            self.account.settlement, self.account.reason = verdict.kind, verdict.reason
+        except BaseException:
+            self._let_go(flight, claim)
+            raise
+        stream = attempt.stream if attempt is not None else None
+        try:
+            result: Done | Found | None = await self._timed(
+                "settle", self.gate.store.settle(self.ask.name, settlement)
+            )
+        except StoreAway:
+            result = None
+            self._settle_later(flight, settlement, stream)
+        except BaseException:
+            self._settle_later(flight, settlement, stream)
+            if stream is not None:
+                stream.abort()
+            raise
+        if isinstance(result, Found):
+            return self._superseded(result, stream)
+        if result is Done.FORGOT:
+            self.gate.observer.store_forgot(self.ask.route.name)
+        if settlement.kind is Kind.RELEASE and (result is Done.GONE or self.unsure):
+            self.gate.settler.repeat(
+                self.ask.name, settlement, self.ask.route.name, self.t0 + claim.lease / 1000
+            )
+        stored = result is not None or settlement.kind is Kind.HOLD
+        mine, theirs = self._answers(outcome, settlement, stored=stored)
+        self._reply(mine, stream)
+        return theirs
+
+    async def _attempt(self, flight: Flight, claim: Record) -> tuple[Outcome, Attempt | None]:
+        gate, policy = self.gate, self.policy
+        send_by = self.t0 + policy.send_by / 1000
+        if gate.clock.now() > send_by:
+            return NotSent(NotSentReason.TOO_LATE), None
+        begun = gate.clock.now()
+        attempt = flight.attempt = gate.upstreams[self.ask.route.upstream].attempt(
+            self.ask.request, number=claim.attempt, send_by=send_by, limit=policy.max_response
+        )
+        outcome = await attempt.outcome(self.t0 + policy.timeout / 1000)
+        if outcome is None:
+            # Its client hears of it now; the exchange listens on, and a retry attaches to what still comes.
+            self._reply(Refusal(Problem.UPSTREAM_TIMEOUT))
+            outcome = await attempt.outcome(self.t0 + policy.ends_by / 1000)
+        if outcome is None:
+            attempt.abandon(LostReason.TIMEOUT)
+            outcome = Lost(LostReason.TIMEOUT)
+        self.account.upstream = gate.clock.now() - begun
+        return outcome, attempt
+
+    def _settlement(self, claim: Record, outcome: Outcome, verdict: Settle) -> Settlement:
+        wall = self.gate.clock.wall()
+        match verdict.kind:
+            case Kind.KEEP:
+                assert isinstance(outcome, Answered)
+                answer = remembered(
+                    outcome.response,
+                    keep=self.policy.keep_headers,
+                    drop=self.policy.drop_headers,
+                    tombstone=verdict.tombstone,
+                )
+                return records.keep(claim, answer, wall=wall)
+            case Kind.HOLD:
+                return records.hold(claim, doubt=verdict.doubt, status=_status(outcome), wall=wall)
+            case Kind.RELEASE:
+                elapsed = int((self.gate.clock.now() - self.t0) * 1000)
+                return records.release(claim, elapsed=elapsed, wall=wall)
+            case _:
+                assert_never(verdict.kind)
+
+    def _answers(self, outcome: Outcome, settlement: Settlement, *, stored: bool) -> tuple[Reply, Ending]:
+        """What this client is given, and what those who are attached to it are."""
+        claim, record = self.claim, settlement.record
+        assert claim is not None
+        if isinstance(outcome, NotSent):
+            refusal = _not_sent(outcome)
+            return refusal, Told(refusal)
+        if isinstance(outcome, Lost):
+            assert record is not None
+            return Refusal(Problem.UPSTREAM_LOST), Told(in_doubt(record))
+        response, seen = outcome.response, claim.first_seen
+        whole = outcome.completeness is Completeness.WHOLE
+        theirs: Ending
+        if settlement.kind is Kind.KEEP:
+            assert record is not None
+            answer = record.answer
+            assert answer is not None
+            expires = record.expires if stored else None
+            if answer.body is None:
+                label = Label.NOT_KEPT if stored else Label.NOT_STORED
+                not_kept = resolve(Found(record, 0), claim.fingerprint, self.policy)
+                assert isinstance(not_kept, Refuse)
+                theirs = Told(not_kept.refusal)
+            else:
+                label = Label.STORED if stored else Label.NOT_STORED
+                theirs = Told(Again(answer, Label.REPLAYED if stored else label, seen, expires))
+            return (First if whole else Live)(response, label, seen, expires), theirs
+        if settlement.kind is Kind.HOLD:
+            assert record is not None
+            return (First if whole else Live)(response, Label.IN_DOUBT, seen), Told(in_doubt(record))
+        label = Label.RELEASED if stored else Label.NOT_STORED
+        if not whole:
+            theirs = LOOK_AGAIN if stored else Told(Refusal(Problem.IN_FLIGHT, retry_after=1))
+            return Live(response, label, seen), theirs
+        return First(response, label, seen), Told(Again(remembered(response), label, seen, replayed=False))
+
+    def _superseded(self, found: Found, stream: Stream | None) -> Ending:
+        """Another holder's record stands. It is the truth for everybody, this client too: no two clients
+        may hold different answers."""
+        if stream is not None:
+            stream.abort()
+        self.gate.observer.alarm(
+            "another holder's record stands where a claim of ours was settled", route=self.ask.route.name
+        )
+        verdict = resolve(found, self.ask.fingerprint, self.policy)
+        match verdict:
+            case Replay() | Refuse():
+                self._answer_from(found, verdict)
+            case Wait() | Forward():
+                self._reply(in_doubt(found.record))
+            case _:
+                assert_never(verdict)
+        return Stands(found)
+
+    def _let_go(self, flight: Flight, claim: Record) -> None:
+        """The exchange was cancelled, or failed, while its request was out."""
+        attempt = flight.attempt
+        if attempt is not None:
+            attempt.abandon(LostReason.STOPPED)
+        if attempt is None or not attempt.sent:
+            self.gate.settler.give_up(self.ask.name, claim, t0=self.t0)
+            return
+        settlement = records.hold(claim, doubt=records.Doubt.STOPPED, status=0, wall=self.gate.clock.wall())
+        self._settle_later(flight, settlement, None)
+
+    def _settle_later(self, flight: Flight, settlement: Settlement, stream: Stream | None) -> None:
+        """The store has not acknowledged the settlement. Until it has, whoever comes is told by us."""
+        claim = self.claim
+        assert claim is not None
+        self.lingers = True
+
+        def ended(result: Done | Found | None) -> None:
+            self.gate.flights.forget(flight)
+            if isinstance(result, Found):
+                self.gate.observer.alarm(
+                    "another holder's record stands where a claim of ours was settled",
+                    route=self.ask.route.name,
+                )
+                if stream is not None:
+                    stream.abort()
+
+        life = settlement.record.life if settlement.record is not None else claim.life
+        self.gate.settler.take(
+            self.ask.name,
+            settlement,
+            route=self.ask.route.name,
+            until=self.gate.clock.now() + life / 1000,
+            ended=ended,
+        )
+
+    # ── Following: attach to a flight of this process ─────────────────────────────────────────────
+
+    async def _follow(self, flight: Flight) -> bool:
+        """Wait for the flight that another request here leads. False: it ended without an answer for us."""
+        gate, mine = self.gate, self.ask.fingerprint
+        self._waits()
+        counted = False
+        try:
+            while True:
+                standing = flight.standing
+                if standing is not None and (different := difference(standing.fingerprint, mine)) is not None:
+                    self._refuse(mismatch(different, standing, mine, self.policy))
+                    return True
+                if flight.ending is None and not counted:
+                    if gate.flights.full(flight):
+                        self._refuse(self._still_in_flight(flight))
+                        return True
+                    gate.flights.waiting += 1
+                    counted = True
+                news = await flight.news(self.client, gate.clock, self.wait_until)
+                if news == GONE:
+                    return True
+                if news == TIMED_OUT:
+                    self._refuse(self._still_in_flight(flight))
+                    return True
+                match news:
+                    case Told(reply):
+                        self.account.duplicate = DuplicateKind.ATTACHED
+                        self._age(flight.standing)
+                        self._refuse(reply) if isinstance(reply, Refusal) else self._reply(reply)
+                        return True
+                    case Failed(refusal):
+                        self._reply(refusal)
+                        return True
+                    case Stands(found):
+                        verdict = resolve(found, mine, self.policy)
+                        if isinstance(verdict, Wait | Forward):
+                            return False
+                        self._answer_from(found, verdict)
+                        return True
+                    case LookAgain():
+                        return False
+        finally:
+            if counted:
+                gate.flights.waiting -= 1
+
+    # ── Speaking ──────────────────────────────────────────────────────────────────────────────────
+
+    def _waits(self) -> None:
+        self.account.verdict = VerdictName.WAIT
+
+    def _answer_from(self, found: Found, verdict: Replay | Refuse) -> None:
+        record = found.record
+        self._age(record)
+        if isinstance(verdict, Refuse):
+            self._refuse(verdict.refusal)
+            return
+        assert record.answer is not None
+        if self.account.verdict is not VerdictName.WAIT:
+            self.account.verdict = VerdictName.REPLAY
+            self.account.duplicate = DuplicateKind.REPLAYED
+        else:
+            self.account.duplicate = DuplicateKind.ATTACHED
+        self._reply(Again(record.answer, Label.REPLAYED, record.first_seen, record.expires))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.account.duplicate = _CAUGHT.get(refusal.problem, self.account.duplicate)
+        if self.account.verdict is not VerdictName.WAIT:
+            self.account.verdict = VerdictName.REFUSE
+        self._reply(refusal)
+
+    def _still_in_flight(self, flight: Flight) -> Refusal:
+        self.account.duplicate = DuplicateKind.IN_FLIGHT
+        self._age(flight.standing)
+        left = flight.lease_ends - self.gate.clock.now()
+        return Refusal(Problem.IN_FLIGHT, retry_after=max(1, min(2, int(left))))
+
+    def _age(self, record: Record | None) -> None:
+        if record is not None:
+            self.account.age = max(0.0, (self.gate.clock.wall() - record.first_seen) / 1000)
+
+    def _reply(self, reply: Reply, stream: Stream | None = None) -> None:
+        account = self.account
+        if account.total != 0.0:
+            # A 504 went out before; what came of it is for whoever asks again.
+            if stream is not None:
+                stream.abort()
+            return
+        if isinstance(reply, Refusal):
+            account.problem = reply.problem.slug
+            account.status = reply.problem.status
+            account.label = reply.shown_as
+        else:
+            response = reply.answer if isinstance(reply, Again) else reply.response
+            account.status = response.status
+            account.label = reply.label
+            account.response_bytes = len(response.body or b"")
+        account.total = self.gate.clock.now() - self.started or 1e-9
+        self.client.reply(reply, stream)
+
+    def _finish(self) -> None:
+        if self.account.total == 0.0:
+            self.account.total = self.gate.clock.now() - self.started
+        self.gate.observer.finished(self.account)
+
+    async def _timed(self, operation: str, call: Coroutine[Any, Any, T]) -> T:
+        clock = self.gate.clock
+        begun = clock.now()
+        failed = True
+        try:
+            result = await call
+            failed = False
+            return result
+        finally:
+            took = clock.now() - begun
+            self.gate.observer.store_called(operation, took, failed=failed)
+            if operation == "settle":
+                self.account.settle = took
+            else:
+                self.account.claim = (self.account.claim or 0.0) + took
+
+
+_CAUGHT = {
+    Problem.KEY_REUSED: DuplicateKind.KEY_REUSED,
+    Problem.CREDENTIALS_DIFFER: DuplicateKind.CREDENTIALS_DIFFER,
+    Problem.IN_DOUBT: DuplicateKind.IN_DOUBT,
+    Problem.RESPONSE_NOT_KEPT: DuplicateKind.NOT_KEPT,
+    Problem.IN_FLIGHT: DuplicateKind.IN_FLIGHT,
+}
+
+
+def _status(outcome: Outcome) -> int:
+    match outcome:
+        case Answered(response):
+            return response.status
+        case Lost():
+            return outcome.status
+        case NotSent():
+            return 0
+        case _:
+            assert_never(outcome)
+
+
+def _not_sent(outcome: NotSent) -> Refusal:
+    if outcome.reason in (NotSentReason.NO_CONNECTION, NotSentReason.STOPPED):
+        return Refusal(Problem.OVERLOADED, retry_after=1, label=Label.RELEASED)
+    return Refusal(Problem.UPSTREAM_UNREACHABLE, retry_after=1)
+
+
+__all__ = ["Ask", "Exchange", "Gate"]

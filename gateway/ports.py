@@ -1,0 +1,266 @@
+"""The seams: what the exchange asks of the world, and what the world promises it.
+
+Store     remembers records. It keeps promises about atomicity and holds no policy.
+Upstream  runs one attempt and says Answered, NotSent or Lost, honestly.
+Client    whoever waits for the reply. It may leave; the exchange does not care.
+Clock     time that goes on while the host sleeps.
+Observer  is told what happened, once per request.
+
+No exception of a library passes its adapter; the ones here are all that there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from .core.decide import Reason
+from .core.key import Key
+from .core.message import Request
+from .core.outcome import LostReason, Outcome
+from .core.record import Done, Found, Kind, Record, Settlement, Stamp
+from .core.reply import Reply
+
+
+class StoreAway(Exception):
+    """The store did not do it, or did not say so.
+
+    `ambiguous`: the command may have been done, or may be done yet. A claim must then be asked again
+    by the same holder, or released by it until the store has answered.
+    """
+
+    def __init__(self, why: str, *, ambiguous: bool) -> None:
+        super().__init__(why)
+        self.why = why
+        self.ambiguous = ambiguous
+
+
+class StoreFull(StoreAway):
+    """The store has no room for another record. Nothing was written."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why, ambiguous=False)
+
+
+class StoreUnusable(Exception):
+    """The store can never work as it is configured. Its message says what to do."""
+
+
+class Store(Protocol):
+    """Records by name. Each verb is atomic against every other process on the same store, and is what
+    `core.record.claimed`, `settled` and `replaced` say. Nothing is reported before it is as durable as
+    the store makes it. Age is told by the store's clock. All raise StoreAway; a call that is cancelled
+    may have been done.
+    """
+
+    #: `memory`, `sqlite`, `redis`: what metrics and messages call it.
+    kind: str
+
+    async def open(self) -> None:
+        """Make ready. Raises StoreUnusable if it can never work; a store that is away is no error."""
+
+    async def close(self) -> None:
+        """Let go of it. Calls under way fail with StoreAway."""
+
+    @property
+    def available(self) -> bool:
+        """Whether a call made now would be likely to be answered."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not available, for people; empty while it is."""
+
+    async def wait_available(self, seconds: float) -> bool:
+        """Wait until it is available, at most so long; says whether it is."""
+
+    async def claim(self, name: bytes, claim: Record) -> Done | Found:
+        """WON, or what stands in the way."""
+
+    async def settle(self, name: bytes, settlement: Settlement) -> Done | Found:
+        """DONE, FORGOT, GONE, or what stands under another holder."""
+
+    async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
+        """WON if what `stamp` saw still stands, GONE, or what is there now."""
+
+    async def look(self, name: bytes) -> Found | None:
+        """What is there."""
+
+
+class Stream(Protocol):
+    """The rest of a response whose head the client already has."""
+
+    def attach(self, sink: Sink) -> None:
+        """Give everything to `sink` from now on, what was held back first."""
+
+    def pause(self) -> None:
+        """Read no more for now (the sink's buffer is full)."""
+
+    def resume(self) -> None: ...
+
+    def abort(self) -> None:
+        """The client has gone: close the upstream's connection."""
+
+
+class Sink(Protocol):
+    """Where a stream flows to."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def end(self, *, clean: bool) -> None:
+        """The response ended; `clean` if it was whole."""
+
+
+class Attempt(Protocol):
+    """One request on its way to the upstream. It is written at most once, ever."""
+
+    #: Whether any byte of it may have reached the upstream.
+    sent: bool
+
+    #: The rest of the response, where the outcome is an Answered that was not read whole.
+    stream: Stream | None
+
+    async def outcome(self, until: float) -> Outcome | None:
+        """What came of it; None if nothing has by `until` (in the clock's seconds): ask again.
+
+        Cancelling this call does not end the attempt; `abandon` does.
+        """
+
+    def abandon(self, reason: LostReason) -> None:
+        """Stop. The outcome becomes NotSent, or Lost for this reason, if there is none yet."""
+
+
+class Upstream(Protocol):
+    """A service behind the gate."""
+
+    def attempt(self, request: Request, *, number: int, send_by: float, limit: int) -> Attempt:
+        """Begin an attempt. The first byte is sent by `send_by` or never. A response whose body passes
+        `limit` bytes, or that shows itself a stream, is reported before it is whole."""
+
+
+class Client(Protocol):
+    """Whoever waits for the reply."""
+
+    #: Whether it has hung up.
+    gone: bool
+
+    def reply(self, reply: Reply, stream: Stream | None = None) -> None:
+        """Answer it, once. Does nothing if it has gone (but aborts the stream)."""
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        """Call this if it hangs up before it is answered; None forgets the call."""
+
+
+class Clock(Protocol):
+    """CLOCK_BOOTTIME and the wall."""
+
+    def now(self) -> float:
+        """Seconds that go on while the host is suspended. Only differences mean anything."""
+
+    def wall(self) -> int:
+        """Milliseconds since 1970: for people, never for decisions."""
+
+
+class DuplicateKind(str, Enum):
+    """How a duplicate was caught."""
+
+    REPLAYED = "replayed"
+    ATTACHED = "attached"
+    IN_FLIGHT = "in_flight"
+    KEY_REUSED = "key_reused"
+    CREDENTIALS_DIFFER = "credentials_differ"
+    IN_DOUBT = "in_doubt"
+    NOT_KEPT = "not_kept"
+
+
+class VerdictName(str, Enum):
+    """What the core decided on arrival."""
+
+    PASS = "pass"  # noqa: S105
+    REFUSE = "refuse"
+    FORWARD = "forward"
+    REPLAY = "replay"
+    WAIT = "wait"
+
+
+@dataclass(slots=True)
+class Account:
+    """What happened to one request. Durations in seconds, `None` where there was no such step.
+
+    `name` is the record's; the key's text is here only so that a log may show its digest, or itself
+    where the operator turned that on.
+    """
+
+    route: str
+    method: bytes
+    target: bytes
+    peer: str
+    verdict: VerdictName = VerdictName.PASS
+    duplicate: DuplicateKind | None = None
+    label: str = ""
+    problem: str = ""
+    status: int = 0
+    key: Key | None = None
+    name: bytes = b""
+    attempt: int = 0
+    settlement: Kind | None = None
+    reason: Reason | None = None
+    unprotected: str = ""
+    total: float = 0.0
+    claim: float | None = None
+    settle: float | None = None
+    upstream: float | None = None
+    waited: float = 0.0
+    age: float | None = None
+    request_bytes: int = 0
+    response_bytes: int = 0
+    record_bytes: int | None = None
+    detail: str = field(default="")
+
+
+class Observer(Protocol):
+    """Is told. It never raises, never waits, and decides nothing."""
+
+    def finished(self, account: Account) -> None:
+        """A request has been answered, or its client has gone."""
+
+    def store_called(self, operation: str, seconds: float, *, failed: bool) -> None:
+        """The store answered a call, or did not."""
+
+    def store_forgot(self, route: str) -> None:
+        """A claim of ours was gone when it was settled: the store lost what it had acknowledged."""
+
+    def alarm(self, what: str, **facts: object) -> None:
+        """Something that a person should hear of."""
+
+
+class Nobody:
+    """The observer that does not care."""
+
+    def finished(self, account: Account) -> None: ...
+
+    def store_called(self, operation: str, seconds: float, *, failed: bool) -> None: ...
+
+    def store_forgot(self, route: str) -> None: ...
+
+    def alarm(self, what: str, **facts: object) -> None: ...
+
+
+__all__ = [
+    "Account",
+    "Attempt",
+    "Client",
+    "Clock",
+    "DuplicateKind",
+    "Nobody",
+    "Observer",
+    "Sink",
+    "Store",
+    "StoreAway",
+    "StoreFull",
+    "StoreUnusable",
+    "Stream",
+    "Upstream",
+    "VerdictName",
+]

@@ -1,0 +1,111 @@
+"""Settlements that go on after their client was answered.
+
+A settlement that the store has not acknowledged is sent again, with back-off, until the store has
+answered or the record's life is over. A claim that was given up while nobody knows whether it was made
+is released as persistently; and since the command that made it may still be on its way, the release is
+repeated after one and five seconds and once more at the lease's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from .core.record import Done, Found, Record, Settlement, release
+from .ports import Clock, Observer, Store, StoreAway
+from .tasks import Tasks
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 2.0
+#: Seconds after a release that found nothing at which it is sent again; the lease's end comes third.
+_REPEATS = (1.0, 5.0)
+
+
+class Settler:
+    """Owns the settlements of one gate that are still to be made."""
+
+    def __init__(self, store: Store, clock: Clock, observer: Observer) -> None:
+        self._store = store
+        self._clock = clock
+        self._observer = observer
+        self._tasks = Tasks(lambda error: observer.alarm("settling failed", error=repr(error)))
+        self._repeats = Tasks(lambda error: observer.alarm("settling failed", error=repr(error)))
+
+    def __len__(self) -> int:
+        """How many settlements the store has not acknowledged yet."""
+        return len(self._tasks)
+
+    def take(
+        self,
+        name: bytes,
+        settlement: Settlement,
+        *,
+        route: str,
+        until: float,
+        ended: Callable[[Done | Found | None], None] | None = None,
+    ) -> None:
+        """Settle in the background until `until` (the clock's seconds); `ended` hears how."""
+        self._tasks.start(self._settle(name, settlement, route, until, ended))
+
+    def give_up(self, name: bytes, claim: Record, *, t0: float, asked_at_most_once: bool = False) -> None:
+        """Release a claim of ours of which nobody knows whether it was, or will yet be, made."""
+        settlement = release(claim, elapsed=int((self._clock.now() - t0) * 1000), wall=self._clock.wall())
+        lease_ends = t0 + claim.lease / 1000
+
+        def again(result: Done | Found | None) -> None:
+            if result is not None:
+                self.repeat(name, settlement, claim.route, lease_ends)
+
+        until = t0 + claim.life / 1000
+        self._tasks.start(self._settle(name, settlement, claim.route, until, again))
+
+    def repeat(self, name: bytes, settlement: Settlement, route: str, lease_ends: float) -> None:
+        """A release found nothing to release: a claim on its way may land late. Send it again later."""
+        self._repeats.start(self._repeat(name, settlement, route, lease_ends))
+
+    async def finish(self, seconds: float) -> int:
+        """Wait until all is acknowledged, at most so long; says how many settlements are left."""
+        return await self._tasks.finish(seconds)
+
+    async def close(self) -> None:
+        await self._tasks.cancel()
+        await self._repeats.cancel()
+
+    async def _settle(
+        self,
+        name: bytes,
+        settlement: Settlement,
+        route: str,
+        until: float,
+        ended: Callable[[Done | Found | None], None] | None,
+    ) -> None:
+        result: Done | Found | None = None
+        try:
+            result = await self._persist(name, settlement, until)
+            if result is Done.FORGOT:
+                self._observer.store_forgot(route)
+            elif result is None:
+                self._observer.alarm(
+                    "a settlement was never acknowledged", route=route, kind=settlement.kind.value
+                )
+        finally:
+            if ended is not None:
+                ended(result)
+
+    async def _persist(self, name: bytes, settlement: Settlement, until: float) -> Done | Found | None:
+        pause = _FIRST_PAUSE
+        while (left := until - self._clock.now()) > 0:
+            try:
+                return await self._store.settle(name, settlement)
+            except StoreAway:
+                await asyncio.sleep(min(pause, left))
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                await self._store.wait_available(min(_LONGEST_PAUSE, left))
+        return None
+
+    async def _repeat(self, name: bytes, settlement: Settlement, route: str, lease_ends: float) -> None:
+        started = self._clock.now()
+        for at in (*(started + delay for delay in _REPEATS), lease_ends):
+            if (left := at - self._clock.now()) > 0:
+                await asyncio.sleep(left)
+                await self._persist(name, settlement, at + 1)
