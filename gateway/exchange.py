@@ -19,6 +19,7 @@ being stopped and its grace is over.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, assert_never
@@ -89,6 +90,18 @@ class Gate:
     def begin(self, ask: Ask, client: Client) -> None:
         """Start the exchange of a request. Its task belongs to the gate, not to the client."""
         self.tasks.start(Exchange(self, ask, client).run())
+
+    def in_flight(self) -> dict[str, int]:
+        """Exchanges under way, by route."""
+        return Counter(flight.standing.route for flight in self.flights if flight.standing is not None)
+
+    def waiters(self) -> dict[str, int]:
+        """Duplicates attached to an exchange, by route."""
+        waiting: Counter[str] = Counter()
+        for flight in self.flights:
+            if flight.standing is not None and flight.waiting:
+                waiting[flight.standing.route] += flight.waiting
+        return waiting
 
     def stop(self) -> None:
         """End every attempt under way: what was sent is held, what was not is released."""
@@ -307,9 +320,7 @@ class Exchange:
             raise
         stream = attempt.stream if attempt is not None else None
         try:
-            result: Done | Found | None = await self._timed(
-                "settle", self.gate.store.settle(self.ask.name, settlement)
-            )
+            result: Done | Found | None = await self._timed("settle", self.gate.store.settle(self.ask.name, settlement))
         except StoreAway:
             result = None
             self._settle_later(flight, settlement, stream)
@@ -323,11 +334,9 @@ class Exchange:
         if result is Done.FORGOT:
             self.gate.observer.store_forgot(self.ask.route.name)
         if settlement.kind is Kind.RELEASE and (result is Done.GONE or self.unsure):
-            self.gate.settler.repeat(
-                self.ask.name, settlement, self.ask.route.name, self.t0 + claim.lease / 1000
-            )
+            self.gate.settler.repeat(self.ask.name, settlement, self.ask.route.name, self.t0 + claim.lease / 1000)
         stored = result is not None or settlement.kind is Kind.HOLD
-        mine, theirs = self._answers(outcome, settlement, stored=stored)
+        mine, theirs = self._answers(outcome, settlement, stored=stored, live=stream is not None)
         self._reply(mine, stream)
         return theirs
 
@@ -371,7 +380,7 @@ class Exchange:
             case _:
                 assert_never(verdict.kind)
 
-    def _answers(self, outcome: Outcome, settlement: Settlement, *, stored: bool) -> tuple[Reply, Ending]:
+    def _answers(self, outcome: Outcome, settlement: Settlement, *, stored: bool, live: bool) -> tuple[Reply, Ending]:
         """What this client is given, and what those who are attached to it are."""
         claim, record = self.claim, settlement.record
         assert claim is not None
@@ -382,12 +391,13 @@ class Exchange:
             assert record is not None
             return Refusal(Problem.UPSTREAM_LOST), Told(in_doubt(record))
         response, seen = outcome.response, claim.first_seen
-        whole = outcome.completeness is Completeness.WHOLE
+        form = Live if live else First
         theirs: Ending
         if settlement.kind is Kind.KEEP:
             assert record is not None
             answer = record.answer
             assert answer is not None
+            self.account.record_bytes = len(answer.head) + len(answer.body or b"")
             expires = record.expires if stored else None
             if answer.body is None:
                 label = Label.NOT_KEPT if stored else Label.NOT_STORED
@@ -397,14 +407,14 @@ class Exchange:
             else:
                 label = Label.STORED if stored else Label.NOT_STORED
                 theirs = Told(Again(answer, Label.REPLAYED if stored else label, seen, expires))
-            return (First if whole else Live)(response, label, seen, expires), theirs
+            return form(response, label, seen, expires), theirs
         if settlement.kind is Kind.HOLD:
             assert record is not None
-            return (First if whole else Live)(response, Label.IN_DOUBT, seen), Told(in_doubt(record))
+            return form(response, Label.IN_DOUBT, seen), Told(in_doubt(record))
         label = Label.RELEASED if stored else Label.NOT_STORED
-        if not whole:
+        if outcome.completeness is not Completeness.WHOLE:
             theirs = LOOK_AGAIN if stored else Told(Refusal(Problem.IN_FLIGHT, retry_after=1))
-            return Live(response, label, seen), theirs
+            return form(response, label, seen), theirs
         return First(response, label, seen), Told(Again(remembered(response), label, seen, replayed=False))
 
     def _superseded(self, found: Found, stream: Stream | None) -> Ending:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 from .core.decide import Reason
@@ -55,8 +55,9 @@ class Store(Protocol):
     may have been done.
     """
 
-    #: `memory`, `sqlite`, `redis`: what metrics and messages call it.
-    kind: str
+    @property
+    def kind(self) -> str:
+        """`memory`, `sqlite` or `redis`: what metrics and messages call it."""
 
     async def open(self) -> None:
         """Make ready. Raises StoreUnusable if it can never work; a store that is away is no error."""
@@ -91,6 +92,10 @@ class Store(Protocol):
 class Stream(Protocol):
     """The rest of a response whose head the client already has."""
 
+    @property
+    def length(self) -> int | None:
+        """Bytes of the whole body, where the upstream declared them."""
+
     def attach(self, sink: Sink) -> None:
         """Give everything to `sink` from now on, what was held back first."""
 
@@ -115,11 +120,13 @@ class Sink(Protocol):
 class Attempt(Protocol):
     """One request on its way to the upstream. It is written at most once, ever."""
 
-    #: Whether any byte of it may have reached the upstream.
-    sent: bool
+    @property
+    def sent(self) -> bool:
+        """Whether any byte of it may have reached the upstream."""
 
-    #: The rest of the response, where the outcome is an Answered that was not read whole.
-    stream: Stream | None
+    @property
+    def stream(self) -> Stream | None:
+        """The rest of the response, where the outcome is an Answered that was not read whole."""
 
     async def outcome(self, until: float) -> Outcome | None:
         """What came of it; None if nothing has by `until` (in the clock's seconds): ask again.
@@ -142,8 +149,9 @@ class Upstream(Protocol):
 class Client(Protocol):
     """Whoever waits for the reply."""
 
-    #: Whether it has hung up.
-    gone: bool
+    @property
+    def gone(self) -> bool:
+        """Whether it has hung up."""
 
     def reply(self, reply: Reply, stream: Stream | None = None) -> None:
         """Answer it, once. Does nothing if it has gone (but aborts the stream)."""
@@ -162,7 +170,7 @@ class Clock(Protocol):
         """Milliseconds since 1970: for people, never for decisions."""
 
 
-class DuplicateKind(str, Enum):
+class DuplicateKind(StrEnum):
     """How a duplicate was caught."""
 
     REPLAYED = "replayed"
@@ -174,7 +182,7 @@ class DuplicateKind(str, Enum):
     NOT_KEPT = "not_kept"
 
 
-class VerdictName(str, Enum):
+class VerdictName(StrEnum):
     """What the core decided on arrival."""
 
     PASS = "pass"  # noqa: S105

@@ -85,9 +85,7 @@ class Settler:
             if result is Done.FORGOT:
                 self._observer.store_forgot(route)
             elif result is None:
-                self._observer.alarm(
-                    "a settlement was never acknowledged", route=route, kind=settlement.kind.value
-                )
+                self._observer.alarm("a settlement was never acknowledged", route=route, kind=settlement.kind.value)
         finally:
             if ended is not None:
                 ended(result)

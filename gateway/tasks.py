@@ -17,9 +17,7 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._running)
 
-    def start(
-        self, work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop | None = None
-    ) -> asyncio.Task[Any]:
+    def start(self, work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Task[Any]:
         task = (loop or asyncio.get_running_loop()).create_task(work)
         self._running.add(task)
         task.add_done_callback(self._done)

@@ -76,9 +76,7 @@ class Difference(Enum):
     REQUEST = "request"
 
 
-def fingerprint(
-    request: Request, recipe: Recipe, *, secret: bytes = b"", certificate: bytes = b""
-) -> Fingerprint:
+def fingerprint(request: Request, recipe: Recipe, *, secret: bytes = b"", certificate: bytes = b"") -> Fingerprint:
     """The fingerprint of `request`. `certificate` is the client's, in DER, where TLS gave one."""
     fields = request.fields
     singles: dict[bytes, list[bytes]] = {}
@@ -190,9 +188,7 @@ def multipart_segments(body: bytes, boundary: bytes) -> list[bytes] | None:
 def bound_headers(fields: Fields) -> list[str]:
     """Names that look like an account selector: whoever sends them and does not bind them may be
     surprised (`*-Account`, `*-Tenant*`, `*-Organization*`)."""
-    return sorted(
-        {name for field, _ in fields if _SELECTOR.fullmatch(name := field.decode("latin-1").lower())}
-    )
+    return sorted({name for field, _ in fields if _SELECTOR.fullmatch(name := field.decode("latin-1").lower())})
 
 
 _SELECTOR = re.compile(r".*-(?:account|tenant.*|organization.*)")

@@ -88,9 +88,7 @@ def read(value: bytes) -> Key | Unreadable:
     elif _BARE.fullmatch(value):
         text = value
     else:
-        return Unreadable(
-            "it has a character that is not printable ASCII, or a space outside quotation marks"
-        )
+        return Unreadable("it has a character that is not printable ASCII, or a space outside quotation marks")
     if len(text) > LONGEST:
         return Unreadable(f"it has {len(text)} characters; {LONGEST} is the most")
     return Key(text)

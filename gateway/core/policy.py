@@ -170,9 +170,7 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
-        self._rules = [
-            (route, glob(route.match.path).fullmatch, _host(route.match.host)) for route in self.routes
-        ]
+        self._rules = [(route, glob(route.match.path).fullmatch, _host(route.match.host)) for route in self.routes]
 
     def match(self, method: bytes, host: bytes, target: bytes) -> Route | Ambiguous | None:
         """The route of a request; None where there is none, AMBIGUOUS where its path reads two ways."""

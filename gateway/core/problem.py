@@ -8,10 +8,10 @@ ran nothing, `unknown` where nobody knows, `keep` where it did run. `retry` is w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 
-class Label(str, Enum):
+class Label(StrEnum):
     """The values of `Idempotency-Status`."""
 
     STORED = "stored"

@@ -235,9 +235,7 @@ def claim(
     return Record(State.IN_FLIGHT, holder, 1, fingerprint, route, wall, wall + life, life, lease, window)
 
 
-def takeover(
-    seen: Record, *, holder: bytes, route: str, lease: int, life: int, window: int, wall: int
-) -> Record:
+def takeover(seen: Record, *, holder: bytes, route: str, lease: int, life: int, window: int, wall: int) -> Record:
     """The claim of a second run: a fresh holder and a fresh life, the first sight remembered."""
     return replace(
         seen,

@@ -62,11 +62,7 @@ def encode(record: Record) -> bytes:
     fingerprint = record.fingerprint
     label = record.route.encode()[:255]
     times = (
-        record.first_seen
-        | record.expires << 48
-        | record.life << 96
-        | record.lease << 136
-        | record.window << 176
+        record.first_seen | record.expires << 48 | record.life << 96 | record.lease << 136 | record.window << 176
     ).to_bytes(_TIMES, "little")
     header = b"".join(
         (

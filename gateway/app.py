@@ -1,0 +1,207 @@
+"""The composition root: build, start, drain, stop. The only room that knows all the others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import signal
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+from urllib.parse import parse_qsl, urlsplit
+
+from aiohttp import web
+
+from .clock import HostClock
+from .core.record import HOLDER_BYTES
+from .edge.budget import Budget
+from .edge.door import Bounds, Door
+from .edge.pool import Place, Pool
+from .edge.server import Patience, Server
+from .edge.upstream import GuardedUpstream
+from .exchange import Gate
+from .flights import Flights
+from .ops.admin import Readiness, admin_app
+from .ops.log import Log
+from .ops.metrics import Tally
+from .ops.observers import Observers
+from .ports import Clock, Observer, Store, StoreUnusable
+from .settings import Settings
+from .settling import Settler
+from .stores.memory import MemoryStore
+from .stores.redis import RedisStore
+from .stores.sqlite import SqliteStore
+from .tasks import Tasks
+
+ONE_GATEWAY = "this store protects one gateway; a second instance of the service needs redis"
+
+
+def open_store(url: str, clock: Clock, observer: Observer, *, prefix: str) -> Store:
+    """The store of a URL that the settings have accepted."""
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        return MemoryStore(clock)
+    if parts.scheme == "sqlite":
+        options = dict(parse_qsl(parts.query))
+        path = parts.path[1:] if not parts.path.startswith("//") else parts.path[1:]
+        return SqliteStore(Path(path), clock, durability=options.get("durability", "power"))
+    return RedisStore(url, observer, prefix=prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What a graceful stop came to."""
+
+    cut_off: int
+    unsettled: int
+
+    def __str__(self) -> str:
+        if not self.cut_off and not self.unsettled:
+            return "stopped: everything in flight was answered and settled"
+        return (
+            f"stopped: {self.cut_off} connections were cut off, {self.unsettled} settlements were not acknowledged "
+            "(their claims lapse and are then in doubt)"
+        )
+
+
+class App:
+    """One gate, from its settings. `start`, then `serve` until a signal, or `stop`."""
+
+    def __init__(self, settings: Settings, *, out: TextIO | None = None) -> None:
+        self.settings = settings
+        self.clock = HostClock()
+        out = out or sys.stdout
+        as_json = settings.log.format == "json" or (settings.log.format == "auto" and not out.isatty())
+        self.log = Log(out, self.clock, as_json=as_json, keys=settings.log.keys == "full")
+        self.tally = Tally()
+        self.observer = Observers(self.tally, self.log)
+        self.store = open_store(settings.store, self.clock, self.observer, prefix=settings.prefix)
+        self.tasks = Tasks(lambda error: self.observer.alarm("an exchange failed", error=repr(error)))
+        self.settler = Settler(self.store, self.clock, self.observer)
+        self.readiness = Readiness(self.store, note="" if self.store.kind == "redis" else ONE_GATEWAY)
+        self.addresses: list[tuple[str, int]] = []
+        self.admin_addresses: list[tuple[str, int]] = []
+        self._stack = AsyncExitStack()
+        self._server: Server | None = None
+        self._gate: Gate | None = None
+
+    async def start(self) -> None:
+        """Open the store and bind the listeners. Raises StoreUnusable or OSError, with nothing left open."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            self.log.close()
+            raise
+
+    async def _start(self) -> None:
+        settings, limits = self.settings, self.settings.limits
+        await self.store.open()
+        self._stack.push_async_callback(self.store.close)
+        self._stack.push_async_callback(self.settler.close)
+        budget = Budget(limits.buffers)
+        pools = {
+            name: Pool(
+                Place(name, upstream.host, upstream.port, upstream.connect / 1000, upstream.connections),
+                self.clock,
+                self.tasks,
+            )
+            for name, upstream in settings.upstreams.items()
+        }
+        flights = Flights(per_key=limits.waiters_per_key, in_all=limits.waiters)
+        gate = self._gate = Gate(
+            self.store,
+            {name: GuardedUpstream(pool, budget) for name, pool in pools.items()},
+            self.clock,
+            self.observer,
+            flights,
+            self.settler,
+            mint=lambda: secrets.token_bytes(HOLDER_BYTES),
+            jitter=random.random,
+            tasks=self.tasks,
+        )
+        self.tally.in_flight = gate.in_flight
+        self.tally.waiters = gate.waiters
+        door = Door(
+            settings.routes,
+            service=settings.service.encode(),
+            secret=settings.secret,
+            bounds=Bounds(limits.head, limits.target, limits.fields),
+            budget=budget,
+        )
+        patience = Patience(
+            limits.head_timeout / 1000, limits.body_timeout / 1000, limits.idle / 1000, limits.connections
+        )
+        server = self._server = Server(door, gate, pools, self.clock, self.observer, patience)
+        for pool in pools.values():
+            self._stack.callback(pool.close)
+        self._stack.push_async_callback(self.tasks.cancel)
+        self._stack.callback(server.close)
+        await self._start_admin()
+        self.addresses = await server.listen(settings.listen.host, settings.listen.port)
+        self.readiness.started = True
+        self.log.say(
+            "info",
+            "listening",
+            addresses=_shown(self.addresses),
+            admin=_shown(self.admin_addresses),
+            store=self.store.kind,
+            service=settings.service,
+        )
+        if self.readiness.note:
+            self.log.say("note", self.readiness.note)
+        if not self.store.available:
+            self.log.say("warning", "the store is away; guarded requests are refused", reason=self.store.trouble)
+
+    async def _start_admin(self) -> None:
+        runner = web.AppRunner(admin_app(self.readiness, self.tally), access_log=None, handle_signals=False)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        address = self.settings.admin
+        site = web.TCPSite(runner, address.host, address.port)
+        await site.start()
+        self.admin_addresses = [tuple(bound[:2]) for bound in runner.addresses]
+
+    async def serve(self) -> Stopped:
+        """Until SIGTERM or SIGINT; then drain. A second signal ends the process at once."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def asked() -> None:
+            if stop.is_set():
+                os._exit(1)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked)
+        await stop.wait()
+        return await self.stop()
+
+    async def stop(self) -> Stopped:
+        """Accept no more; finish what is in flight within the grace; settle or hold the rest; say so."""
+        assert self._server is not None and self._gate is not None
+        self.readiness.stopping = True
+        grace = self.settings.grace / 1000
+        began = self.clock.now()
+        self.log.say("info", "stopping", in_flight=len(self.tasks), grace_s=grace)
+        cut_off = await self._server.drain(grace)
+        await self.tasks.finish(max(grace - (self.clock.now() - began), 0))
+        self._gate.stop()
+        await self.tasks.finish(1.0)
+        unsettled = await self.settler.finish(max(grace - (self.clock.now() - began), 1.0))
+        await self._stack.aclose()
+        stopped = Stopped(cut_off, unsettled)
+        self.log.say("info", str(stopped))
+        self.log.close()
+        return stopped
+
+
+def _shown(addresses: list[tuple[str, int]]) -> str:
+    return ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)
+
+
+__all__ = ["App", "Stopped", "StoreUnusable", "open_store"]

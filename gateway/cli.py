@@ -1,0 +1,97 @@
+"""`oncegate`: the command line. Exit codes follow sysexits: 64 a bad configuration, 69 a store that can
+never work, 0 after a graceful stop."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+import uvloop
+
+from . import __version__
+from .app import App, StoreUnusable
+from .settings import Faults, Overrides, Settings, load, plain
+
+USAGE = 64
+UNAVAILABLE = 69
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="oncegate")
+def main() -> None:
+    """An idempotency gateway: one key, one effect, the same answer."""
+
+
+def _give_up(code: int, message: str) -> None:
+    click.echo(f"oncegate: {message}", err=True)
+    sys.exit(code)
+
+
+def _settings(config: Path | None, upstream: str | None, overrides: Overrides) -> Settings:
+    if config is not None and upstream is not None:
+        _give_up(USAGE, "--upstream and --config do not go together: the file names its upstreams")
+    if config is None and upstream is None:
+        _give_up(
+            USAGE,
+            "say what to guard: --upstream http://127.0.0.1:9000 for one service with the defaults, "
+            "or --config FILE (see config/minimal.yaml); `oncegate demo` shows what it does",
+        )
+    try:
+        if config is not None:
+            return load(config, environ=os.environ, overrides=overrides)
+        assert upstream is not None
+        return plain(upstream, environ=os.environ, overrides=overrides)
+    except Faults as faults:
+        click.echo(str(faults), err=True)
+        sys.exit(USAGE)
+
+
+@main.command()
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
+@click.option("--upstream", metavar="URL", help="Guard this service with the defaults, without a file.")
+@click.option("--listen", metavar="HOST:PORT", help="Where clients come in.")
+@click.option("--admin", metavar="HOST:PORT", help="Where /live, /ready and /metrics are.")
+@click.option("--store", metavar="URL", help="memory://, sqlite:///PATH or redis://HOST:PORT/DB.")
+@click.option("--service", metavar="NAME", help="The API whose keys these are; needed with a shared store.")
+def run(
+    config: Path | None,
+    upstream: str | None,
+    listen: str | None,
+    admin: str | None,
+    store: str | None,
+    service: str | None,
+) -> None:
+    """Run the gate until SIGTERM or SIGINT."""
+    settings = _settings(config, upstream, Overrides(listen=listen, admin=admin, store=store, service=service))
+    try:
+        uvloop.run(_run(settings))
+    except StoreUnusable as error:
+        _give_up(UNAVAILABLE, str(error))
+    except OSError as error:
+        _give_up(UNAVAILABLE, f"an address cannot be bound: {error.strerror or error}")
+
+
+async def _run(settings: Settings) -> None:
+    app = App(settings)
+    await app.start()
+    await app.serve()
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Check a configuration: every fault with its path and line; exit 0 or 64."""
+    try:
+        settings = load(file, environ=os.environ)
+    except Faults as faults:
+        click.echo(str(faults), err=True)
+        sys.exit(USAGE)
+    routes = settings.routes.routes
+    guarded = sum(route.policy.guard for route in routes)
+    click.echo(f"{file}: good: {len(routes)} routes, {guarded} of them guarded, {len(settings.upstreams)} upstreams")
+
+
+if __name__ == "__main__":
+    main()

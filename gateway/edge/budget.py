@@ -1,0 +1,24 @@
+"""How many bytes of bodies the gate holds, in all."""
+
+from __future__ import annotations
+
+
+class Budget:
+    """A total that many take from. What does not fit is refused, never waited for."""
+
+    __slots__ = ("taken", "total")
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.taken = 0
+
+    def take(self, size: int) -> bool:
+        """Take `size` bytes; False, and nothing taken, if they do not fit."""
+        if self.taken + size > self.total:
+            return False
+        self.taken += size
+        return True
+
+    def give(self, size: int) -> None:
+        """Give back what was taken."""
+        self.taken -= size

@@ -1,0 +1,276 @@
+"""One connection to an upstream, and what it reads there. Used by one attempt at a time.
+
+What llhttp (strict) leaves to us: it knows neither the method that was asked (a HEAD has no body) nor
+the end of the connection (a response without a length ends there), limits nothing, and takes a 1xx for
+a whole message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import httptools
+
+from ..core.message import Field, listed
+from ..core.outcome import LostReason
+
+#: Most bytes of a response's head, and most interim responses before the final one.
+HEAD_LIMIT = 64 << 10
+INTERIM_LIMIT = 32
+
+
+@dataclass(slots=True)
+class Head:
+    """The head of a response. `length` is None where none was declared; `until_close` where only the
+    connection's end ends the body."""
+
+    status: int
+    reason: bytes
+    fields: list[Field]
+    length: int | None
+    chunked: bool
+    until_close: bool
+
+
+class Receiver(Protocol):
+    """Whoever reads the response. Exactly one of `end` and `lost` comes last, and comes once."""
+
+    def interim(self, head: Head) -> None: ...
+
+    def head(self, head: Head) -> None: ...
+
+    def body(self, data: bytes) -> None: ...
+
+    def end(self) -> None: ...
+
+    def lost(self, reason: LostReason, detail: str) -> None: ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+
+class Malformed(Exception):
+    """What came is no response."""
+
+
+class Connection(asyncio.Protocol):
+    """An HTTP/1.1 connection to an upstream. `idle` is called when it may serve again, `gone` when it ended."""
+
+    def __init__(self, idle: Callable[[Connection], None], gone: Callable[[Connection], None]) -> None:
+        self._idle = idle
+        self._gone = gone
+        self._transport: asyncio.Transport | None = None
+        self._receiver: Receiver | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._head: Head | None = None
+        self._fields: list[Field] = []
+        self._reason = b""
+        self._bodiless = False
+        self._whole = False
+        self._begun = False
+        self._early = False
+        self._head_bytes = 0
+        self._interims = 0
+        self._tainted = False
+        self._writing = False
+        self.idle_since = 0.0
+        self.served = 0
+
+    # ── Towards the upstream ──────────────────────────────────────────────────────────────────────
+
+    @property
+    def usable(self) -> bool:
+        return not self._tainted and self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def early(self) -> bool:
+        """Whether the response began before the request's last byte was written."""
+        return self._early
+
+    def start(self, receiver: Receiver, *, bodiless: bool, data: bytes, more: bool = False) -> None:
+        """Write a request, or its head and first bytes (`more` to come), and read its response.
+
+        `bodiless`: the response has no body whatever it says (HEAD).
+        """
+        assert self._receiver is None and self._transport is not None
+        self._receiver = receiver
+        self._parser = httptools.HttpResponseParser(self)
+        self._head = None
+        self._fields = []
+        self._reason = b""
+        self._bodiless = bodiless
+        self._whole = self._begun = self._early = False
+        self._head_bytes = self._interims = 0
+        self._writing = more
+        self.served += 1
+        self._transport.write(data)
+
+    def write(self, data: bytes, *, more: bool = True) -> None:
+        """Go on writing the request's body."""
+        self._writing = more
+        if self._transport is not None and data:
+            self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """End it at once; whoever reads hears nothing more."""
+        self._receiver = None
+        self._tainted = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ── From the upstream ─────────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
+
+    def pause_writing(self) -> None:
+        if self._receiver is not None:
+            self._receiver.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._receiver is not None:
+            self._receiver.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        if self._receiver is None:
+            # Bytes that nobody asked for: they could be taken for the next request's answer.
+            self.abort()
+            return
+        if not self._begun:
+            self._begun = True
+            assert self._transport is not None
+            self._early = self._writing or self._transport.get_write_buffer_size() > 0
+        if self._head is None:
+            self._head_bytes += len(data)
+        assert self._parser is not None
+        try:
+            self._parser.feed_data(data)
+            if self._head is None and self._head_bytes > HEAD_LIMIT:
+                raise Malformed(f"a head of more than {HEAD_LIMIT} bytes")
+        except httptools.HttpParserUpgrade:
+            self._lose(LostReason.UPGRADED, "a 101 that nobody asked for")
+            return
+        except (httptools.HttpParserError, Malformed) as error:
+            if self._whole:
+                self._tainted = True  # surplus bytes behind a whole response
+            else:
+                # An exception of a callback comes as the context of the parser's own.
+                self._lose(LostReason.MALFORMED, str(error.__context__ or error))
+                return
+        if self._whole:
+            self._finish()
+
+    def eof_received(self) -> bool:
+        if self._receiver is None:
+            self.abort()
+        elif self._head is not None and self._head.until_close and not self._whole:
+            self._tainted = True
+            self._finish()
+        else:
+            self._lose(LostReason.CLOSED, "the connection was closed before the response was whole")
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._receiver is not None:
+            self._lose(LostReason.CLOSED, str(error or "the connection was closed"))
+        self._transport = None
+        self._gone(self)
+
+    def _lose(self, reason: LostReason, detail: str) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._tainted = True
+        if self._transport is not None:
+            self._transport.abort()
+        if receiver is not None:
+            receiver.lost(reason, detail)
+
+    def _finish(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.end()
+        if self.usable and not self._early and not self._writing:
+            self._idle(self)
+        else:
+            self._tainted = True
+            if self._transport is not None:
+                self._transport.close()
+
+    # ── llhttp's callbacks ────────────────────────────────────────────────────────────────────────
+
+    def on_message_begin(self) -> None:
+        if self._whole:
+            self._tainted = True
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head is None:  # trailers come later, and are dropped
+            self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._whole:
+            return
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        if self._parser.get_http_version() not in ("1.1", "1.0"):
+            raise Malformed("another version of HTTP")
+        if not 100 <= status <= 599:
+            raise Malformed(f"the status {status}")
+        head = self._read_head(status)
+        if status < 200:
+            self._interims += 1
+            if status == 101:
+                return  # llhttp raises HttpParserUpgrade next
+            if self._interims > INTERIM_LIMIT:
+                raise Malformed(f"more than {INTERIM_LIMIT} interim responses")
+            self._fields = []
+            self._reason = b""
+            if self._receiver is not None:
+                self._receiver.interim(head)
+            return
+        if not self._parser.should_keep_alive():
+            self._tainted = True
+        self._head = head
+        if self._receiver is not None:
+            self._receiver.head(head)
+        if self._bodiless:
+            self._whole = True
+
+    def on_body(self, data: bytes) -> None:
+        if self._whole:
+            self._tainted = True
+        elif self._receiver is not None:
+            self._receiver.body(data)
+
+    def on_message_complete(self) -> None:
+        if self._head is not None:
+            self._whole = True
+
+    def _read_head(self, status: int) -> Head:
+        length: int | None = None
+        coded = False
+        for name, value in self._fields:
+            size = len(name)
+            if size == 14 and name.lower() == b"content-length":
+                length = int(value)
+            elif size == 17 and name.lower() == b"transfer-encoding":
+                coded = True
+        if coded:
+            codings = listed(self._fields, b"transfer-encoding")
+            if codings != [b"chunked"]:
+                raise Malformed("a transfer coding other than chunked")
+        until_close = length is None and not coded and not self._bodiless and status not in (204, 304) and status >= 200
+        return Head(status, self._reason, self._fields, length, coded, until_close)

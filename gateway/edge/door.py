@@ -1,0 +1,180 @@
+"""The looks that a request is given before anything is claimed, in the order that decides which error is seen.
+
+Head limits and framing → route → key and scope in the head → Content-Length over the limit → caps (the
+body is reserved against the total) → 100 Continue → body → fingerprint. The server calls `look` with a
+head and `ask` with a whole body.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..core.decide import Guard, Pass, PassReason, Refuse, admit
+from ..core.fingerprint import fingerprint
+from ..core.key import misnamed, record_name
+from ..core.message import Field, Request, listed
+from ..core.policy import AMBIGUOUS, Route, RouteTable
+from ..core.problem import Problem, Refusal
+from ..exchange import Ask
+from .budget import Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a head may be. Sizes in bytes."""
+
+    head: int = 64 << 10
+    target: int = 16 << 10
+    fields: int = 200
+
+
+@dataclass(slots=True)
+class Head:
+    """A request's head as it was read. `length` is None where none was declared."""
+
+    method: bytes
+    target: bytes
+    fields: list[Field]
+    version: str
+    size: int
+    length: int | None = None
+    chunked: bool = False
+    expects: bool = False
+    host: bytes = b""
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or bool(self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """It goes on as a guarded request, once its body is there."""
+
+    route: Route
+    guard: Guard
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """It streams through."""
+
+    route: Route
+    reason: PassReason
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It is answered with a problem. `route` where one was found."""
+
+    refusal: Refusal
+    route: Route | None = None
+
+
+Way = Guarded | Passing | Refused
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+
+
+class Door:
+    """Decides where a request goes, by its head; and makes a guarded request of a whole one."""
+
+    def __init__(
+        self, table: RouteTable, *, service: bytes, secret: bytes = b"", bounds: Bounds | None = None, budget: Budget
+    ) -> None:
+        self.table = table
+        self.service = service
+        self.secret = secret
+        self.bounds = bounds or Bounds()
+        self.budget = budget
+
+    def look(self, head: Head) -> Way:
+        """Where the request goes."""
+        fault = self._framing(head)
+        if fault is not None:
+            return Refused(fault)
+        route = self.table.match(head.method, head.host, head.target)
+        if route is None:
+            return Refused(Refusal(Problem.NO_ROUTE))
+        if route is AMBIGUOUS or not isinstance(route, Route):
+            return Refused(_malformed("The path reads two ways, and they lead to different routes."))
+        policy = route.policy
+        verdict = admit(head.method, head.fields, policy)
+        match verdict:
+            case Pass(reason):
+                return Passing(route, reason)
+            case Refuse(refusal):
+                return Refused(refusal, route)
+            case Guard():
+                if (bad := misnamed(head.fields, policy.headers)) is not None:
+                    return Refused(_malformed(f"The Connection field names {bad}."), route)
+                if head.length is not None and head.length > policy.max_request:
+                    return Refused(too_large(policy.max_request), route)
+                return Guarded(route, verdict)
+
+    def ask(self, head: Head, body: bytes, peer: str, way: Guarded) -> Ask:
+        """The guarded request, whole."""
+        request = Request(head.method, head.target, head.fields, body, peer)
+        route, guard = way.route, way.guard
+        policy = route.policy
+        name = record_name(self.service, policy.namespace, guard.scope, guard.key, secret=self.secret)
+        return Ask(request, route, guard.key, name, fingerprint(request, policy.recipe, secret=self.secret))
+
+    def _framing(self, head: Head) -> Refusal | None:
+        """What llhttp lets through and HTTP does not (RFC 9112 §3.2, §6.1, §6.3), and our limits.
+
+        Fills in the head's framing.
+        """
+        bounds = self.bounds
+        if len(head.target) > bounds.target:
+            return Refusal(Problem.TARGET_TOO_LONG, f"It has {len(head.target)} bytes; {bounds.target} is the most.")
+        if head.size > bounds.head or len(head.fields) > bounds.fields:
+            return Refusal(
+                Problem.HEAD_TOO_LARGE, f"At most {bounds.head} bytes and {bounds.fields} fields are accepted."
+            )
+        if head.version not in ("1.1", "1.0"):
+            return Refusal(Problem.VERSION_UNSUPPORTED)
+        hosts = coded = 0
+        for name, value in head.fields:
+            size = len(name)
+            if size == 4 and name.lower() == b"host":
+                hosts += 1
+                head.host = value.strip(b" \t")
+            elif size == 14 and name.lower() == b"content-length":
+                head.length = int(value)
+            elif size == 17 and name.lower() == b"transfer-encoding":
+                coded += 1
+            elif size == 6 and name.lower() == b"expect":
+                if value.strip(b" \t").lower() != b"100-continue":
+                    return _malformed("The expectation is not 100-continue.")
+                head.expects = head.version == "1.1"
+        if hosts != 1 and not (hosts == 0 and head.version == "1.0"):
+            return _malformed("A request has exactly one Host field.")
+        if head.host and _HOST.fullmatch(head.host) is None:
+            return _malformed("The Host field is not a host.")
+        if coded:
+            if listed(head.fields, b"transfer-encoding") != [b"chunked"]:
+                return Refusal(Problem.CODING_UNSUPPORTED)
+            if head.version == "1.0":
+                return _malformed("HTTP/1.0 has no transfer codings.")
+            head.chunked = True
+        if head.method == b"CONNECT" or not (
+            head.target.startswith(b"/") or (head.target == b"*" and head.method == b"OPTIONS")
+        ):
+            return _malformed("The target must be a path.")
+        if b"#" in head.target:
+            return _malformed("The target has a fragment.")
+        return None
+
+
+def too_large(limit: int) -> Refusal:
+    """The refusal of a body that is over its limit."""
+    return Refusal(Problem.BODY_TOO_LARGE, f"At most {limit} bytes are guarded.")
+
+
+def _malformed(why: str) -> Refusal:
+    return Refusal(Problem.REQUEST_MALFORMED, why)
+
+
+__all__ = ["Bounds", "Door", "Guarded", "Head", "Passing", "Refused", "Way", "too_large"]

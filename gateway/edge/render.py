@@ -1,0 +1,125 @@
+"""Verdict → bytes. Nothing else writes a response of a guarded route, or a problem."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import assert_never
+
+from ..core.instant import http_date, instant
+from ..core.message import Fields, lines, returned
+from ..core.problem import Label, Refusal
+from ..core.reply import Again, First, Live
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_STATUS_LINES = {
+    int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus if status >= 200
+}
+_BODILESS = frozenset((204, 304))
+_ADVICE = {True: b"true", False: b"false"}
+
+
+def status_line(status: int, reason: bytes | None = None) -> bytes:
+    """The first line of a response; the standard phrase where no `reason` is given (RFC 9112 §4)."""
+    if reason is None:
+        return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
+
+
+def render(
+    reply: First | Again | Live, *, keep_alive: bool, http10: bool, wall: int, length: int | None = None
+) -> bytes:
+    """The bytes of a reply that is no problem; of a Live one its head, framed for a body of `length`, or of unknown length.
+
+    `wall` is the time of day in milliseconds since 1970.
+    """
+    connection = connection_field(keep_alive=keep_alive, http10=http10)
+    match reply:
+        case Again():
+            answer = reply.answer
+            return _whole(
+                answer.status,
+                b"%bDate: %b\r\n" % (answer.head, http_date(wall // 1000)),
+                _own(reply.label, reply.first_seen, reply.expires),
+                b"Idempotent-Replayed: true\r\n" if reply.replayed else b"",
+                connection,
+                answer.body or b"",
+            )
+        case First():
+            response = reply.response
+            own = _own(reply.label, reply.first_seen, reply.expires)
+            return _whole(response.status, _fields(response.fields, wall), own, b"", connection, response.body)
+        case Live():
+            response = reply.response
+            framing = (
+                b"Content-Length: %d\r\n" % length
+                if length is not None
+                else b""
+                if http10 or response.status in _BODILESS
+                else b"Transfer-Encoding: chunked\r\n"
+            )
+            own = _own(reply.label, reply.first_seen, reply.expires)
+            head = (status_line(response.status), _fields(response.fields, wall), own, framing, connection, b"\r\n")
+            return b"".join(head)
+        case _:
+            assert_never(reply)
+
+
+def problem(refusal: Refusal, *, connection: bytes, wall: int, request_id: str, body_wanted: bool = True) -> bytes:
+    """A problem as RFC 9457 tells it."""
+    kind = refusal.problem
+    body = json.dumps(
+        {
+            "type": kind.type,
+            "title": kind.title,
+            "status": kind.status,
+            "detail": refusal.detail,
+            "request_id": request_id,
+        },
+        ensure_ascii=False,
+    ).encode()
+    fields = [
+        b"Content-Type: application/problem+json\r\nDate: %b\r\n" % http_date(wall // 1000),
+        b"X-Request-Id: %b\r\n" % request_id.encode(),
+        b"Idempotency-Status: %b\r\nIdempotency-Outcome: %b\r\n" % (refusal.shown_as.encode(), kind.outcome.encode()),
+    ]
+    if refusal.retry_after is not None:
+        fields.append(b"Retry-After: %d\r\n" % refusal.retry_after)
+    if kind.retry is not None:
+        advice = _ADVICE[kind.retry]
+        fields.append(b"X-Should-Retry: %b\r\nStripe-Should-Retry: %b\r\n" % (advice, advice))
+    framing = b"Content-Length: %d\r\n" % len(body)
+    return b"".join((status_line(kind.status), *fields, framing, connection, b"\r\n", body if body_wanted else b""))
+
+
+def connection_field(*, keep_alive: bool, http10: bool) -> bytes:
+    """The `Connection` field line of a response, where one is needed (RFC 9112 §9.3)."""
+    if keep_alive:
+        return b"Connection: keep-alive\r\n" if http10 else b""
+    return b"Connection: close\r\n"
+
+
+def _fields(fields: Fields, wall: int) -> bytes:
+    """The end-to-end fields of a response; with a Date, if it came without (RFC 9110 §6.6.1)."""
+    block = lines(returned(fields))
+    for name, _ in fields:
+        if len(name) == 4 and name.lower() == b"date":
+            return block
+    return block + b"Date: %b\r\n" % http_date(wall // 1000)
+
+
+def _own(label: Label, first_seen: int, expires: int | None) -> bytes:
+    if expires is None:
+        return b"Idempotency-Status: %b\r\n" % label.encode()
+    return b"Idempotency-Status: %b\r\nIdempotency-First-Seen: %b\r\nIdempotency-Expires: %b\r\n" % (
+        label.encode(),
+        instant(first_seen),
+        instant(expires),
+    )
+
+
+def _whole(status: int, fields: bytes, own: bytes, replayed: bytes, connection: bytes, body: bytes) -> bytes:
+    if status in _BODILESS:
+        return b"".join((status_line(status), fields, own, replayed, connection, b"\r\n"))
+    framing = b"Content-Length: %d\r\n" % len(body)
+    return b"".join((status_line(status), fields, own, replayed, framing, connection, b"\r\n", body))

@@ -1,0 +1,707 @@
+"""The listening side: requests in their order on each connection, their limits, and the way out.
+
+llhttp (strict) parses. A connection's requests stand in a queue; the first is being answered, those
+behind it (pipelined) wait, and past a few of them nothing more is read. A guarded request is read whole
+before its exchange begins; anything else streams.
+
+A request that is upgraded (`Upgrade: h2c`, as common clients send it) is not: RFC 9110 §7.8 lets a
+server ignore the field, and the field is for one hop. llhttp stops at it, so parsing goes on with a new
+parser that is told only how the body is framed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import httptools
+
+from ..core.message import Field, Request, values
+from ..core.problem import Problem, Refusal
+from ..core.reply import Reply
+from ..exchange import Gate
+from ..ports import Account, Clock, Observer, Stream, VerdictName
+from .door import Door, Guarded, Head, Passing, Refused, too_large
+from .pool import Pool
+from .render import CONTINUE, connection_field, problem, render
+from .tunnel import Tunnel
+from .wire import LAST_CHUNK, chunk
+
+#: A refused request's body up to this size is read and dropped, so that the connection can go on.
+_DROPPED = 64 << 10
+#: Seconds, and bytes, for which a connection that is being closed goes on reading: a reset would take
+#: the response with it before the client has read it.
+_LINGER = 2.0
+_LINGER_BYTES = 4 << 20
+#: Pipelined requests that are read ahead.
+_AHEAD = 16
+#: Bytes of an unguarded body that are read ahead of its turn.
+_BODY_AHEAD = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a client may take, in seconds; and how many there may be."""
+
+    head: float = 10.0
+    body: float = 60.0
+    idle: float = 75.0
+    connections: int = 10_000
+
+
+class Server:
+    """What the connections of all listeners share."""
+
+    def __init__(
+        self,
+        door: Door,
+        gate: Gate,
+        pools: dict[str, Pool],
+        clock: Clock,
+        observer: Observer,
+        patience: Patience | None = None,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.door = door
+        self.gate = gate
+        self.pools = pools
+        self.clock = clock
+        self.observer = observer
+        self.patience = patience or Patience()
+        self.connections: set[ClientConnection] = set()
+        self.draining = False
+        self._listeners: list[asyncio.Server] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Event | None = None
+
+    async def listen(self, host: str, port: int) -> list[tuple[str, int]]:
+        """Accept connections; says on which addresses."""
+        listener = await self.loop.create_server(lambda: ClientConnection(self), host, port, backlog=1024)
+        self._listeners.append(listener)
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(1.0, self._sweep)
+        return [socket.getsockname()[:2] for socket in listener.sockets]
+
+    async def drain(self, seconds: float) -> int:
+        """Accept no more, let what is under way be answered; says how many connections were cut off."""
+        self.draining = True
+        for listener in self._listeners:
+            listener.close()
+        self._emptied = asyncio.Event()
+        for connection in list(self.connections):
+            connection.drain()
+        if self.connections:
+            try:
+                await asyncio.wait_for(self._emptied.wait(), seconds)
+            except TimeoutError:
+                pass
+        return len(self.connections)
+
+    def close(self) -> None:
+        """Cut off whatever is left."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self.connections):
+            connection.abort()
+
+    def forget(self, connection: ClientConnection) -> None:
+        self.connections.discard(connection)
+        if self._emptied is not None and not self.connections:
+            self._emptied.set()
+
+    def _sweep(self) -> None:
+        self._sweeper = self.loop.call_later(1.0, self._sweep)
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.check(now)
+
+
+class Visit:
+    """One request on its connection: the `Client` of its exchange, or the guest of its tunnel."""
+
+    __slots__ = (
+        "_conn", "_on_gone", "_stream", "answered", "chunks", "complete", "gone", "head", "http10",
+        "keep_alive", "rechunk", "reserved", "size", "started", "tunnel", "way",
+    )  # fmt: skip
+
+    def __init__(self, conn: ClientConnection, head: Head, way: Guarded | Passing | Refused, keep_alive: bool) -> None:
+        self._conn = conn
+        self._on_gone: Callable[[], None] | None = None
+        self._stream: Stream | None = None
+        self.head = head
+        self.way = way
+        self.keep_alive = keep_alive
+        self.http10 = head.version == "1.0"
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.reserved = 0
+        self.complete = False
+        self.answered = False
+        self.gone = False
+        self.rechunk = False
+        self.tunnel: Tunnel | None = None
+        self.started = 0.0
+
+    # ── ports.Client ──────────────────────────────────────────────────────────────────────────────
+
+    def reply(self, reply: Reply, stream: Stream | None = None) -> None:
+        self._on_gone = None
+        if self.gone or self.answered:
+            if stream is not None:
+                stream.abort()
+            return
+        self.answered = True
+        conn = self._conn
+        if isinstance(reply, Refusal):
+            data = conn.problem(self, reply)
+        else:
+            data = render(
+                reply,
+                keep_alive=self.keeps_alive() and not (stream is not None and stream.length is None and self.http10),
+                http10=self.http10,
+                wall=conn.server.clock.wall(),
+                length=stream.length if stream is not None else None,
+            )
+        conn.write(data)
+        if stream is None:
+            conn.done(self)
+            return
+        self._stream = stream
+        self.rechunk = stream.length is None and not self.http10
+        stream.attach(_LiveSink(self))
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        self._on_gone = call
+        if call is not None and self.gone:
+            call()
+
+    # ── tunnel.Guest ──────────────────────────────────────────────────────────────────────────────
+
+    def write(self, data: bytes) -> None:
+        self.answered = True
+        self._conn.write(data)
+
+    def refuse(self, refusal: Refusal) -> None:
+        if not self.gone:
+            self.answered = True
+            self._conn.write(self._conn.problem(self, refusal))
+            self._conn.done(self)
+            self._conn.account(self, refusal.problem.status, refusal)
+
+    def finish(self, status: int, *, reusable: bool) -> None:
+        if self.gone:
+            return
+        if not reusable:
+            self.keep_alive = False
+        self._conn.account(self, status)
+        self._conn.done(self)
+
+    def cut(self, status: int) -> None:
+        if not self.gone:
+            self._conn.account(self, status)
+            self._conn.done(self, cut=True)
+
+    def keeps_alive(self) -> bool:
+        return self.keep_alive and self.complete and not self._conn.server.draining
+
+    def hold_body(self) -> None:
+        if not self.complete:
+            self._conn.pause()
+
+    def go_on(self) -> None:
+        self._conn.resume()
+
+    # ── From the connection ───────────────────────────────────────────────────────────────────────
+
+    def leave(self) -> None:
+        """The client has hung up."""
+        self.gone = True
+        call, self._on_gone = self._on_gone, None
+        if call is not None:
+            call()
+        if self.tunnel is not None:
+            self.tunnel.guest_gone()
+        if self._stream is not None:
+            self._stream.abort()
+
+    def full(self) -> None:
+        if self.tunnel is not None:
+            self.tunnel.guest_full()
+        elif self._stream is not None:
+            self._stream.pause()
+
+    def ready(self) -> None:
+        if self.tunnel is not None:
+            self.tunnel.guest_ready()
+        elif self._stream is not None:
+            self._stream.resume()
+
+    def live(self, data: bytes) -> None:
+        if data and not self.gone:
+            self._conn.write(chunk(data) if self.rechunk else data)
+
+    def live_end(self, *, clean: bool) -> None:
+        self._stream = None
+        if self.gone:
+            return
+        if clean and self.rechunk:
+            self._conn.write(LAST_CHUNK)
+        self._conn.done(self, cut=not clean)
+
+
+class _LiveSink:
+    """Where the rest of a response that is not kept flows: to the first client."""
+
+    __slots__ = ("_visit",)
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+
+    def write(self, data: bytes) -> None:
+        self._visit.live(data)
+
+    def end(self, *, clean: bool) -> None:
+        self._visit.live_end(clean=clean)
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection of a client."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._queue: deque[Visit] = deque()
+        self._reading: Visit | None = None
+        self._peer = ""
+        self._target = b""
+        self._fields: list[Field] = []
+        self._in_head = False
+        self._fed = 0
+        self._since = 0.0
+        self._upgrading = False
+        self._synthetic = False
+        self._deaf = False
+        self._lingering = 0.0
+        self._lingered = 0
+        self._full = False
+        self._paused = False
+
+    # ── asyncio.Protocol ──────────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
+        server = self.server
+        if server.draining or len(server.connections) >= server.patience.connections:
+            transport.abort()
+            return
+        server.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._since = server.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            self._lingered += len(data)
+            if self._lingered > _LINGER_BYTES:
+                self.abort()
+            return
+        self._fed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_on(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            self._broken(error)
+            return
+        if self._in_head and self._fed > self.server.door.bounds.head + self.server.door.bounds.target:
+            self._refuse_head()
+
+    def eof_received(self) -> bool:
+        if not self._queue:
+            return False
+        # Half-closed: whoever waits for an answer may still read it; more requests do not come.
+        if self._reading is not None:
+            self.abort()
+        else:
+            self._queue[-1].keep_alive = False
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self.server.forget(self)
+        queue, self._queue = self._queue, deque()
+        self._reading = None
+        for visit in queue:
+            self._give_back(visit)
+            visit.leave()
+            if visit.tunnel is not None:
+                self.account(visit, visit.tunnel.status, left=True)
+
+    def pause_writing(self) -> None:
+        self._full = True
+        if self._queue:
+            self._queue[0].full()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._queue:
+            visit = self._queue[0]
+            if visit.started:
+                visit.ready()
+            else:
+                self._begin(visit)
+
+    # ── llhttp's callbacks ────────────────────────────────────────────────────────────────────────
+
+    def on_message_begin(self) -> None:
+        if self._synthetic:
+            return
+        self._target = b""
+        self._fields = []
+        self._in_head = True
+        self._since = self.server.loop.time()
+
+    def on_url(self, data: bytes) -> None:
+        self._target += data
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._synthetic:
+            return
+        parser, fields = self._parser, self._fields
+        self._in_head = False
+        size = len(self._target)
+        for name, value in fields:
+            size += len(name) + len(value) + 4
+        head = Head(parser.get_method(), self._target, fields, parser.get_http_version(), size)
+        self._upgrading = parser.should_upgrade()
+        door = self.server.door
+        way = door.look(head)
+        visit = Visit(self, head, way, parser.should_keep_alive())
+        if isinstance(way, Guarded) and head.length:
+            if door.budget.take(head.length):
+                visit.reserved = head.length
+            else:
+                visit.way = Refused(_overloaded(), way.route)
+        self._reading = visit
+        self._queue.append(visit)
+        if len(self._queue) == 1:
+            if not self._full:
+                self._begin(visit)
+        elif len(self._queue) > _AHEAD:
+            self.pause()
+
+    def on_body(self, data: bytes) -> None:
+        visit = self._reading
+        if visit is None:
+            return
+        self._since = self.server.loop.time()
+        visit.size += len(data)
+        if visit.tunnel is not None:
+            visit.tunnel.request_body(data)
+            return
+        way = visit.way
+        if isinstance(way, Guarded):
+            limit = way.route.policy.max_request
+            if visit.size > limit:
+                self._turn_away(visit, too_large(limit))
+            elif visit.size > visit.reserved and not self._reserve(visit):
+                self._turn_away(visit, _overloaded())
+            else:
+                visit.chunks.append(data)
+        elif isinstance(way, Passing):
+            visit.chunks.append(data)
+            if visit.size > _BODY_AHEAD:
+                self.pause()
+        elif visit.size > _DROPPED and visit.started:
+            self._answer_refused(visit, way)
+
+    def on_message_complete(self) -> None:
+        if self._upgrading:
+            return
+        self._synthetic = False
+        self._fed = 0
+        self._since = self.server.loop.time()
+        visit, self._reading = self._reading, None
+        if visit is None:
+            return
+        visit.complete = True
+        if visit.started:
+            self._body_complete(visit)
+
+    # ── The queue ─────────────────────────────────────────────────────────────────────────────────
+
+    def _begin(self, visit: Visit) -> None:
+        """It is this request's turn."""
+        visit.started = self.server.clock.now()
+        way = visit.way
+        if isinstance(way, Passing):
+            self._begin_tunnel(visit, way)
+        elif visit.complete:
+            self._body_complete(visit)
+        elif isinstance(way, Guarded):
+            if visit.head.expects and not visit.size:
+                self.write(CONTINUE)
+        elif visit.head.expects or (visit.head.length or visit.size) > _DROPPED:
+            self._answer_refused(visit, way)
+
+    def _body_complete(self, visit: Visit) -> None:
+        way = visit.way
+        if isinstance(way, Guarded):
+            body = visit.chunks[0] if len(visit.chunks) == 1 else b"".join(visit.chunks)
+            visit.chunks = []
+            self.server.gate.begin(self.server.door.ask(visit.head, body, self._peer, way), visit)
+        elif isinstance(way, Refused):
+            self._answer_refused(visit, way)
+        elif visit.tunnel is not None:
+            visit.tunnel.request_end()
+
+    def _begin_tunnel(self, visit: Visit, way: Passing) -> None:
+        head, route = visit.head, way.route
+        visit.tunnel = tunnel = Tunnel(
+            self.server.pools[route.upstream],
+            visit,
+            Request(head.method, head.target, head.fields, b"", self._peer),
+            way.reason,
+            length=head.length,
+            chunked=head.chunked,
+            timeout=route.policy.timeout / 1000,
+        )
+        tunnel.begin()
+        chunks, visit.chunks = visit.chunks, []
+        for data in chunks:
+            tunnel.request_body(data)
+        if visit.complete:
+            tunnel.request_end()
+
+    def _answer_refused(self, visit: Visit, way: Refused) -> None:
+        if not visit.answered:
+            visit.answered = True
+            self.write(self.problem(visit, way.refusal))
+            self.account(visit, way.refusal.problem.status, way.refusal)
+            self.done(visit)
+
+    def _turn_away(self, visit: Visit, refusal: Refusal) -> None:
+        """A guarded request shows itself unfit while its body comes in."""
+        way = visit.way
+        assert isinstance(way, Guarded)
+        visit.way = Refused(refusal, way.route)
+        visit.chunks = []
+        self._give_back(visit)
+        if visit.started and visit.size > _DROPPED:
+            self._answer_refused(visit, visit.way)
+
+    def done(self, visit: Visit, *, cut: bool = False) -> None:
+        """A request has been answered: on to the next, or close. `cut`: its response could not be ended."""
+        self._give_back(visit)
+        if cut:
+            self.abort()
+            return
+        if not self._queue or self._queue[0] is not visit:
+            return
+        self._queue.popleft()
+        if not visit.keeps_alive():
+            self._close()
+            return
+        if self._paused and len(self._queue) <= _AHEAD:
+            self.resume()
+        if self._queue:
+            if not self._full:
+                self._begin(self._queue[0])
+        else:
+            self._since = self.server.loop.time()
+
+    def _reserve(self, visit: Visit) -> bool:
+        more = visit.size - visit.reserved
+        if not self.server.door.budget.take(more):
+            return False
+        visit.reserved += more
+        return True
+
+    def _give_back(self, visit: Visit) -> None:
+        if visit.reserved:
+            self.server.door.budget.give(visit.reserved)
+            visit.reserved = 0
+
+    # ── What cannot be parsed ─────────────────────────────────────────────────────────────────────
+
+    def _parse_on(self, rest: bytes) -> None:
+        """Go on behind a head that asked for an upgrade: the same framing, without the asking."""
+        self._upgrading = False
+        visit = self._reading
+        if visit is None:
+            return
+        if isinstance(visit.way, Refused):
+            self._deafen()
+            self._answer_refused(visit, visit.way)
+            return
+        visit.keep_alive = visit.head.version == "1.1" and not any(
+            b"close" in value.lower() for value in values(visit.head.fields, b"connection")
+        )
+        self._parser = httptools.HttpRequestParser(self)
+        self._synthetic = True
+        head = visit.head
+        framing = (
+            b"Transfer-Encoding: chunked\r\n"
+            if head.chunked
+            else b"Content-Length: %d\r\n" % head.length
+            if head.length
+            else b""
+        )
+        self.data_received(b"POST / HTTP/1.1\r\nHost: upgraded\r\n%b\r\n" % framing + rest)
+
+    def _broken(self, error: Exception) -> None:
+        """The client does not speak HTTP, or no more. What it asked before is answered first."""
+        self._deafen()
+        what = str(error)
+        refusal = Refusal(Problem.REQUEST_MALFORMED, f"{what[:1].upper()}{what[1:]}.")
+        if "version" in what.lower():
+            refusal = Refusal(Problem.VERSION_UNSUPPORTED)
+        self._last_words(refusal)
+
+    def _refuse_head(self) -> None:
+        self._deafen()
+        bounds = self.server.door.bounds
+        over = len(self._target) > bounds.target
+        self._last_words(Refusal(Problem.TARGET_TOO_LONG if over else Problem.HEAD_TOO_LARGE))
+
+    def _last_words(self, refusal: Refusal) -> None:
+        """Refuse the request that is being read, and close once it is told so."""
+        visit, self._reading = self._reading, None
+        if visit is None:
+            head = Head(b"-", self._target[:200], [], "1.1", 0)
+            visit = Visit(self, head, Refused(refusal), False)
+            self._queue.append(visit)
+        visit.keep_alive = False
+        if visit.tunnel is not None:
+            # It streams already: whoever reads it must see that it broke.
+            answered = visit.answered
+            visit.tunnel.guest_gone()
+            if answered:
+                self.abort()
+                return
+            visit.tunnel = None
+        visit.way = Refused(refusal, visit.way.route)
+        visit.chunks = []
+        if self._queue[0] is visit:
+            self._answer_refused(visit, visit.way)
+        else:
+            visit.complete = True
+
+    # ── Writing and closing ───────────────────────────────────────────────────────────────────────
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def problem(self, visit: Visit, refusal: Refusal) -> bytes:
+        server = self.server
+        return problem(
+            refusal,
+            connection=connection_field(keep_alive=visit.keeps_alive(), http10=visit.http10),
+            wall=server.clock.wall(),
+            request_id=_request_id(visit.head.fields),
+            body_wanted=visit.head.method != b"HEAD",
+        )
+
+    def account(self, visit: Visit, status: int, refusal: Refusal | None = None, *, left: bool = False) -> None:
+        """Tell the observer of a request that had no exchange."""
+        head, way = visit.head, visit.way
+        account = Account(way.route.name if way.route is not None else "-", head.method, head.target, self._peer)
+        account.status = status
+        account.request_bytes = visit.size
+        if visit.started:
+            account.total = self.server.clock.now() - visit.started
+        if isinstance(way, Passing):
+            if way.reason.unprotected:
+                account.unprotected = way.reason.value
+                account.label = "unprotected"
+        else:
+            account.verdict = VerdictName.REFUSE
+        if refusal is not None:
+            account.problem = refusal.problem.slug
+            account.label = refusal.shown_as
+        if left:
+            account.detail = "the client left"
+        self.server.observer.finished(account)
+
+    def pause(self) -> None:
+        if self._transport is not None and not self._paused and not self._deaf:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None and self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def drain(self) -> None:
+        """Close now if nothing is under way; else after the answers that are."""
+        if not self._queue and not self._in_head:
+            self._close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _deafen(self) -> None:
+        self.resume()
+        self._deaf = True
+
+    def _close(self) -> None:
+        """Close when everything is written. While the client still sends, read and drop for a moment."""
+        transport = self._transport
+        if transport is None:
+            return
+        if self._reading is not None or self._deaf or self._queue:
+            self._deafen()
+            self._lingering = self.server.loop.time() + _LINGER
+            queue, self._queue = self._queue, deque()
+            self._reading = None
+            for visit in queue:
+                self._give_back(visit)
+            if transport.can_write_eof():
+                transport.write_eof()
+        else:
+            transport.close()
+
+    def check(self, now: float) -> None:
+        """Once a second: has the client taken too long?"""
+        patience = self.server.patience
+        waited = now - self._since
+        if self._lingering:
+            if now > self._lingering:
+                self.abort()
+        elif self._in_head:
+            if waited > patience.head and not self._queue:
+                self._deafen()
+                self._last_words(Refusal(Problem.REQUEST_TIMEOUT, "The head was not there in time."))
+        elif self._reading is not None:
+            if waited > patience.body and not self._paused and self._queue[0] is self._reading:
+                self._deafen()
+                self._last_words(Refusal(Problem.REQUEST_TIMEOUT, "The body was not there in time."))
+        elif not self._queue and waited > patience.idle:
+            self._close()
+
+
+def _overloaded() -> Refusal:
+    return Refusal(Problem.OVERLOADED, "The bodies that it holds fill its memory.", retry_after=1)
+
+
+def _request_id(fields: list[Field]) -> str:
+    """The client's own id of its request where it sent a sane one, else a fresh one."""
+    for value in values(fields, b"x-request-id"):
+        if 0 < len(value) <= 128 and value.isascii() and value.decode().isprintable():
+            return value.decode()
+    return os.urandom(8).hex()

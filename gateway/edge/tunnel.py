@@ -1,0 +1,234 @@
+"""What passes through unguarded: streamed both ways, with backpressure, without store or limit.
+
+Framing is made anew on each side; field case, order, repetition and bytes are the sender's. A client
+that leaves ends its request: nothing here is protected, and the client was told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from ..core.decide import SAFE, PassReason
+from ..core.message import Request, lines, returned
+from ..core.outcome import LostReason, NotSentReason
+from ..core.problem import Label, Problem, Refusal
+from .connection import Connection, Head
+from .pool import Pool
+from .render import status_line
+from .wire import CHUNKED, LAST_CHUNK, chunk, request_head, sized
+
+_UNPROTECTED = b"Idempotency-Status: %b\r\n" % Label.UNPROTECTED.encode()
+
+
+class Guest(Protocol):
+    """The client's side of a tunnel."""
+
+    http10: bool
+
+    def write(self, data: bytes) -> None: ...
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with a problem: nothing was written yet."""
+
+    def finish(self, status: int, *, reusable: bool) -> None:
+        """The response is written, whole; `reusable` if its end can be seen on the connection."""
+
+    def cut(self, status: int) -> None:
+        """The response broke off: the client must see that it did."""
+
+    def keeps_alive(self) -> bool: ...
+
+    def hold_body(self) -> None:
+        """Read no more of the request for now."""
+
+    def go_on(self) -> None:
+        """Read the request's body again."""
+
+
+class Tunnel:
+    """One unguarded request."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        guest: Guest,
+        request: Request,
+        reason: PassReason,
+        *,
+        length: int | None,
+        chunked: bool,
+        timeout: float,
+        scheme: bytes = b"http",
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pool = pool
+        self._guest = guest
+        self._request = request
+        self._reason = reason
+        self._chunked = chunked
+        self._timeout = timeout
+        framing = CHUNKED if chunked else sized(length) if length is not None else b""
+        self._unsent = [request_head(request, framing, drop_expect=False, scheme=scheme)]
+        self._complete = not chunked and not length
+        self._connection: Connection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._head: Head | None = None
+        self._rechunk = False
+        self._over = False
+        self._reused = False
+
+    @property
+    def status(self) -> int:
+        return self._head.status if self._head is not None else 0
+
+    def begin(self) -> None:
+        self._timer = self._loop.call_later(self._timeout, self._timed_out)
+        self._pool.acquire(self)
+
+    # ── From the client ───────────────────────────────────────────────────────────────────────────
+
+    def request_body(self, data: bytes) -> None:
+        if self._over:
+            return
+        framed = chunk(data) if self._chunked else data
+        if self._connection is None:
+            self._unsent.append(framed)
+            self._guest.hold_body()
+        else:
+            self._connection.write(framed)
+
+    def request_end(self) -> None:
+        if self._over or self._complete:
+            return
+        self._complete = True
+        last = LAST_CHUNK if self._chunked else b""
+        if self._connection is None:
+            self._unsent.append(last)
+        else:
+            self._connection.write(last, more=False)
+
+    def guest_gone(self) -> None:
+        self._stop()
+
+    def guest_full(self) -> None:
+        if self._connection is not None and not self._over:
+            self._connection.pause_reading()
+
+    def guest_ready(self) -> None:
+        if self._connection is not None and not self._over:
+            self._connection.resume_reading()
+
+    # ── From the pool ─────────────────────────────────────────────────────────────────────────────
+
+    def connected(self, connection: Connection) -> None:
+        if self._over:
+            self._pool.release(connection)
+            return
+        self._reused = connection.served > 0
+        self._connection = connection
+        data = b"".join(self._unsent)
+        if not self._repeatable:
+            self._unsent = []
+        connection.start(self, bodiless=self._request.method == b"HEAD", data=data, more=not self._complete)
+        if not self._complete:
+            self._guest.go_on()
+
+    def unconnected(self, reason: NotSentReason, detail: str) -> None:
+        if not self._over:
+            self._stop()
+            self._guest.refuse(Refusal(Problem.UPSTREAM_UNREACHABLE, retry_after=1, label=Label.UNPROTECTED))
+
+    @property
+    def _repeatable(self) -> bool:
+        """Safe and without a body: a reused connection that turns out to be closed costs nothing but a
+        second try (RFC 9112 §9.3.1)."""
+        return self._request.method in SAFE and self._complete
+
+    # ── From the connection ───────────────────────────────────────────────────────────────────────
+
+    def interim(self, head: Head) -> None:
+        if not self._guest.http10:
+            self._guest.write(b"%b%b\r\n" % (status_line(head.status, head.reason), lines(returned(head.fields))))
+
+    def head(self, head: Head) -> None:
+        self._head = head
+        self._cancel_timer()
+        bodiless = self._request.method == b"HEAD" or head.status in (204, 304)
+        framing = b""
+        if head.length is not None and head.status != 204:
+            framing = sized(head.length)
+        elif not bodiless and not self._guest.http10:
+            framing = CHUNKED
+            self._rechunk = True
+        elif bodiless and head.chunked and self._request.method == b"HEAD":
+            framing = CHUNKED
+        connection = b""
+        if not self._guest.keeps_alive() or (not framing and not bodiless):
+            connection = b"Connection: close\r\n"
+        elif self._guest.http10:
+            connection = b"Connection: keep-alive\r\n"
+        self._guest.write(
+            b"".join(
+                (
+                    status_line(head.status, head.reason),
+                    lines(returned(head.fields)),
+                    _UNPROTECTED if self._reason.unprotected else b"",
+                    framing,
+                    connection,
+                    b"\r\n",
+                )
+            )
+        )
+
+    def body(self, data: bytes) -> None:
+        self._guest.write(chunk(data) if self._rechunk else data)
+
+    def end(self) -> None:
+        if self._over:
+            return
+        head = self._head
+        assert head is not None
+        if self._rechunk:
+            self._guest.write(LAST_CHUNK)
+        framed = self._rechunk or head.length is not None or head.status in (204, 304)
+        self._over = True
+        self._cancel_timer()
+        self._guest.finish(head.status, reusable=self._complete and (framed or self._request.method == b"HEAD"))
+
+    def lost(self, reason: LostReason, detail: str) -> None:
+        if self._over:
+            return
+        if self._head is None and self._reused and self._repeatable and reason is LostReason.CLOSED:
+            self._connection = None
+            self._pool.acquire(self, fresh=True)
+            return
+        self._stop()
+        if self._head is None:
+            self._guest.refuse(Refusal(Problem.UPSTREAM_LOST, label=Label.UNPROTECTED))
+        else:
+            self._guest.cut(self._head.status)
+
+    def pause_writing(self) -> None:
+        self._guest.hold_body()
+
+    def resume_writing(self) -> None:
+        self._guest.go_on()
+
+    def _timed_out(self) -> None:
+        if not self._over and self._head is None:
+            self._stop()
+            self._guest.refuse(Refusal(Problem.UPSTREAM_TIMEOUT, label=Label.UNPROTECTED))
+
+    def _stop(self) -> None:
+        self._over = True
+        self._cancel_timer()
+        if self._connection is not None:
+            self._connection.abort()
+        else:
+            self._pool.forget(self)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

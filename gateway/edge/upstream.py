@@ -1,0 +1,260 @@
+"""One attempt at a guarded request: written at most once, and told honestly: Answered, NotSent or Lost.
+
+NotSent means that no byte of the request was handed to a transport whose handshake had finished.
+From the first byte on, anything short of a whole response is Lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..core.message import Field, Request, Response
+from ..core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
+from ..ports import Sink
+from .budget import Budget
+from .connection import Connection, Head
+from .pool import Pool
+from .wire import request_head, sized
+
+#: Content types whose body is a stream: it may never end, and is not worth keeping.
+_STREAMS = (b"text/event-stream", b"multipart/x-mixed-replace", b"application/x-ndjson", b"application/grpc")
+
+
+class GuardedUpstream:
+    """The `Upstream` of a pool of connections."""
+
+    def __init__(self, pool: Pool, budget: Budget, scheme: bytes = b"http") -> None:
+        self._pool = pool
+        self._budget = budget
+        self._scheme = scheme
+
+    def attempt(self, request: Request, *, number: int, send_by: float, limit: int) -> GuardedAttempt:
+        attempt = GuardedAttempt(self._pool, self._budget, self._bytes(request, number), send_by, limit)
+        self._pool.acquire(attempt)
+        return attempt
+
+    def _bytes(self, request: Request, number: int) -> bytes:
+        framing = sized(len(request.body)) if request.body or _declares_body(request) else b""
+        return request_head(request, framing, drop_expect=True, scheme=self._scheme, number=number) + request.body
+
+
+class GuardedAttempt:
+    """The attempt, as `ports.Attempt` says; also the receiver of its response."""
+
+    __slots__ = (
+        "_budget", "_chunks", "_connection", "_data", "_head", "_limit", "_loop", "_outcome", "_pool", "_send_by",
+        "_size", "_timer", "_waiter", "sent", "stream",
+    )  # fmt: skip
+
+    def __init__(self, pool: Pool, budget: Budget, data: bytes, send_by: float, limit: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pool = pool
+        self._budget = budget
+        self._data = data
+        self._send_by = send_by
+        self._limit = limit
+        self._connection: Connection | None = None
+        self._head: Head | None = None
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._outcome: Outcome | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.sent = False
+        self.stream: LiveStream | None = None
+
+    # ── Towards the exchange ──────────────────────────────────────────────────────────────────────
+
+    async def outcome(self, until: float) -> Outcome | None:
+        if self._outcome is None:
+            waiter = self._waiter = self._loop.create_future()
+            # What comes first: the time asked for, or the last moment to send a first byte.
+            self._timer = self._loop.call_later(
+                max(self._next_deadline(until) - self._pool.clock.now(), 0), self._tick, until
+            )
+            try:
+                await waiter
+            finally:
+                self._timer.cancel()
+                self._timer = self._waiter = None
+        return self._outcome
+
+    def abandon(self, reason: LostReason) -> None:
+        if self._outcome is not None:
+            return
+        if self._connection is not None:
+            self._connection.abort()
+        else:
+            self._pool.forget(self)
+        if self.sent:
+            self._conclude(Lost(reason, status=self._head.status if self._head else 0))
+        else:
+            self._conclude(NotSent(NotSentReason.STOPPED, "the gate is being stopped"))
+
+    def _next_deadline(self, until: float) -> float:
+        return until if self.sent else min(until, self._send_by)
+
+    def _tick(self, until: float) -> None:
+        now = self._pool.clock.now()
+        if not self.sent and now >= self._send_by:
+            self._pool.forget(self)
+            self._conclude(NotSent(NotSentReason.NO_CONNECTION, "no connection was free in time"))
+        elif now >= until:
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+        else:
+            self._timer = self._loop.call_later(self._next_deadline(until) - now, self._tick, until)
+
+    def _conclude(self, outcome: Outcome) -> None:
+        if self._outcome is None:
+            self._outcome = outcome
+            self._budget.give(self._size)
+            self._size = 0
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+
+    # ── From the pool ─────────────────────────────────────────────────────────────────────────────
+
+    def connected(self, connection: Connection) -> None:
+        if self._outcome is not None:
+            self._pool.release(connection)
+        elif self._pool.clock.now() > self._send_by:
+            self._pool.release(connection)
+            self._conclude(NotSent(NotSentReason.TOO_LATE, "the time to send it had passed"))
+        else:
+            self._connection = connection
+            self.sent = True
+            connection.start(self, bodiless=False, data=self._data)
+            self._data = b""
+
+    def unconnected(self, reason: NotSentReason, detail: str) -> None:
+        self._conclude(NotSent(reason, detail))
+
+    # ── From the connection ───────────────────────────────────────────────────────────────────────
+
+    def interim(self, head: Head) -> None: ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+    def head(self, head: Head) -> None:
+        self._head = head
+        if _is_stream(head.fields):
+            self._overflow(Completeness.STREAM)
+        elif head.length is not None and head.length > self._limit:
+            self._overflow(Completeness.OVER_LIMIT)
+
+    def body(self, data: bytes) -> None:
+        if self.stream is not None:
+            self.stream.write(data)
+            return
+        if self._outcome is not None:
+            return
+        self._chunks.append(data)
+        size = len(data)
+        if self._size + size > self._limit or not self._budget.take(size):
+            self._overflow(Completeness.OVER_LIMIT)
+        else:
+            self._size += size
+
+    def end(self) -> None:
+        if self.stream is not None:
+            self.stream.end(clean=True)
+            return
+        head, connection = self._head, self._connection
+        assert head is not None and connection is not None
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        if connection.early and (head.status < 400 or head.until_close):
+            self._conclude(Lost(LostReason.EARLY, "it answered before it had read the request", head.status))
+            return
+        response = Response(head.status, head.fields, body)
+        completeness = Completeness.UNTIL_CLOSE if head.until_close else Completeness.WHOLE
+        self._conclude(Answered(response, completeness))
+
+    def lost(self, reason: LostReason, detail: str) -> None:
+        if self.stream is not None:
+            self.stream.end(clean=False)
+            return
+        self._conclude(Lost(reason, detail, self._head.status if self._head is not None else 0))
+
+    def _overflow(self, completeness: Completeness) -> None:
+        """Too big, or a stream: report what is known, hold the rest until somebody wants it."""
+        head, connection = self._head, self._connection
+        assert head is not None and connection is not None
+        if connection.early:
+            connection.abort()
+            self._conclude(Lost(LostReason.EARLY, "it answered before it had read the request", head.status))
+            return
+        self.stream = LiveStream(connection, head.length)
+        for data in self._chunks:
+            self.stream.write(data)
+        self._chunks = []
+        connection.pause_reading()
+        self._conclude(Answered(Response(head.status, head.fields), completeness))
+
+
+class LiveStream:
+    """The rest of a response, held until a sink is attached, then flowing. `length` where it was declared."""
+
+    def __init__(self, connection: Connection, length: int | None) -> None:
+        self._connection = connection
+        self._held: list[bytes] = []
+        self._sink: Sink | None = None
+        self._ended: bool | None = None
+        self._aborted = False
+        self.length = length
+
+    def attach(self, sink: Sink) -> None:
+        self._sink = sink
+        held, self._held = self._held, []
+        for data in held:
+            sink.write(data)
+        if self._ended is not None:
+            sink.end(clean=self._ended)
+        elif self._aborted:
+            sink.end(clean=False)
+        else:
+            self._connection.resume_reading()
+
+    def pause(self) -> None:
+        if self._ended is None:
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        if self._ended is None:
+            self._connection.resume_reading()
+
+    def abort(self) -> None:
+        if self._ended is None and not self._aborted:
+            self._aborted = True
+            self._connection.abort()
+            if self._sink is not None:
+                self._sink.end(clean=False)
+
+    def write(self, data: bytes) -> None:
+        if self._sink is not None:
+            self._sink.write(data)
+        else:
+            self._held.append(data)
+
+    def end(self, *, clean: bool) -> None:
+        if self._ended is None:
+            self._ended = clean
+            if self._sink is not None:
+                self._sink.end(clean=clean)
+
+
+def _is_stream(fields: list[Field]) -> bool:
+    for name, value in fields:
+        size = len(name)
+        if size == 12 and name.lower() == b"content-type":
+            if value.lstrip(b" \t").lower().startswith(_STREAMS):
+                return True
+        elif size == 17 and name.lower() == b"x-accel-buffering" and value.strip().lower() == b"no":
+            return True
+    return False
+
+
+def _declares_body(request: Request) -> bool:
+    return any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in request.fields)

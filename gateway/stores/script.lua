@@ -1,0 +1,50 @@
+#!lua flags=allow-oom
+-- Every write to a record but its first claim, in one atomic trip; and a look at a record with its age.
+-- allow-oom: at the memory limit claims stop, answers do not.
+--
+-- KEYS[1]  the record
+-- ARGV     verb, version, holder, states, value, life, if_absent, lapsed_for
+--   look                                            what is there
+--   again    version holder                         the same bytes again under the life that is left
+--   change   version holder states value life if_absent lapsed_for
+--     states       the states that are moved, as digits ("13")
+--     value        the new record; empty: the record becomes absent
+--     life         of the new record, milliseconds
+--     if_absent    "1": where nothing is there, write it all the same (the store forgot)
+--     lapsed_for   "" or how many milliseconds past its lease a record in flight must be
+--
+-- Returns 1 done · 2 nothing was there, and it was written · 0 nothing is there · {record, PTTL} what
+-- stands in the way. Offsets are those of stores/codec.py.
+local key, verb = KEYS[1], ARGV[1]
+local found = redis.call('GET', key)
+if not found then
+  if verb == 'change' and ARGV[7] == '1' then
+    redis.call('SET', key, ARGV[5], 'PX', ARGV[6])
+    return 2
+  end
+  return 0
+end
+local left = redis.call('PTTL', key)
+if verb == 'look' or string.byte(found, 1) ~= tonumber(ARGV[2]) or string.sub(found, 4, 15) ~= ARGV[3] then
+  return {found, left}
+end
+local state = string.byte(found, 2) % 16
+if verb == 'again' then
+  if state ~= 1 then return {found, left} end
+  redis.call('SET', key, found, 'KEEPTTL')
+  return 1
+end
+if not string.find(ARGV[4], tostring(state), 1, true) then return {found, left} end
+if ARGV[8] ~= '' and state == 1 then
+  local function duration(at)
+    local a, b, c, d, e = string.byte(found, at, at + 4)
+    return a + 256 * (b + 256 * (c + 256 * (d + 256 * e)))
+  end
+  if duration(66) - left < duration(71) + tonumber(ARGV[8]) then return {found, left} end
+end
+if ARGV[5] == '' then
+  redis.call('DEL', key)
+else
+  redis.call('SET', key, ARGV[5], 'PX', ARGV[6])
+end
+return 1

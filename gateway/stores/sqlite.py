@@ -1,0 +1,405 @@
+"""Records in one SQLite file: for one gate, with its workers, beside one instance of a service.
+
+One thread writes. It takes whatever has queued up while it was busy and commits it as one transaction,
+so that under load the cost of an fsync is shared, and nobody is told anything before COMMIT returned.
+
+Every verb is one statement that repeats in its WHERE what it saw; the look that follows a statement
+which changed nothing stands in the same transaction (BEGIN IMMEDIATE: no other process writes between).
+Time is the host's wall clock: a record must outlive a restart, which no other clock does.
+
+With `durability=power` (synchronous=FULL) a commit survives power loss; with `process` (NORMAL) it
+survives kill -9 only. See https://www.sqlite.org/pragma.html#pragma_synchronous.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..core.record import Done, Found, Record, Settlement, Stamp, State, refused
+from ..ports import Clock, StoreAway, StoreFull, StoreUnusable
+from .codec import Unreadable, decode, encode
+
+APPLICATION_ID = 0x4F6E6365  # "Once"
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE records (
+    name    BLOB NOT NULL PRIMARY KEY,
+    state   INTEGER NOT NULL,
+    holder  BLOB NOT NULL,
+    lease   INTEGER NOT NULL,
+    life    INTEGER NOT NULL,
+    expires INTEGER NOT NULL,  -- milliseconds since 1970, by this host's clock
+    value   BLOB NOT NULL
+);
+CREATE INDEX records_by_expiry ON records (expires);
+"""
+_CLAIM = """
+INSERT INTO records (name, state, holder, lease, life, expires, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+ON CONFLICT (name) DO UPDATE SET state = ?2, holder = ?3, lease = ?4, life = ?5, expires = ?6, value = ?7
+WHERE expires <= ?8 RETURNING 1
+"""
+_PUT = "INSERT OR REPLACE INTO records (name, state, holder, lease, life, expires, value) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_MOVE = """
+UPDATE records SET state = ?2, holder = ?3, lease = ?4, life = ?5, expires = ?6, value = ?7
+WHERE name = ?1 AND holder = ?8 AND state IN (?9, ?10) AND expires > ?11
+  AND (?12 IS NULL OR state <> 1 OR life - (expires - ?11) >= lease + ?12)
+"""
+_DROP = """
+DELETE FROM records WHERE name = ?1 AND holder = ?2 AND state IN (?3, ?4) AND expires > ?5
+  AND (?6 IS NULL OR state <> 1 OR life - (expires - ?5) >= lease + ?6)
+"""
+_LOOK = "SELECT value, life, expires FROM records WHERE name = ? AND expires > ?"
+#: The expiry is tested again: between the choice and the deletion the name may have been claimed anew.
+_SWEEP = """
+DELETE FROM records WHERE expires <= ?1 AND name IN (SELECT name FROM records WHERE expires <= ?1 LIMIT 500)
+"""
+
+#: File systems on which SQLite's locks or its shared memory cannot be relied on
+#: (https://www.sqlite.org/wal.html: "WAL does not work over a network filesystem").
+# fmt: off
+NETWORK_FILE_SYSTEMS = frozenset((
+    "nfs", "nfs4", "cifs", "smb", "smb3", "smbfs", "ncpfs", "afs", "ceph", "fuse.ceph", "glusterfs",
+    "fuse.glusterfs", "lustre", "beegfs", "gpfs", "gfs2", "ocfs2", "9p", "fuse.sshfs", "fuse.s3fs", "davfs",
+    "fuse.davfs2", "coda",
+))
+# fmt: on
+
+_BATCH = 512
+_SWEEP_EVERY = 2.0
+_BUSY_TIMEOUT_MS = 5_000
+
+Work = Callable[[sqlite3.Connection, int], Any]
+_Item = tuple[Work, "asyncio.Future[Any]", bool]
+
+
+class SqliteStore:
+    """The store on `path`. `durability` is `power` or `process`; `max_bytes` bounds the file, 0 for no bound."""
+
+    kind = "sqlite"
+
+    def __init__(self, path: str | Path, clock: Clock, *, durability: str = "power", max_bytes: int = 0) -> None:
+        self._path = Path(path).absolute()
+        self._clock = clock
+        self._durability = durability
+        self._max_bytes = max_bytes
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._identity: tuple[int, int] | None = None
+        self._trouble = ""
+        self._swept = 0.0
+
+    # ── The port ──────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def available(self) -> bool:
+        return self._thread is not None and not self._trouble
+
+    @property
+    def trouble(self) -> str:
+        return self._trouble
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        ready: asyncio.Future[Any] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="oncegate-sqlite", daemon=True)
+        self._thread.start()
+        try:
+            await ready
+        except BaseException:
+            self._thread = None
+            raise
+
+    async def close(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            await asyncio.get_running_loop().run_in_executor(None, thread.join)
+
+    async def wait_available(self, seconds: float) -> bool:
+        return self.available
+
+    async def claim(self, name: bytes, claim: Record) -> Done | Found:
+        value = encode(claim)
+
+        def work(db: sqlite3.Connection, now: int) -> Done | Found:
+            if db.execute(_CLAIM, (*_row(name, claim, value, now), now)).fetchall():
+                return Done.WON
+            found = _look(db, name, now)
+            assert found is not None
+            if found.record.holder == claim.holder and found.record.state is State.IN_FLIGHT:
+                return Done.WON
+            return found
+
+        result: Done | Found = await self._do(work, claims=True)
+        return result
+
+    async def settle(self, name: bytes, settlement: Settlement) -> Done | Found:
+        record = settlement.record
+        value = encode(record) if record is not None else b""
+        movable = settlement.movable
+        where = (settlement.holder, movable[0], movable[-1])
+
+        def work(db: sqlite3.Connection, now: int) -> Done | Found:
+            if _change(db, name, record, value, where, now, None):
+                return Done.DONE
+            found = _look(db, name, now)
+            if found is not None:
+                return refused(found, settlement)
+            if not settlement.tells_again or record is None:
+                return Done.GONE
+            db.execute(_PUT, _row(name, record, value, now))
+            return Done.FORGOT
+
+        result: Done | Found = await self._do(work)
+        return result
+
+    async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
+        value = encode(to) if to is not None else b""
+        where = (stamp.holder, stamp.state, stamp.state)
+
+        def work(db: sqlite3.Connection, now: int) -> Done | Found:
+            if _change(db, name, to, value, where, now, stamp.lapsed_for):
+                return Done.WON
+            return _look(db, name, now) or Done.GONE
+
+        result: Done | Found = await self._do(work)
+        return result
+
+    async def look(self, name: bytes) -> Found | None:
+        found: Found | None = await self._do(lambda db, now: _look(db, name, now))
+        return found
+
+    def _do(self, work: Work, *, claims: bool = False) -> asyncio.Future[Any]:
+        assert self._loop is not None, "the store is not open"
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._thread is None or self._trouble:
+            future.set_exception(StoreAway(self._trouble or "the store is closed", ambiguous=False))
+        else:
+            self._queue.put((work, future, claims))
+        return future
+
+    # ── The writer's thread ───────────────────────────────────────────────────────────────────────
+
+    def _run(self, ready: asyncio.Future[Any]) -> None:
+        try:
+            db = self._open_file()
+        except StoreUnusable as error:
+            self._tell([(ready, error, None)])
+            return
+        except (sqlite3.Error, OSError) as error:
+            self._tell([(ready, StoreUnusable(f"{self._path}: {error}"), None)])
+            return
+        self._tell([(ready, None, None)])
+        try:
+            while self._serve(db):
+                pass
+        finally:
+            db.close()
+
+    def _serve(self, db: sqlite3.Connection) -> bool:
+        """Take what has queued up, commit it, tell. False once the store is being closed."""
+        batch: list[_Item] = []
+        closing = False
+        try:
+            item = self._queue.get(timeout=_SWEEP_EVERY)
+            while item is not None:
+                batch.append(item)
+                if len(batch) >= _BATCH:
+                    break
+                item = self._queue.get_nowait()
+            else:
+                closing = True
+        except queue.Empty:
+            pass
+        if batch:
+            self._tell(self._commit(db, batch))
+        if self._clock.now() - self._swept >= _SWEEP_EVERY:
+            self._sweep(db)
+        return not closing
+
+    def _commit(self, db: sqlite3.Connection, batch: list[_Item]) -> list[tuple[asyncio.Future[Any], Any, Any]]:
+        if not self._same_file():
+            away = StoreAway(self._trouble, ambiguous=False)
+            return [(future, away, None) for _, future, _ in batch]
+        results: list[tuple[asyncio.Future[Any], Any, Any]] = []
+        committing = False
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            now = self._clock.wall()
+            for work, future, _ in batch:
+                try:
+                    results.append((future, None, work(db, now)))
+                except Unreadable as error:
+                    results.append((future, StoreAway(str(error), ambiguous=False), None))
+            committing = True
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            undone = self._roll_back(db)
+            if len(batch) > 1 and undone:
+                # One that does not fit must not take the others with it: each by itself.
+                return [result for item in batch for result in self._commit(db, [item])]
+            return [
+                (future, _translated(error, claims=claims, ambiguous=committing and not undone), None)
+                for _, future, claims in batch
+            ]
+        return results
+
+    @staticmethod
+    def _roll_back(db: sqlite3.Connection) -> bool:
+        """Whether the transaction is known to be undone. A COMMIT that failed may have reached the disk
+        unless the transaction is still open to be rolled back."""
+        if not db.in_transaction:
+            return False
+        try:
+            db.execute("ROLLBACK")
+        except sqlite3.Error:
+            return False
+        return True
+
+    def _tell(self, results: list[tuple[asyncio.Future[Any], Any, Any]]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(_deliver, results)
+        except RuntimeError:
+            pass  # the loop is closed: nobody is left to be told
+
+    def _sweep(self, db: sqlite3.Connection) -> None:
+        self._swept = self._clock.now()
+        if self._trouble:
+            return
+        try:
+            while db.execute(_SWEEP, (self._clock.wall(),)).rowcount == 500 and self._queue.empty():
+                pass
+        except sqlite3.Error:
+            self._roll_back(db)  # full, or busy: next time
+
+    def _open_file(self) -> sqlite3.Connection:
+        if sqlite3.sqlite_version_info < (3, 35):
+            raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed")
+        if not self._path.parent.is_dir():
+            raise StoreUnusable(f"{self._path}: the folder {self._path.parent} does not exist; make it first")
+        if (kind := file_system(self._path.parent)) in NETWORK_FILE_SYSTEMS:
+            raise StoreUnusable(
+                f"{self._path} is on a network file system ({kind}), where SQLite's locks do not hold; "
+                "use a local disk, or a redis:// store"
+            )
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA synchronous = {'FULL' if self._durability == 'power' else 'NORMAL'}")
+            db.execute("BEGIN IMMEDIATE")
+            self._check_or_make(db)
+            db.execute("COMMIT")
+            if self._max_bytes:
+                size = db.execute("PRAGMA page_size").fetchone()[0]
+                db.execute(f"PRAGMA max_page_count = {max(self._max_bytes // size, 16)}")
+            stat = os.stat(self._path)
+        except BaseException:
+            db.close()
+            raise
+        self._identity = (stat.st_dev, stat.st_ino)
+        return db
+
+    def _check_or_make(self, db: sqlite3.Connection) -> None:
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if application == 0 and version == 0 and tables == 0:
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif application != APPLICATION_ID:
+            raise StoreUnusable(f"{self._path} belongs to another program; name another file")
+        elif version != SCHEMA_VERSION:
+            raise StoreUnusable(
+                f"{self._path} was made by another version of oncegate (its format is {version}, this one writes "
+                f"{SCHEMA_VERSION}); start that version, or name another file and accept that live keys are forgotten"
+            )
+
+    def _same_file(self) -> bool:
+        """Whether the path still leads to the file that was opened. Another one in its place would
+        be written by the next gate that starts, and the two would forget each other's keys."""
+        try:
+            stat = os.stat(self._path)
+        except OSError:
+            stat = None
+        if stat is None or (stat.st_dev, stat.st_ino) != self._identity:
+            self._trouble = (
+                f"{self._path} was {'removed' if stat is None else 'replaced'} under the running gate; "
+                "put the file back and restart the gate"
+            )
+        return not self._trouble
+
+
+def _deliver(results: list[tuple[asyncio.Future[Any], Any, Any]]) -> None:
+    for future, error, result in results:
+        if future.done():
+            continue  # cancelled; its caller knows that it may have been done
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+
+def _row(name: bytes, record: Record, value: bytes, now: int) -> tuple[Any, ...]:
+    return (name, int(record.state), record.holder, record.lease, record.life, now + record.life, value)
+
+
+def _change(
+    db: sqlite3.Connection,
+    name: bytes,
+    to: Record | None,
+    value: bytes,
+    where: tuple[bytes, State, State],
+    now: int,
+    lapsed_for: int | None,
+) -> bool:
+    holder, first, second = where
+    if to is None:
+        cursor = db.execute(_DROP, (name, holder, int(first), int(second), now, lapsed_for))
+    else:
+        row = _row(name, to, value, now)
+        cursor = db.execute(_MOVE, (*row, holder, int(first), int(second), now, lapsed_for))
+    return cursor.rowcount > 0
+
+
+def _look(db: sqlite3.Connection, name: bytes, now: int) -> Found | None:
+    row = db.execute(_LOOK, (name, now)).fetchone()
+    if row is None:
+        return None
+    value, life, expires = row
+    return Found(decode(value), life - (expires - now))
+
+
+def _translated(error: sqlite3.Error, *, claims: bool, ambiguous: bool) -> StoreAway:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if claims and code == sqlite3.SQLITE_FULL and not ambiguous:
+        return StoreFull(f"SQLite: {error}")
+    return StoreAway(f"SQLite: {error}", ambiguous=ambiguous)
+
+
+def file_system(folder: Path) -> str:
+    """The type of the file system that `folder` is on, as the kernel names it; empty if it does not say."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return ""
+    here = os.path.realpath(folder)
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split()[4].encode().decode("unicode_escape")
+        if (here == point or here.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, right.split()[0]
+    return kind
