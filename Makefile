@@ -19,7 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(STAMP)    ## the gate on 127.0.0.1:8080 before a sample service, or before UPSTREAM=http://host:port
-	@$(BIN)/oncegate try $(if $(UPSTREAM),--upstream $(UPSTREAM))
+	@$(BIN)/oncegate $(if $(UPSTREAM),run --upstream $(UPSTREAM) --listen 127.0.0.1:8080,demo --serve)
 
 demo: $(STAMP)   ## ten seconds that show what it does
 	@$(BIN)/oncegate demo

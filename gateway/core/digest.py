@@ -26,12 +26,19 @@ class Purpose(bytes, Enum):
 
 
 _PERSON = {purpose: bytes(purpose.value) for purpose in Purpose}
+#: Most parts are short; making their prefixes anew was a fifth of a fingerprint's cost.
+_PREFIXES = 512
+_PREFIX = [size.to_bytes(8, "little") for size in range(_PREFIXES)]
 
 
 def digest(purpose: Purpose, parts: Iterable[bytes], secret: bytes = b"") -> bytes:
     """32 bytes that stand for `parts` in their order. `secret` (at most 64 bytes) keys them."""
-    framed = b"".join([piece for part in parts for piece in (len(part).to_bytes(8, "little"), part)])
-    return blake2b(framed, digest_size=32, key=secret, person=_PERSON[purpose]).digest()
+    framed: list[bytes] = []
+    for part in parts:
+        size = len(part)
+        framed.append(_PREFIX[size] if size < _PREFIXES else size.to_bytes(8, "little"))
+        framed.append(part)
+    return blake2b(b"".join(framed), digest_size=32, key=secret, person=_PERSON[purpose]).digest()
 
 
 def body_digest(kind: bytes, segments: Sequence[bytes], secret: bytes = b"") -> bytes:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 from .digest import Purpose, body_digest, digest, tag
 from .message import Fields, Request, values
@@ -23,9 +24,13 @@ DEFAULT_BIND = "default"
 #: Bound unless a route says otherwise.
 CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
 
+_ABSENT = b"\x00"
 _ALWAYS = ("method", "host", "target", "content-type", "content-encoding", "body")
 
 _BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]+))', re.IGNORECASE)
+
+
+_FIELDS = (b"host", b"content-type", b"content-encoding", b"cookie", *CREDENTIALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Recipe:
     bind: tuple[str, ...] = (DEFAULT_BIND,)
     headers: tuple[bytes, ...] = ()
     parts: tuple[str, ...] = field(init=False)
+    fields: frozenset[bytes] = field(init=False)
     id: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +58,8 @@ class Recipe:
             *self.headers,
         ]
         object.__setattr__(self, "parts", parts)
+        named = (source.removeprefix("header:").encode() for source in self.bind if source != DEFAULT_BIND)
+        object.__setattr__(self, "fields", frozenset((*_FIELDS, *self.headers, *named)))
         object.__setattr__(self, "id", digest(Purpose.RECIPE, described)[:4])
 
 
@@ -78,37 +86,44 @@ class Difference(Enum):
 
 def fingerprint(request: Request, recipe: Recipe, *, secret: bytes = b"", certificate: bytes = b"") -> Fingerprint:
     """The fingerprint of `request`. `certificate` is the client's, in DER, where TLS gave one."""
-    fields = request.fields
-    singles: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        singles.setdefault(name.lower(), []).append(value.strip(b" \t"))
-    types = singles.get(b"content-type", ())
-    content_type, kind, segments = _body(types, request.body)
-    parts = [
-        request.method,
-        _present([host.lower() for host in singles.get(b"host", ())]),
-        request.target,
-        content_type,
-        _present(singles.get(b"content-encoding", ())),
-    ]
+    wanted = recipe.fields
+    found: dict[bytes, list[bytes]] = {}
+    for field_name, value in request.fields:
+        name = field_name.lower()
+        if name in wanted:
+            if name in found:
+                found[name].append(value.strip(b" \t"))
+            else:
+                found[name] = [value.strip(b" \t")]
+    host = _present([each.lower() for each in found[b"host"]]) if b"host" in found else _ABSENT
+    content_type, kind, segments = _body(found.get(b"content-type", ()), request.body)
+    content_encoding = _present(found.get(b"content-encoding", ()))
     body = body_digest(kind, segments, secret)
-    chosen = [_present(singles.get(name, ())) for name in recipe.headers]
-    tags = b"".join(
-        [
-            *(tag(name, part, secret) for name, part in zip(_ALWAYS_BYTES, parts, strict=True)),
-            body[:2],
-            *(tag(name, part, secret) for name, part in zip(recipe.headers, chosen, strict=True)),
-        ]
-    )
+    method_and_host, types = _fixed_tags(request.method, host, content_type, content_encoding, secret)
+    tags = method_and_host + tag(b"target", request.target, secret) + types + body[:2]
+    parts = [request.method, host, request.target, content_type, content_encoding, body]
+    for name in recipe.headers:
+        chosen = _present(found.get(name, ()))
+        parts.append(chosen)
+        tags += tag(name, chosen, secret)
     return Fingerprint(
         recipe.id,
-        digest(Purpose.REQUEST, [*parts, body, *chosen], secret)[:16],
-        digest(Purpose.CREDENTIALS, _credentials(singles, recipe.bind, certificate), secret)[:16],
+        digest(Purpose.REQUEST, parts, secret)[:16],
+        digest(Purpose.CREDENTIALS, _credentials(found, recipe.bind, certificate), secret)[:16],
         tags,
     )
 
 
-_ALWAYS_BYTES = tuple(name.encode() for name in _ALWAYS[:-1])
+@lru_cache(maxsize=1024)
+def _fixed_tags(
+    method: bytes, host: bytes, content_type: bytes, content_encoding: bytes, secret: bytes
+) -> tuple[bytes, bytes]:
+    """The tags of the parts that hardly vary among a service's requests: those before the target, and those
+    between it and the body."""
+    return (
+        tag(b"method", method, secret) + tag(b"host", host, secret),
+        tag(b"content-type", content_type, secret) + tag(b"content-encoding", content_encoding, secret),
+    )
 
 
 def difference(seen: Fingerprint, mine: Fingerprint) -> Difference | None:
@@ -133,7 +148,7 @@ def differing_parts(seen: Fingerprint, mine: Fingerprint, recipe: Recipe) -> lis
 
 def _present(found: Sequence[bytes]) -> bytes:
     """Absent, empty and repeated are three different things. (No value can hold a line feed.)"""
-    return b"\x01" + b"\n".join(found) if found else b"\x00"
+    return b"\x01" + b"\n".join(found) if found else _ABSENT
 
 
 def _credentials(fields: dict[bytes, list[bytes]], bind: Sequence[str], certificate: bytes) -> list[bytes]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..core.decide import Guard, Pass, PassReason, Refuse, admit
 from ..core.fingerprint import fingerprint
-from ..core.key import misnamed, record_name
+from ..core.key import record_name
 from ..core.message import Field, Request, listed
 from ..core.policy import AMBIGUOUS, Route, RouteTable
 from ..core.problem import Problem, Refusal
@@ -107,8 +107,6 @@ class Door:
             case Refuse(refusal):
                 return Refused(refusal, route)
             case Guard():
-                if (bad := misnamed(head.fields, policy.headers)) is not None:
-                    return Refused(_malformed(f"The Connection field names {bad}."), route)
                 if head.length is not None and head.length > policy.max_request:
                     return Refused(too_large(policy.max_request), route)
                 return Guarded(route, verdict)

@@ -1,0 +1,1 @@
+"""A sample order service, and a story that shows in ten seconds what the gate does."""

