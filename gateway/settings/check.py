@@ -1,0 +1,317 @@
+"""From what the file says to Settings: every fault is gathered, and only a file without any is built.
+
+A value that cannot be read is taken out, so that what depends on the others can still be checked; what
+depends on it is then left unsaid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from ..core.fingerprint import Recipe
+from ..core.policy import DAY, Match, Policy, Route, RouteTable
+from . import addresses, values
+from .addresses import NOT_BUILT, Address
+from .faults import Fault, Faults, Loc
+from .fields import Shape
+from .model import SHAPES, FileShape, UpstreamShape, shape_at
+from .policy import PolicyShape, RouteShape
+from .result import Limits, LogSettings, Overrides, Settings, UpstreamSettings
+from .source import Kind, Scalar, Source
+from .units import show_duration, show_size
+
+T = TypeVar("T")
+
+
+def settings(source: Source, *, name: str, environ: Mapping[str, str], overrides: Overrides) -> Settings:
+    """The settings of a file. Raises Faults."""
+    # An element of a list stays until the others have been looked at.
+    for loc in [loc for loc in source.broken if isinstance(loc[-1], str)]:
+        source.prune(loc)
+    file = _shaped(source)
+    for loc in list(source.broken):
+        source.prune(loc)
+    check = _Check(source, file, overrides)
+    check.top(environ)
+    check.tables()
+    routes = [check.route(n, shape) for n, shape in enumerate(check.file.routes)]
+    check.order(routes)
+    if source.faults:
+        raise Faults(name, source.faults)
+    return check.built(routes)
+
+
+def _shaped(source: Source) -> FileShape:
+    """The file in its shape, less what does not fit, of which each is a fault."""
+    while True:
+        try:
+            return FileShape.model_validate(source.data)
+        except ValidationError as error:
+            wrong = [(*source.find(each["loc"]), each) for each in error.errors(include_url=False)]
+            for loc, value, each in wrong:
+                if loc not in source.broken:
+                    source.fault(loc, _in_our_words(loc, value, each))
+            for loc, _, _ in wrong:
+                source.prune(loc)
+
+
+def _in_our_words(loc: Loc, value: object, error: Mapping[str, Any]) -> str:
+    """What pydantic found, said to the person who wrote the file."""
+    match error["type"]:
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case "extra_forbidden":
+            return _unknown(str(loc[-1]), shape_at(loc[:-1]))
+        case "list_type":
+            return f"expected a list, found {values.found(value)}"
+        case "model_type" | "dict_type":
+            hint = ""
+            if isinstance(value, Scalar) and value.kind is Kind.TEXT and (alone := shape_at(loc).ALONE):
+                hint = f"; use {{{alone}: {value.text}}}"
+            return f"expected a mapping, found {values.found(value)}{hint}"
+    raise AssertionError(f"no words for {error['type']} at {loc}")
+
+
+def _unknown(field: str, shape: type[Shape]) -> str:
+    here = shape.written()
+    elsewhere = [other.PLACE for other in SHAPES if field in other.written()]
+    if field in shape.TO_COME or (not elsewhere and any(field in other.TO_COME for other in SHAPES)):
+        return f"{NOT_BUILT}; remove it"
+    if elsewhere:
+        return f"does not stand here; it belongs in {elsewhere[0]}"
+    meant = get_close_matches(field.lower().replace("-", "_"), [*here, *shape.TO_COME], 1, 0.6)
+    if meant:
+        return f"unknown field; did you mean `{meant[0]}`?"
+    return "unknown field" + (f"; here stand {', '.join(here)}" if len(here) <= 12 else "")
+
+
+class _Check:
+    """What several fields, or the fields and the command line, must agree on."""
+
+    def __init__(self, source: Source, file: FileShape, overrides: Overrides) -> None:
+        self.source = source
+        self.file = file
+        self.service = self._either("service", overrides.service, _name, file.service)
+        self.listen = self._either("listen", overrides.listen, Address.parse, file.listen)
+        self.admin = self._either("admin", overrides.admin, Address.parse, file.admin.listen)
+        self.store = self._either("store", overrides.store, addresses.store, file.store)
+        self.overrides = overrides
+        self.upstreams = {key: _upstream(key, shape) for key, shape in file.upstreams.items()}
+
+    def _either(self, option: str, typed: str | None, parse: Callable[[str], T], otherwise: T) -> T:
+        """What the command line says, or else the file."""
+        if typed is None:
+            return otherwise
+        try:
+            return parse(typed)
+        except ValueError as error:
+            self.source.faults.append(Fault(f"--{option}", None, str(error)))
+            self.source.broken.add((option,))
+            return otherwise
+
+    def top(self, environ: Mapping[str, str]) -> None:
+        source, file = self.source, self.file
+        if source.sound(("listen",), ("admin", "listen")) and self.listen.overlaps(self.admin):
+            message = f"the admin listener cannot share {self.listen} with the gate; use another port"
+            source.fault(("admin", "listen"), message)
+        if not source.sound(("store",)):
+            return
+        scheme = addresses.scheme_of(self.store)
+        line = source.line(("store",)) if self.overrides.store is None else None
+        named = self.overrides.service is not None or "service" in source.data
+        if scheme == "redis" and not named and source.sound(("service",)):
+            message = (
+                "is missing, and a shared store needs it: two services on one Redis, called in a chain with "
+                "one propagated key, would replay each other's answers; write service: NAME, or give "
+                "--service NAME"
+            )
+            source.faults.append(Fault("service", line, message))
+        alone = scheme in ("memory", "sqlite") and file.store_scope is None and source.sound(("store_scope",))
+        if alone and "KUBERNETES_SERVICE_HOST" in environ:
+            message = (
+                "this store protects one gateway; a second instance of the service needs redis. On "
+                "Kubernetes use store: redis://HOST:6379/0, or write store_scope: single where there will "
+                "only ever be one"
+            )
+            source.faults.append(Fault("store_scope", line, message))
+
+    def tables(self) -> None:
+        source, file = self.source, self.file
+        if not file.upstreams and source.sound(("upstreams",)):
+            source.fault(("upstreams",), "no upstreams; write upstreams: {NAME: http://HOST:PORT}")
+        if not file.routes and source.sound(("routes",)):
+            example = f"{{name: all, upstream: {next(iter(file.upstreams), 'NAME')}}}"
+            source.fault(("routes",), f"no routes, so every request would be a 404; write routes: [{example}]")
+        for key, shape in file.upstreams.items():
+            loc = ("upstreams", key)
+            try:
+                _name(key)
+            except ValueError as error:
+                source.fault(loc, str(error))
+            if "url" not in shape.model_fields_set and source.sound((*loc, "url")):
+                source.fault((*loc, "url"), "is missing; use url: http://HOST:PORT")
+
+    def route(self, n: int, shape: RouteShape) -> Route:
+        """The route, with the policy that its own fields, `defaults` and its upstream make."""
+        source, loc = self.source, ("routes", n)
+        for field, example in (("name", "payments"), ("upstream", next(iter(self.upstreams), "NAME"))):
+            if field not in shape.model_fields_set and source.sound((*loc, field)):
+                source.fault((*loc, field), f"is missing; use {field}: {example}")
+        known = self.upstreams and source.sound(("upstreams",), (*loc, "upstream")) and shape.upstream
+        if known and shape.upstream not in self.upstreams:
+            meant = get_close_matches(shape.upstream, self.upstreams, 1, 0.5)
+            hint = f"did you mean `{meant[0]}`?" if meant else f"there are {', '.join(self.upstreams)}"
+            source.fault((*loc, "upstream"), f"no upstream is called `{shape.upstream}`; {hint}")
+        policy = _policy(shape, self.file.defaults, self.upstreams.get(shape.upstream))
+        self._doubt_window(n, shape, policy)
+        self._statuses(n, shape, policy)
+        self._buffers(n, shape, policy)
+        match = Match(shape.match.path, shape.match.host, shape.match.methods)
+        return Route(shape.name, shape.upstream, match, policy)
+
+    def place(self, n: int, shape: RouteShape, field: str) -> Loc:
+        """Where a field of a route's policy is written: in the route, in `defaults`, or nowhere."""
+        mine = ("routes", n, field)
+        if field in shape.model_fields_set or not self.source.sound(mine):
+            return mine
+        shared = ("defaults", field)
+        return shared if self._written(shared) or not self.source.sound(shared) else mine
+
+    def _written(self, loc: Loc) -> bool:
+        return self.source.find(loc)[0] == loc
+
+    def _doubt_window(self, n: int, shape: RouteShape, policy: Policy) -> None:
+        upstream = ("upstreams", shape.upstream)
+        place = self.place(n, shape, "doubt_window")
+        timing = ((*upstream, "timeout"), (*upstream, "late"), self.place(n, shape, "window"))
+        known = shape.upstream in self.upstreams and self.source.sound(place, *timing)
+        if known and policy.doubt_window < policy.lease:
+            lease = show_duration(policy.lease)
+            self.source.fault(
+                place,
+                f"{show_duration(policy.doubt_window)} is shorter than the lease of {lease} (timeout, late and "
+                f"{show_duration(policy.margin)} of `{shape.upstream}`), in which a request may still run; "
+                f"use {lease} or more",
+            )
+
+    def _statuses(self, n: int, shape: RouteShape, policy: Policy) -> None:
+        lists = {"release": policy.release, "hold": policy.hold, "keep": policy.keep}
+        for first, second in (("release", "hold"), ("release", "keep"), ("hold", "keep")):
+            places = self.place(n, shape, first), self.place(n, shape, second)
+            both = ", ".join(map(str, sorted(lists[first] & lists[second])))
+            if both and self.source.sound(*places):
+                later = max(places, key=lambda place: self.source.line(place) or 0)
+                message = f"{both} cannot be both in {first} and in {second}; take it out of one"
+                self.source.fault(later, message)
+
+    def _buffers(self, n: int, shape: RouteShape, policy: Policy) -> None:
+        limit = ("limits", "buffers")
+        total = self.file.limits.buffers
+        for field, value in (("max_request", policy.max_request), ("max_response", policy.max_response)):
+            place = self.place(n, shape, field)
+            if value <= total or not self.source.sound(place, limit):
+                continue
+            if self._written(place):
+                message = f"more than limits.buffers, which all bodies share; use {show_size(total)} at most"
+                self.source.fault(place, message)
+            else:
+                message = f"less than the {field} of a route; use {show_size(value)} or more"
+                self.source.fault(limit, message)
+
+    def order(self, routes: list[Route]) -> None:
+        """Names that stand twice, and routes that an earlier one leaves nothing to."""
+        names: dict[str, int] = {}
+        for n, route in enumerate(routes):
+            loc: Loc = ("routes", n)
+            first = names.setdefault(route.name, n)
+            if route.name and first != n:
+                line = self.source.line(("routes", first, "name"))
+                message = f"`{route.name}` is the name of routes[{first}] too, on line {line}; use another"
+                self.source.fault((*loc, "name"), message)
+            if not self.source.sound((*loc, "match")):
+                continue
+            for earlier in range(n):
+                whole = self.source.sound(("routes", earlier, "match"))
+                if whole and _covers(routes[earlier].match, route.match):
+                    place = self.source.find((*loc, "match"))[0]
+                    name = f" (`{routes[earlier].name}`)" if routes[earlier].name else ""
+                    same = routes[earlier].match == route.match
+                    advice = "remove one of them" if same else "put this route before it"
+                    message = f"can never match: routes[{earlier}]{name} takes all of it; {advice}"
+                    self.source.fault(place, message)
+                    break
+
+    def built(self, routes: list[Route]) -> Settings:
+        file = self.file
+        return Settings(
+            service=self.service,
+            listen=self.listen,
+            admin=self.admin,
+            store=self.store,
+            store_scope=file.store_scope,
+            upstreams=MappingProxyType(self.upstreams),
+            routes=RouteTable(routes),
+            secret=file.secret,
+            prefix=file.prefix,
+            limits=Limits(**file.limits.model_dump()),
+            log=LogSettings(**file.log.model_dump()),
+            grace=max(route.policy.lease for route in routes) if file.grace is None else file.grace,
+        )
+
+
+def _name(text: str) -> str:
+    return values.name(Scalar(text))
+
+
+def _upstream(name: str, shape: UpstreamShape) -> UpstreamSettings:
+    host, port = shape.url
+    return UpstreamSettings(name, host, port, shape.connect, shape.timeout, shape.late, shape.connections)
+
+
+def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings | None) -> Policy:
+    own = route.model_fields_set
+    shape = PolicyShape.model_construct(
+        **{field: getattr(route if field in own else defaults, field) for field in PolicyShape.model_fields}
+    )
+    plain = Policy()
+    source = shape.key.source
+    return Policy(
+        namespace=shape.namespace.encode(),
+        guard=shape.guard,
+        headers=plain.headers if source is None else (source,),
+        missing=shape.missing,
+        scope=tuple(each.encode() for each in shape.scope),
+        recipe=Recipe(shape.bind, tuple(sorted(shape.fingerprint.headers))),
+        window=shape.window,
+        doubt_window=max(shape.window, 7 * DAY) if shape.doubt_window is None else shape.doubt_window,
+        wait=shape.wait,
+        on_doubt=shape.on_doubt,
+        max_attempts=shape.max_attempts,
+        release=shape.release,
+        hold=shape.hold,
+        keep=shape.keep,
+        max_request=shape.max_request,
+        max_response=shape.max_response,
+        store_down=shape.store_down,
+        store_wait=shape.store_wait,
+        keep_headers=shape.keep_headers,
+        drop_headers=shape.drop_headers,
+        timeout=upstream.timeout if upstream else plain.timeout,
+        late=upstream.late if upstream else plain.late,
+    )
+
+
+def _covers(earlier: Match, later: Match) -> bool:
+    """Whether nothing is left for `later`. Says so only where the two spellings show it."""
+    stem = earlier.path.removesuffix("/**")
+    below = earlier.path.endswith("/**") and (later.path == stem or later.path.startswith(f"{stem}/"))
+    return (
+        (below or earlier.path == later.path)
+        and earlier.host in (None, later.host)
+        and (earlier.methods is None or (later.methods is not None and later.methods <= earlier.methods))
+    )

@@ -1,0 +1,204 @@
+"""The shape of the file: every field that works today, documented where it is declared.
+
+What DESIGN names and this version does not do stands in TO_COME: a fault of the file, never ignored.
+Values are read by `values`; what several fields must agree on is checked in `check`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainValidator
+
+from . import values
+from .addresses import Address
+from .fields import Duration, DurationOrZero, Listen, Many, ManyOrNone, Name, Shape
+from .policy import FingerprintShape, KeyShape, MatchShape, PolicyShape, RouteShape
+from .result import Limits, LogFormat, LogKeys, LogSettings, UpstreamSettings
+from .source import Kind, Scalar
+
+_LIMITS = Limits()
+_LOG = LogSettings()
+_UPSTREAM = UpstreamSettings("", "", 0)
+
+MOST_BUFFERS = 1 << 40
+MOST_HEAD = 16 << 20
+
+
+class UpstreamShape(Shape):
+    TO_COME = frozenset(("tls",))
+    ALONE = "url"
+    PLACE = "upstreams.NAME"
+
+    url: Annotated[tuple[str, int], PlainValidator(values.upstream_url)] = Field(
+        ("", 0), description="Where the service listens, as http://HOST:PORT without a path; required."
+    )
+    connect: Duration = Field(
+        _UPSTREAM.connect, description="How long a connection may take to be made, a duration; 2s by default."
+    )
+    timeout: Duration = Field(
+        _UPSTREAM.timeout,
+        description="How long an answer may take, a duration from the claim to its last byte, before the client "
+        "is told 504; 60s by default.",
+    )
+    late: DurationOrZero = Field(
+        _UPSTREAM.late,
+        description="How long an answer is still listened for after that, a duration; 30s by default.",
+    )
+    connections: Many = Field(
+        _UPSTREAM.connections, description="How many connections may be open to it at once; 256 by default."
+    )
+
+
+def _url_alone(value: object) -> object:
+    return {"url": value} if isinstance(value, Scalar) and value.kind is Kind.TEXT else value
+
+
+class AdminShape(Shape):
+    TO_COME = frozenset(("token", "tls"))
+    ALONE = "listen"
+    PLACE = "`admin`"
+
+    listen: Listen = Field(
+        Address("127.0.0.1", 8081),
+        description="Where metrics, readiness and the keys of operators are served, as HOST:PORT; "
+        "127.0.0.1:8081 by default.",
+    )
+
+
+class LimitsShape(Shape):
+    PLACE = "`limits`"
+
+    head: Annotated[int, PlainValidator(values.size(least=1 << 10, most=MOST_HEAD))] = Field(
+        _LIMITS.head, description="The longest head of a request, a size, beyond which it is 431; 64KiB by default."
+    )
+    target: Annotated[int, PlainValidator(values.size(least=64, most=MOST_HEAD))] = Field(
+        _LIMITS.target,
+        description="The longest target of a request, a size, beyond which it is 414; 16KiB by default.",
+    )
+    fields: Many = Field(_LIMITS.fields, description="How many header fields a request may have; 100 by default.")
+    buffers: Annotated[int, PlainValidator(values.size(least=1 << 20, most=MOST_BUFFERS))] = Field(
+        _LIMITS.buffers,
+        description="How much all bodies that are held at once may take together, a size; 256MiB by default.",
+    )
+    waiters: ManyOrNone = Field(_LIMITS.waiters, description="How many duplicates may wait at once; 10000 by default.")
+    waiters_per_key: ManyOrNone = Field(
+        _LIMITS.waiters_per_key, description="How many of them for one key; 100 by default."
+    )
+    head_timeout: Duration = Field(
+        _LIMITS.head_timeout,
+        description="How long the head of a request may take to arrive, a duration; 10s by default.",
+    )
+    body_timeout: Duration = Field(
+        _LIMITS.body_timeout,
+        description="How long a client may send no byte of a body, a duration; 60s by default.",
+    )
+    idle: Duration = Field(
+        _LIMITS.idle,
+        description="How long a connection of a client is kept open between requests, a duration; 75s by default.",
+    )
+    connections: Many = Field(
+        _LIMITS.connections, description="How many clients may be connected at once; 10000 by default."
+    )
+
+
+class LogShape(Shape):
+    PLACE = "`log`"
+
+    format: Annotated[LogFormat, PlainValidator(values.one_of({"auto": "auto", "json": "json", "text": "text"}))] = (
+        Field(
+            _LOG.format,
+            description="auto (text on a terminal, JSON elsewhere), json or text; auto by default.",
+        )
+    )
+    keys: Annotated[LogKeys, PlainValidator(values.one_of({"digest": "digest", "full": "full"}))] = Field(
+        _LOG.keys, description="How keys are shown: as a short digest, or in full; digest by default."
+    )
+
+
+class FileShape(Shape):
+    TO_COME = frozenset(("durability", "store_check", "on_amnesia", "cors", "trusted_proxies", "tls"))
+    PLACE = "the top level"
+
+    service: Name = Field(
+        "default",
+        description="The name of the API whose keys these are; `default` by default, and required with a "
+        "store that is shared.",
+    )
+    listen: Listen = Field(
+        Address("127.0.0.1", 8080),
+        description="Where clients are served, as HOST:PORT, or :PORT for every interface; 127.0.0.1:8080 by default.",
+    )
+    admin: AdminShape = Field(AdminShape(), description="The listener for those who run it, as {listen: HOST:PORT}.")
+    store: Annotated[str, PlainValidator(values.store_url)] = Field(
+        "sqlite:///oncegate.db",
+        description="Where records are kept: memory://, sqlite:///PATH[?durability=power|process] or "
+        "redis://[:PASSWORD@]HOST[:PORT][/DB]; sqlite:///oncegate.db by default.",
+    )
+    store_scope: Annotated[str | None, PlainValidator(values.one_of({"single": "single"}))] = Field(
+        None,
+        description="Says `single` where only one gate will ever stand before the service, which memory and "
+        "SQLite need on Kubernetes; not set by default.",
+    )
+    secret: Annotated[bytes, PlainValidator(values.secret)] = Field(
+        b"",
+        description="Keys the digests, so that nobody who reads the store can guess keys; changing it forgets "
+        "all of them; none by default.",
+    )
+    prefix: Annotated[str, PlainValidator(values.prefix)] = Field(
+        "og:", description="What names in Redis begin with, up to 32 characters; og: by default."
+    )
+    upstreams: dict[str, Annotated[UpstreamShape, BeforeValidator(_url_alone)]] = Field(
+        {}, description="The services behind the gate, by name, each a URL or a mapping; required."
+    )
+    defaults: PolicyShape = Field(
+        PolicyShape(), description="What routes say where they do not say otherwise; none of it is required."
+    )
+    routes: list[RouteShape] = Field(
+        [], description="Which requests go where and by what rules, the first that matches winning; required."
+    )
+    limits: LimitsShape = Field(LimitsShape(), description="What clients may ask of the gate.")
+    log: LogShape = Field(LogShape(), description="How the log is written.")
+    grace: Annotated[int | None, PlainValidator(values.duration_or_zero)] = Field(
+        None,
+        description="How long exchanges under way may take to finish on a stop, a duration; the longest "
+        "lease of all routes (timeout, late and 5s) by default.",
+    )
+
+
+def shape_at(loc: tuple[Any, ...]) -> type[Shape]:
+    """What kind of mapping stands at `loc`."""
+    match loc:
+        case ("admin",):
+            return AdminShape
+        case ("limits",):
+            return LimitsShape
+        case ("log",):
+            return LogShape
+        case ("upstreams", _):
+            return UpstreamShape
+        case ("defaults",):
+            return PolicyShape
+        case ("routes", int()):
+            return RouteShape
+        case (*_, "match"):
+            return MatchShape
+        case (*_, "key"):
+            return KeyShape
+        case (*_, "fingerprint"):
+            return FingerprintShape
+    return FileShape
+
+
+SHAPES: tuple[type[Shape], ...] = (
+    FileShape,
+    UpstreamShape,
+    PolicyShape,
+    RouteShape,
+    MatchShape,
+    KeyShape,
+    FingerprintShape,
+    AdminShape,
+    LimitsShape,
+    LogShape,
+)

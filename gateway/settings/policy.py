@@ -1,0 +1,205 @@
+"""The shape of a route and of `defaults`, each field documented where it is declared.
+
+What DESIGN names and this version does not do stands in TO_COME: a fault of the file, never ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+
+from ..core.policy import Missing, OnDoubt, Policy, StoreDown
+from . import values
+from .fields import Duration, DurationOrZero, Flag, Header, Headers, Name, Shape, Statuses
+from .source import Scalar
+
+_POLICY = Policy()
+
+MOST_REQUEST = 1 << 30
+#: A string of Redis has 512 MiB at most, and a record is one.
+MOST_RESPONSE = 256 << 20
+#: A record counts the parts of its fingerprint in one byte.
+MOST_HEADERS = 64
+
+
+class KeyShape(Shape):
+    TO_COME = frozenset(("format", "min_length"))
+    ALONE = "from"
+    PLACE = "`key`"
+
+    source: Annotated[bytes | None, PlainValidator(values.key_source)] = Field(
+        None,
+        alias="from",
+        description="The header that carries the key, as header:NAME; by default header:Idempotency-Key "
+        "or header:X-Idempotency-Key, whichever is there.",
+    )
+
+
+def _not_too_many(names: frozenset[bytes]) -> frozenset[bytes]:
+    if len(names) > MOST_HEADERS:
+        raise ValueError(f"{len(names)} headers are too many; use {MOST_HEADERS} at most")
+    return names
+
+
+class FingerprintShape(Shape):
+    TO_COME = frozenset(("ignore",))
+    PLACE = "`fingerprint`"
+
+    body: Annotated[str, PlainValidator(values.one_of({"raw": "raw"}, ("canonical-json",)))] = Field(
+        "raw", description="How the body counts; raw, byte for byte, by default."
+    )
+    headers: Annotated[
+        frozenset[Annotated[bytes, PlainValidator(values.part_of_fingerprint)]],
+        BeforeValidator(values.listing("a list of headers such as [X-Currency]")),
+        AfterValidator(_not_too_many),
+    ] = Field(
+        frozenset(),
+        description="Headers that count as part of the request, besides Host, Content-Type and "
+        "Content-Encoding, which always do; none by default.",
+    )
+
+
+def _scope(value: object) -> object:
+    if isinstance(value, Scalar) and value.text == "public":
+        return []
+    return values.listing("public or a list such as [header:X-Tenant-Id]")(value)
+
+
+class PolicyShape(Shape):
+    """What a route may say, and `defaults` for all of them. A field of a route replaces the whole field of
+    `defaults`."""
+
+    TO_COME = frozenset(("mode", "send_key"))
+    PLACE = "a route or `defaults`"
+
+    namespace: Name = Field(
+        _POLICY.namespace.decode(),
+        description="Which part of the API a key belongs to; `default` by default, so that the same key on "
+        "another path is a mismatch.",
+    )
+    guard: Flag = Field(_POLICY.guard, description="Whether requests with a key are made idempotent; true by default.")
+    key: KeyShape = Field(KeyShape(), description="Where the key stands, as {from: header:NAME}.")
+    missing: Annotated[Missing, PlainValidator(values.one_of({each.value: each for each in Missing}, ("derive",)))] = (
+        Field(
+            _POLICY.missing,
+            description="What becomes of a request without a key: pass (unprotected, labelled and counted) or "
+            "refuse (400); pass by default.",
+        )
+    )
+    scope: Annotated[
+        tuple[Annotated[str, PlainValidator(values.scope_source)], ...],
+        BeforeValidator(_scope),
+        AfterValidator(values.in_any_order),
+    ] = Field(
+        (),
+        description="Whose key it is: a list of header:NAME whose values keep tenants apart, or public; "
+        "public by default.",
+    )
+    bind: Annotated[
+        tuple[Annotated[str, PlainValidator(values.bind_source)], ...],
+        BeforeValidator(values.listing("a list such as [default, header:X-Account]")),
+        AfterValidator(values.in_any_order),
+    ] = Field(
+        _POLICY.recipe.bind,
+        description="Whose answer it is: header:NAME of credentials that a duplicate must repeat, and "
+        "`default` for Authorization, X-API-Key, Api-Key, or else Cookie; [default] by default.",
+    )
+    fingerprint: FingerprintShape = Field(
+        FingerprintShape(), description="What counts as the same request, as {body: raw, headers: [NAME]}."
+    )
+    window: Duration = Field(
+        _POLICY.window,
+        description="How long an answer is replayed, a duration from when it was stored; 24h by default.",
+    )
+    doubt_window: Annotated[int | None, PlainValidator(values.duration)] = Field(
+        None,
+        description="How long a key whose outcome is unknown is remembered, a duration of at least the lease; "
+        "the longer of the window and 7d by default.",
+    )
+    wait: DurationOrZero = Field(
+        _POLICY.wait,
+        description="How long a duplicate waits for the first to finish, a duration, before it is answered "
+        "409; 25s by default.",
+    )
+    on_doubt: Annotated[OnDoubt, PlainValidator(values.one_of({each.value: each for each in OnDoubt}))] = Field(
+        _POLICY.on_doubt,
+        description="What becomes of a duplicate when nobody knows whether the first ran: hold (409) or rerun "
+        "(it runs again); hold by default.",
+    )
+    max_attempts: Annotated[int, PlainValidator(values.count(least=1, most=255))] = Field(
+        _POLICY.max_attempts,
+        description="How many times a key may run under `on_doubt: rerun`, 1 to 255; 2 by default.",
+    )
+    release: Statuses = Field(
+        _POLICY.release,
+        description="Statuses that mean that nothing was done and the key is free again, besides 401, 407, "
+        "421, 423, 425, 429, and 503 with Retry-After; none by default.",
+    )
+    hold: Statuses = Field(
+        _POLICY.hold,
+        description="Statuses after which nobody knows whether it ran, besides 408, 502, 503, 504, 520 to "
+        "527, 598 and 599; none by default.",
+    )
+    keep: Statuses = Field(
+        _POLICY.keep,
+        description="Statuses that are answers to be replayed after all, taken out of the two lists above; "
+        "none by default.",
+    )
+    max_request: Annotated[int, PlainValidator(values.size(most=MOST_REQUEST))] = Field(
+        _POLICY.max_request,
+        description="The longest body of a guarded request, a size, beyond which it is refused with 413; "
+        "10MiB by default.",
+    )
+    max_response: Annotated[int, PlainValidator(values.size(most=MOST_RESPONSE))] = Field(
+        _POLICY.max_response,
+        description="The longest body that is kept for replays, a size, beyond which only the fact is "
+        "remembered; 1MiB by default.",
+    )
+    store_down: Annotated[StoreDown, PlainValidator(values.one_of({"refuse": StoreDown.REFUSE}, ("forward",)))] = Field(
+        _POLICY.store_down,
+        description="What becomes of guarded requests while the store is away; refuse (503) by default.",
+    )
+    store_wait: DurationOrZero = Field(
+        _POLICY.store_wait,
+        description="How long a guarded request waits for a store that is away, a duration; 3s by default.",
+    )
+    keep_headers: Annotated[
+        frozenset[Header] | None,
+        BeforeValidator(values.listing("a list of headers such as [Content-Type]")),
+    ] = Field(
+        _POLICY.keep_headers,
+        description="The only headers of an answer that a replay carries; all of them by default, less Date, "
+        "Set-Cookie and those of one connection.",
+    )
+    drop_headers: Headers = Field(
+        _POLICY.drop_headers, description="Headers of an answer that a replay does not carry; none by default."
+    )
+
+
+class MatchShape(Shape):
+    ALONE = "path"
+    PLACE = "`match`"
+
+    path: Annotated[str, PlainValidator(values.path)] = Field(
+        "/**",
+        description="The paths, with * for anything within a segment and a last /** for everything below; "
+        "/** by default.",
+    )
+    host: Annotated[str | None, PlainValidator(values.host)] = Field(
+        None, description="The Host, on any port unless it names one, *.NAME for subdomains; any by default."
+    )
+    methods: Annotated[
+        frozenset[Annotated[bytes, PlainValidator(values.method)]] | None,
+        BeforeValidator(values.listing("a list of methods such as [POST]")),
+    ] = Field(None, description="The methods; all by default.")
+
+
+class RouteShape(PolicyShape):
+    PLACE = "a route"
+
+    name: Name = Field("", description="What people call the route, in logs and metrics; required.")
+    match: MatchShape = Field(
+        MatchShape(), description="Which requests it is for, the first route that matches winning; all by default."
+    )
+    upstream: Name = Field("", description="The name of the upstream that serves it; required.")

@@ -1,0 +1,83 @@
+"""The settings as the rest of the gate sees them. Durations in milliseconds, sizes in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..core.policy import MINUTE, SECOND, Policy, RouteTable
+from .addresses import Address, without_password
+
+LogFormat = Literal["auto", "json", "text"]
+LogKeys = Literal["digest", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """A service behind the gate, and how long it may take."""
+
+    name: str
+    host: str
+    port: int
+    connect: int = 2 * SECOND
+    timeout: int = Policy().timeout
+    late: int = Policy().late
+    connections: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client, and all of them together, may ask of the gate."""
+
+    head: int = 64 << 10
+    target: int = 16 << 10
+    fields: int = 100
+    buffers: int = 256 << 20
+    waiters: int = 10_000
+    waiters_per_key: int = 100
+    head_timeout: int = 10 * SECOND
+    body_timeout: int = MINUTE
+    idle: int = 75 * SECOND
+    connections: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How the log is written. `auto` is text on a terminal and JSON elsewhere."""
+
+    format: LogFormat = "auto"
+    keys: LogKeys = "digest"
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line says instead of the file, as it was typed."""
+
+    listen: str | None = None
+    admin: str | None = None
+    store: str | None = None
+    service: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it, checked. `repr` shows neither the secret nor the store's password."""
+
+    service: str
+    listen: Address
+    admin: Address
+    store: str = field(repr=False)
+    store_scope: str | None
+    upstreams: Mapping[str, UpstreamSettings]
+    routes: RouteTable = field(repr=False)
+    secret: bytes = field(repr=False)
+    prefix: str
+    limits: Limits
+    log: LogSettings
+    grace: int
+
+    @property
+    def shown_store(self) -> str:
+        """The store's URL for logs and pages, without its password."""
+        return without_password(self.store)

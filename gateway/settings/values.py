@@ -1,0 +1,287 @@
+"""The values that fields take: how each is read, and what is said of one that is something else.
+
+Every reader takes what stands in the file and returns what the field holds, or raises ValueError with
+words for the person who wrote the file: what was expected, what was found, what to write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from hashlib import blake2b
+from typing import TypeVar
+from urllib.parse import quote
+
+from ..core.fingerprint import DEFAULT_BIND
+from ..core.message import FRAMING, HOP_BY_HOP
+from ..core.policy import glob, normalised, statuses
+from . import addresses, units
+from .addresses import NOT_BUILT
+from .faults import short
+from .source import Kind, Scalar
+
+T = TypeVar("T")
+
+#: Sources of a key, a scope or a credential that DESIGN names and this version does not read.
+SOURCES_TO_COME = ("body", "form", "query", "path", "cookie", "jwt", "client_cert")
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_YAML_TRUE = ("true", "yes", "on")
+_YAML_FALSE = ("false", "no", "off")
+
+
+def found(value: object) -> str:
+    """What stands in the file, in words."""
+    match value:
+        case Scalar(text, Kind.TEXT):
+            return f"`{short(text)}`" if text else "an empty string"
+        case Scalar(text, Kind.NUMBER):
+            return f"the number {short(text)}"
+        case Scalar(text, Kind.BOOLEAN):
+            return f"the boolean {text}"
+        case Scalar(text, Kind.DATE):
+            return f"the date {short(text)}"
+        case Scalar():
+            return "nothing"
+        case dict():
+            return "a mapping"
+    return "a list"
+
+
+def _text(value: object, expected: str) -> str:
+    """`value` where it is text, and not what YAML makes of a bare word or number."""
+    match value:
+        case Scalar(text, Kind.TEXT) if text:
+            return text
+        case Scalar(text, Kind.NUMBER | Kind.BOOLEAN | Kind.DATE):
+            raise ValueError(f'expected {expected}, found {found(value)}; in quotes it is text: "{text}"')
+    raise ValueError(f"expected {expected}, found {found(value)}")
+
+
+def duration(value: object, *, zero: bool = False) -> int:
+    match value:
+        case Scalar(text, Kind.TEXT | Kind.NUMBER) if text:
+            return units.duration(text, zero=zero)
+    raise ValueError(f"expected a duration such as 30s, found {found(value)}")
+
+
+def duration_or_zero(value: object) -> int:
+    return duration(value, zero=True)
+
+
+def size(*, least: int = 0, most: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        match value:
+            case Scalar(text, Kind.TEXT | Kind.NUMBER) if text:
+                return units.size(text, least=least, most=most)
+        raise ValueError(f"expected a size such as 1MiB, found {found(value)}")
+
+    return read
+
+
+def count(*, least: int, most: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        match value:
+            case Scalar(text, Kind.TEXT | Kind.NUMBER) if re.fullmatch(r"[0-9]{1,12}(?:_[0-9]{3}){0,3}", text):
+                number = int(text)
+                if not least <= number <= most:
+                    raise ValueError(f"{text} is out of bounds; use {least} to {most}")
+                return number
+        raise ValueError(f"expected a number from {least} to {most}, found {found(value)}")
+
+    return read
+
+
+def flag(value: object) -> bool:
+    match value:
+        case Scalar(text, Kind.TEXT | Kind.BOOLEAN):
+            # Only what YAML itself calls a boolean may be spelled otherwise than true and false.
+            spellings = 3 if value.kind is Kind.BOOLEAN else 1
+            if text.lower() in _YAML_TRUE[:spellings]:
+                return True
+            if text.lower() in _YAML_FALSE[:spellings]:
+                return False
+    raise ValueError(f"expected true or false, found {found(value)}")
+
+
+def one_of(choices: Mapping[str, T], to_come: Sequence[str] = ()) -> Callable[[object], T]:
+    *others, last = choices
+    names = f"{', '.join(others)} or {last}" if others else last
+
+    def read(value: object) -> T:
+        written = next(iter(value), "") if isinstance(value, dict) else getattr(value, "text", "")
+        if written in to_come:
+            raise ValueError(f"`{written}` is {NOT_BUILT}; use {names}")
+        if isinstance(value, Scalar) and value.text in choices:
+            return choices[value.text]
+        meant = get_close_matches(str(written).lower(), choices, 1, 0.6)
+        raise ValueError(f"expected {names}, found {found(value)}" + (f"; use {meant[0]}" if meant else ""))
+
+    return read
+
+
+def name(value: object) -> str:
+    """A word for people and for paths: a service, an upstream, a route, a namespace."""
+    text = _text(value, "a name such as payments")
+    if not _NAME.fullmatch(text):
+        meant = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64]
+        raise ValueError(
+            f"`{short(text)}` is not a name: up to 64 letters, digits, `.`, `_` and `-`, a letter or digit first"
+            + (f"; use {meant}" if meant else "")
+        )
+    return text
+
+
+def prefix(value: object) -> str:
+    text = _text(value, "a prefix such as og:")
+    if "{" in text or "}" in text:
+        raise ValueError("braces would move every key to one slot of a Redis Cluster; use og:")
+    if not re.fullmatch(r"[\x21-\x7e]{1,32}", text):
+        raise ValueError("a prefix has up to 32 printable ASCII characters and no spaces; use og:")
+    return text
+
+
+def secret(value: object) -> bytes:
+    """At most 64 bytes, as BLAKE2b keys are: a longer one is digested. Never quoted in a fault."""
+    if not isinstance(value, Scalar) or value.kind is Kind.NOTHING or not value.text:
+        what = "an empty string" if isinstance(value, Scalar) and value.kind is Kind.TEXT else found(value)
+        raise ValueError(f"expected a secret such as ${{ONCEGATE_SECRET}}, found {what}")
+    if value.kind is not Kind.TEXT:
+        raise ValueError(f"expected text, found a {value.kind.value}; put the secret in quotes")
+    key = value.text.encode()
+    return key if len(key) <= 64 else blake2b(key, digest_size=64).digest()
+
+
+def address(value: object) -> addresses.Address:
+    if isinstance(value, Scalar) and value.kind is Kind.NUMBER:
+        return addresses.Address.parse(value.text)
+    return addresses.Address.parse(_text(value, "an address such as 127.0.0.1:8080"))
+
+
+def upstream_url(value: object) -> tuple[str, int]:
+    return addresses.upstream(_text(value, "a URL such as http://127.0.0.1:9000"))
+
+
+def store_url(value: object) -> str:
+    return addresses.store(_text(value, "a URL such as redis://127.0.0.1:6379/0"))
+
+
+def path(value: object) -> str:
+    """A glob that a normalised path can match."""
+    text = _text(value, "a path such as /payments/**")
+    if not text.startswith("/"):
+        raise ValueError(f"a path begins with a slash; use /{text}")
+    if "?" in text or "#" in text:
+        raise ValueError(f"a path is matched without its query; use {re.split('[?#]', text)[0]}")
+    if "{" in text or "}" in text:
+        raise ValueError(f"a segment of any name is a star; use {re.sub(r'{[^/]*}?|}', '*', text)}")
+    plain = normalised(quote(text, safe="/*%!$&'()+,;=:@"))
+    if plain != text:
+        raise ValueError(f"`{short(text)}` is not how a path is spelled when it is matched; use {plain}")
+    glob(text)
+    return text
+
+
+def host(value: object) -> str:
+    text = _text(value, "a host such as shop.example")
+    if "://" in text:
+        raise ValueError(f"a host is not a URL; use {text.partition('://')[2].partition('/')[0]}")
+    if text == "*":
+        raise ValueError("every host is what a match without `host` means; leave it out")
+    label = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
+    if not re.fullmatch(rf"(?:(?:\*\.)?{label}(?:\.{label})*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{{1,5}})?", text):
+        raise ValueError(f"expected a host such as shop.example or *.shop.example, found {found(value)}")
+    return text.lower()
+
+
+def method(value: object) -> bytes:
+    text = _text(value, "a method such as POST")
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"expected a method such as POST, found {found(value)}")
+    if text != text.upper():
+        raise ValueError(f"methods are written in capitals; use {text.upper()}")
+    return text.encode()
+
+
+def header(value: object) -> bytes:
+    """The name of a field, in lower case."""
+    text = _text(value, "the name of a header such as X-Tenant-Id")
+    if text.startswith("header:"):
+        raise ValueError(f"the name stands alone here; use {text.removeprefix('header:').strip()}")
+    return _header(text)
+
+
+def _header(text: str) -> bytes:
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"`{short(text)}` cannot be the name of a header")
+    lowered = text.lower().encode()
+    if lowered in HOP_BY_HOP | FRAMING:
+        raise ValueError(f"{text} belongs to one connection and says nothing of the request; leave it out")
+    return lowered
+
+
+def part_of_fingerprint(value: object) -> bytes:
+    field = header(value)
+    if field in (b"host", b"content-type", b"content-encoding"):
+        raise ValueError(f"{field.decode()} is part of every fingerprint; leave it out")
+    return field
+
+
+def key_source(value: object) -> bytes:
+    if isinstance(value, list):
+        raise ValueError(f"a key of several sources is {NOT_BUILT}; use header:NAME")
+    return source(value).removeprefix("header:").encode()
+
+
+def scope_source(value: object) -> str:
+    if isinstance(value, Scalar) and value.text == "public":
+        raise ValueError("`public` stands alone; leave it out of the list")
+    return source(value)
+
+
+def bind_source(value: object) -> str:
+    return DEFAULT_BIND if isinstance(value, Scalar) and value.text == DEFAULT_BIND else source(value)
+
+
+def source(value: object) -> str:
+    """`header:NAME`, in lower case."""
+    text = _text(value, "a source such as header:X-Tenant-Id")
+    kind, colon, rest = text.partition(":")
+    if kind in SOURCES_TO_COME:
+        raise ValueError(f"the source `{kind}` is {NOT_BUILT}; use header:NAME")
+    if not colon and _TOKEN.fullmatch(text):
+        raise ValueError(f"where {text} stands is missing; use header:{text}")
+    if kind != "header":
+        meant = rest.strip() if _TOKEN.fullmatch(rest.strip()) else "NAME"
+        raise ValueError(f"no source is called `{short(kind)}`; use header:{meant}")
+    if rest != rest.strip():
+        raise ValueError(f"no space belongs behind the colon; use header:{rest.strip()}")
+    return f"header:{_header(rest).decode()}"
+
+
+def status(value: object) -> int:
+    match value:
+        case Scalar(text, Kind.TEXT | Kind.NUMBER) if re.fullmatch(r"[0-9]{1,6}", text):
+            statuses([int(text)])
+            return int(text)
+    raise ValueError(f"expected a status such as 409, found {found(value)}")
+
+
+def listing(expected: str) -> Callable[[object], object]:
+    """A list. A single value may stand without the brackets."""
+
+    def read(value: object) -> object:
+        if isinstance(value, list):
+            return value
+        if isinstance(value, Scalar) and value.kind is not Kind.NOTHING:
+            return [value]
+        raise ValueError(f"expected {expected}, found {found(value)}")
+
+    return read
+
+
+def in_any_order(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Sorted, so that writing a list in another order forgets no key. `default` stays first."""
+    return tuple(sorted(set(values), key=lambda value: (value != DEFAULT_BIND, value)))
