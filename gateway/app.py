@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aiohttp import web
 
@@ -47,8 +47,8 @@ def open_store(url: str, clock: Clock, observer: Observer, *, prefix: str) -> St
         return MemoryStore(clock)
     if parts.scheme == "sqlite":
         options = dict(parse_qsl(parts.query))
-        path = parts.path[1:] if not parts.path.startswith("//") else parts.path[1:]
-        return SqliteStore(Path(path), clock, durability=options.get("durability", "power"))
+        # Three slashes and a relative path, or four and an absolute one.
+        return SqliteStore(Path(unquote(parts.path[1:])), clock, durability=options.get("durability", "power"))
     return RedisStore(url, observer, prefix=prefix)
 
 
@@ -188,11 +188,12 @@ class App:
         grace = self.settings.grace / 1000
         began = self.clock.now()
         self.log.say("info", "stopping", in_flight=len(self.tasks), grace_s=grace)
-        cut_off = await self._server.drain(grace)
+        await self._server.drain(grace)
         await self.tasks.finish(max(grace - (self.clock.now() - began), 0))
         self._gate.stop()
         await self.tasks.finish(1.0)
         unsettled = await self.settler.finish(max(grace - (self.clock.now() - began), 1.0))
+        cut_off = len(self._server.connections)  # those that were told 502 or 503 a moment ago are not
         await self._stack.aclose()
         stopped = Stopped(cut_off, unsettled)
         self.log.say("info", str(stopped))

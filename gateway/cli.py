@@ -22,6 +22,9 @@ from .settings import Faults, Overrides, Settings, load, plain
 USAGE = 64
 UNAVAILABLE = 69
 
+#: Click would say 2, which sysexits does not know.
+click.UsageError.exit_code = USAGE
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="oncegate")

@@ -86,6 +86,7 @@ class Gate:
     mint: Callable[[], bytes]
     jitter: Callable[[], float]
     tasks: Tasks
+    stopping: bool = False
 
     def begin(self, ask: Ask, client: Client) -> None:
         """Start the exchange of a request. Its task belongs to the gate, not to the client."""
@@ -104,7 +105,8 @@ class Gate:
         return waiting
 
     def stop(self) -> None:
-        """End every attempt under way: what was sent is held, what was not is released."""
+        """End every attempt under way, and begin none: what was sent is held, what was not is released."""
+        self.stopping = True
         for flight in self.flights:
             if flight.attempt is not None:
                 flight.attempt.abandon(LostReason.STOPPED)
@@ -121,6 +123,7 @@ class Exchange:
         "gate",
         "lingers",
         "policy",
+        "sending",
         "started",
         "t0",
         "unsure",
@@ -136,6 +139,7 @@ class Exchange:
         self.wait_until = self.started + self.policy.wait / 1000
         self.claim: Record | None = None
         self.unsure = False
+        self.sending = False
         self.lingers = False
         request = ask.request
         self.account = Account(
@@ -255,11 +259,7 @@ class Exchange:
                     result = await self._timed(operation, call())
                 except StoreAway as away:
                     unsure = unsure or away.ambiguous
-                    left = give_up - gate.clock.now()
-                    if isinstance(away, StoreFull) or left <= 0:
-                        raise
-                    await asyncio.sleep(min(0.02, left))
-                    if not await gate.store.wait_available(left):
+                    if isinstance(away, StoreFull) or not await self._back_before(give_up):
                         raise
                     continue
                 won = result is Done.WON or (
@@ -272,20 +272,35 @@ class Exchange:
                 self.claim = claim
                 self.unsure = unsure
                 return Done.WON
-        except asyncio.CancelledError:
+        except StoreAway:
+            raise
+        except BaseException:
+            # Cancelled, or a bug: the command may have been done all the same.
             unsure = True
             raise
         finally:
             if unsure and not won:
                 gate.settler.give_up(self.ask.name, claim, t0=self.t0)
 
+    async def _back_before(self, give_up: float) -> bool:
+        """Wait for the store. False once it is too late to ask again: a claim that is asked for after its
+        patience is over (we may have stood still) could land after its last release."""
+        gate = self.gate
+        if (left := give_up - gate.clock.now()) <= 0:
+            return False
+        await asyncio.sleep(min(0.02, left))
+        left = give_up - gate.clock.now()
+        return left > 0 and await gate.store.wait_available(left) and gate.clock.now() < give_up
+
     async def _watch(self, flight: Flight, found: Found) -> Found | LookAgain | None:
         """Wait for another process's flight: what it became, None once the key is free, or LOOK_AGAIN
-        when this client has stopped waiting (and somebody else here leads on)."""
+        when this client has stopped waiting (and somebody else here leads on). A store that is away
+        meanwhile is waited for, as the policy says."""
         gate = self.gate
         self._waits()
         flight.claimed(found.record, gate.clock.now() + (found.record.lease - found.age) / 1000)
         pause = FIRST_LOOK
+        patience: float | None = None
         while True:
             left = self.wait_until - gate.clock.now()
             if left <= 0 or self.client.gone:
@@ -293,7 +308,17 @@ class Exchange:
                 return LOOK_AGAIN
             await asyncio.sleep(min(pause, left))
             pause = min(pause * LOOK_GROWS, LAST_LOOK)
-            seen = await self._timed("look", gate.store.look(self.ask.name))
+            try:
+                seen = await self._timed("look", gate.store.look(self.ask.name))
+            except StoreAway:
+                now = gate.clock.now()
+                if patience is None:
+                    patience = now + self.policy.store_wait / 1000
+                if now >= patience:
+                    raise
+                await gate.store.wait_available(max(min(patience, self.wait_until) - now, 0))
+                continue
+            patience = None
             if seen is None:
                 return None
             if not isinstance(resolve(seen, self.ask.fingerprint, self.policy), Wait):
@@ -335,8 +360,7 @@ class Exchange:
             self.gate.observer.store_forgot(self.ask.route.name)
         if settlement.kind is Kind.RELEASE and (result is Done.GONE or self.unsure):
             self.gate.settler.repeat(self.ask.name, settlement, self.ask.route.name, self.t0 + claim.lease / 1000)
-        stored = result is not None or settlement.kind is Kind.HOLD
-        mine, theirs = self._answers(outcome, settlement, stored=stored, live=stream is not None)
+        mine, theirs = self._answers(outcome, settlement, stored=result is not None, live=stream is not None)
         self._reply(mine, stream)
         return theirs
 
@@ -345,8 +369,12 @@ class Exchange:
         send_by = self.t0 + policy.send_by / 1000
         if gate.clock.now() > send_by:
             return NotSent(NotSentReason.TOO_LATE), None
+        if gate.stopping:
+            return NotSent(NotSentReason.STOPPED), None
         begun = gate.clock.now()
-        attempt = flight.attempt = gate.upstreams[self.ask.route.upstream].attempt(
+        upstream = gate.upstreams[self.ask.route.upstream]
+        self.sending = True
+        attempt = flight.attempt = upstream.attempt(
             self.ask.request, number=claim.attempt, send_by=send_by, limit=policy.max_response
         )
         outcome = await attempt.outcome(self.t0 + policy.timeout / 1000)
@@ -385,11 +413,12 @@ class Exchange:
         claim, record = self.claim, settlement.record
         assert claim is not None
         if isinstance(outcome, NotSent):
-            refusal = _not_sent(outcome)
+            # A second run that never was leaves the doubt of the first.
+            refusal = _not_sent(outcome) if record is None else in_doubt(record)
             return refusal, Told(refusal)
         if isinstance(outcome, Lost):
             assert record is not None
-            return Refusal(Problem.UPSTREAM_LOST), Told(in_doubt(record))
+            return Refusal(Problem.UPSTREAM_LOST), _doubt(record, stored=stored)
         response, seen = outcome.response, claim.first_seen
         form = Live if live else First
         theirs: Ending
@@ -410,12 +439,13 @@ class Exchange:
             return form(response, label, seen, expires), theirs
         if settlement.kind is Kind.HOLD:
             assert record is not None
-            return form(response, Label.IN_DOUBT, seen), Told(in_doubt(record))
-        label = Label.RELEASED if stored else Label.NOT_STORED
+            return form(response, Label.IN_DOUBT, seen), _doubt(record, stored=stored)
+        label = Label.IN_DOUBT if record is not None else Label.RELEASED if stored else Label.NOT_STORED
         if outcome.completeness is not Completeness.WHOLE:
             theirs = LOOK_AGAIN if stored else Told(Refusal(Problem.IN_FLIGHT, retry_after=1))
             return form(response, label, seen), theirs
-        return First(response, label, seen), Told(Again(remembered(response), label, seen, replayed=False))
+        answer = remembered(response, keep=self.policy.keep_headers, drop=self.policy.drop_headers)
+        return First(response, label, seen), Told(Again(answer, label, seen, replayed=False))
 
     def _superseded(self, found: Found, stream: Stream | None) -> Ending:
         """Another holder's record stands. It is the truth for everybody, this client too: no two clients
@@ -440,7 +470,10 @@ class Exchange:
         attempt = flight.attempt
         if attempt is not None:
             attempt.abandon(LostReason.STOPPED)
-        if attempt is None or not attempt.sent:
+            if attempt.stream is not None:
+                attempt.stream.abort()
+        # An upstream that failed while it began the attempt may have written something.
+        if not (self.sending if attempt is None else attempt.sent):
             self.gate.settler.give_up(self.ask.name, claim, t0=self.t0)
             return
         settlement = records.hold(claim, doubt=records.Doubt.STOPPED, status=0, wall=self.gate.clock.wall())
@@ -600,6 +633,12 @@ _CAUGHT = {
     Problem.RESPONSE_NOT_KEPT: DuplicateKind.NOT_KEPT,
     Problem.IN_FLIGHT: DuplicateKind.IN_FLIGHT,
 }
+
+
+def _doubt(record: Record, *, stored: bool) -> Ending:
+    """What those hear who wait for an exchange that ended in doubt. Each decides by its own policy, as on any
+    record that it finds (one may take over); while the store has not acknowledged it there is nothing to take."""
+    return Stands(Found(record, 0)) if stored else Told(in_doubt(record))
 
 
 def _status(outcome: Outcome) -> int:

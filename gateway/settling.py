@@ -19,6 +19,8 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 #: Seconds after a release that found nothing at which it is sent again; the lease's end comes third.
 _REPEATS = (1.0, 5.0)
+#: … and the seconds for which the last repeat is tried where the store is away by then.
+_LAST_REPEAT = 60.0
 
 
 class Settler:
@@ -47,7 +49,7 @@ class Settler:
         """Settle in the background until `until` (the clock's seconds); `ended` hears how."""
         self._tasks.start(self._settle(name, settlement, route, until, ended))
 
-    def give_up(self, name: bytes, claim: Record, *, t0: float, asked_at_most_once: bool = False) -> None:
+    def give_up(self, name: bytes, claim: Record, *, t0: float) -> None:
         """Release a claim of ours of which nobody knows whether it was, or will yet be, made."""
         settlement = release(claim, elapsed=int((self._clock.now() - t0) * 1000), wall=self._clock.wall())
         lease_ends = t0 + claim.lease / 1000
@@ -103,7 +105,11 @@ class Settler:
 
     async def _repeat(self, name: bytes, settlement: Settlement, route: str, lease_ends: float) -> None:
         started = self._clock.now()
-        for at in (*(started + delay for delay in _REPEATS), lease_ends):
+        times = sorted((*(started + delay for delay in _REPEATS), lease_ends))
+        acknowledged = True
+        for at, until in zip(times, (*times[1:], times[-1] + _LAST_REPEAT), strict=True):
             if (left := at - self._clock.now()) > 0:
                 await asyncio.sleep(left)
-                await self._persist(name, settlement, at + 1)
+            elif acknowledged:
+                continue
+            acknowledged = await self._persist(name, settlement, until) is not None

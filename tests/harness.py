@@ -8,6 +8,8 @@ import io
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,14 @@ from gateway.settings import load_text
 from tests.servers import free_port
 
 Field = tuple[bytes, bytes]
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection with a RST. (`abort` alone sends a FIN where nothing lies unread.)"""
+    sock = writer.get_extra_info("socket")
+    if not writer.transport.is_closing():
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 # ── An origin ─────────────────────────────────────────────────────────────────────────────────────
@@ -73,7 +83,7 @@ class Exchange:
 
     def reset(self) -> None:
         """End the connection with a RST."""
-        self.writer.transport.abort()
+        reset(self.writer)
 
 
 Answer = Callable[[Exchange], Awaitable[None]]
@@ -280,7 +290,8 @@ class Client:
         self.writer.close()
 
     def reset(self) -> None:
-        self.writer.transport.abort()
+        """Leave with a RST: a FIN alone could be half of a farewell."""
+        reset(self.writer)
 
 
 def request(
@@ -377,10 +388,11 @@ class RunningGate:
 
 
 @contextlib.asynccontextmanager
-async def gate(text: str) -> AsyncIterator[RunningGate]:
-    """A gate in this process, from its configuration."""
+async def gate(text: str, *, prepare: Callable[[App], object] = lambda app: None) -> AsyncIterator[RunningGate]:
+    """A gate in this process, from its configuration. `prepare` is given it before it starts."""
     log = io.StringIO()
     app = App(load_text(text, name="test.yaml", environ={}), out=log)
+    prepare(app)
     await app.start()
     try:
         yield RunningGate(app, app.addresses[0][1], log)

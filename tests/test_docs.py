@@ -17,7 +17,9 @@ ROOT = Path(__file__).parent.parent
 def test_every_problem_stands_in_the_docs_as_the_code_has_it(problem: Problem) -> None:
     """docs/problems.md has one row for each problem, with the status, words and advice of the code."""
     retry = {True: "yes", False: "no", None: ""}[problem.retry]
-    row = f"| `{problem.slug}` | {problem.status} | {problem.title} | {problem.detail} | `{problem.outcome}` | {retry} |"
+    row = (
+        f"| `{problem.slug}` | {problem.status} | {problem.title} | {problem.detail} | `{problem.outcome}` | {retry} |"
+    )
     assert (ROOT / "docs/problems.md").read_text().splitlines().count(row) == 1
 
 

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import assert_never
 
 from .fingerprint import Difference, Fingerprint, difference, differing_parts
-from .key import Key, ScopePart, Unreadable, find
+from .key import Key, ScopePart, Unreadable, find, misnamed
 from .message import Fields, values
 from .outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from .policy import HELD, RELEASED, Missing, OnDoubt, Policy
@@ -88,6 +88,8 @@ def admit(method: bytes, fields: Fields, policy: Policy) -> Pass | Refuse | Guar
     if method in SAFE:
         return Pass(PassReason.SAFE_METHOD)
     key = find(fields, policy.headers)
+    if isinstance(key, Key) and (bad := misnamed(fields, policy.per_request)):
+        key = Unreadable(f"the Connection field names {bad}, which is not for one hop only")
     if not policy.guard:
         return Pass(PassReason.UNGUARDED_ROUTE if key is None else PassReason.KEY_ON_UNGUARDED_ROUTE)
     if key is None:
@@ -138,7 +140,7 @@ def mismatch(different: Difference, record: Record, mine: Fingerprint, policy: P
         case Difference.REQUEST:
             parts = differing_parts(record.fingerprint, mine, policy.recipe)
             more = f"Different: {', '.join(parts)}." if parts else "The two requests differ."
-            if 400 <= record.status < 500:
+            if record.state is State.COMPLETED and 400 <= record.status < 500:
                 more += (
                     f" The first request was answered {record.status}; a corrected request is a new operation "
                     "and needs a new key."
@@ -209,14 +211,16 @@ def settle(outcome: Outcome, policy: Policy) -> Settle:
 def _settle_answer(answered: Answered, policy: Policy) -> Settle:
     response = answered.response
     status = response.status
-    declared = None
+    said: set[bytes] = set()
     retry_after = False
     for name, value in response.fields:
         size = len(name)
         if size == 19 and name.lower() == b"idempotency-outcome":
-            declared = value.strip(b" \t").lower()
+            said.add(value.strip(b" \t").lower())
         elif size == 11 and name.lower() == b"retry-after":
             retry_after = True
+    # Who says two things has not said that nothing ran: the most cautious one counts.
+    declared = next((word for word in (b"unknown", b"keep", b"no-effect") if word in said), None)
     if declared is not None and declared in _DECLARATIONS:
         return _DECLARATIONS[declared]
     if declared != b"keep":

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import permutations
 
 from .fingerprint import Recipe
 from .key import DEFAULT_HEADERS
@@ -71,6 +72,13 @@ class Policy:
     margin: int = MARGIN
 
     @property
+    def per_request(self) -> tuple[bytes, ...]:
+        """What this route goes by besides the key: `Connection` may not claim it for one hop."""
+        sources = (*self.scope, *(source.encode() for source in self.recipe.bind))
+        named = (source.removeprefix(b"header:") for source in sources if source.startswith(b"header:"))
+        return (*self.headers, *self.recipe.headers, *named)
+
+    @property
     def lease(self) -> int:
         """How long a claim is trusted without being settled."""
         return self.timeout + self.late + self.margin
@@ -122,21 +130,42 @@ AMBIGUOUS = Ambiguous()
 _UNRESERVED = re.compile(r"%(2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])")
 
 
+_ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
+_BROKEN = re.compile(r"%(?![0-9a-fA-F]{2})")
+
+
 def path_of(target: bytes) -> str:
     """The path of a request target in origin form, as it was spelled."""
     return target.partition(b"?")[0].decode("latin-1")
 
 
 def normalised(path: str) -> str:
-    """`path` with unreserved escapes decoded, dot segments removed and slashes merged.
-
-    RFC 3986 §6.2.2.2 and §6.2.2.3; merged slashes because many servers do so. Matching uses it, so
-    that no spelling of a guarded path walks past its guard; what is forwarded is the client's.
-    """
+    """`path` with unreserved escapes decoded, slashes merged and dot segments removed (as nginx and Go do it)."""
     if "%" not in path and "//" not in path and "/." not in path:
         return path
-    path = _UNRESERVED.sub(lambda found: chr(int(found.group(1), 16)), path)
-    path = re.sub("/{2,}", "/", path)
+    return _undotted(_merged(_decoded(path)))
+
+
+def _decoded(path: str) -> str:
+    """RFC 3986 §6.2.2.1 and §6.2.2.2."""
+    return _ESCAPE.sub(lambda found: found[0].upper(), _UNRESERVED.sub(lambda found: chr(int(found[1], 16)), path))
+
+
+def _upper(path: str) -> str:
+    return _ESCAPE.sub(lambda found: found[0].upper(), path)
+
+
+def _opened(path: str) -> str:
+    """Every escape decoded, once: what WSGI, ASGI and Go route by."""
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), path)
+
+
+def _merged(path: str) -> str:
+    return re.sub("/{2,}", "/", path)
+
+
+def _undotted(path: str) -> str:
+    """RFC 3986 §5.2.4: an empty segment is one that `..` takes away."""
     kept: list[str] = []
     segments = path.split("/")
     for segment in segments:
@@ -148,6 +177,27 @@ def normalised(path: str) -> str:
     if segments[-1] in (".", ".."):
         kept.append("")
     return "/".join(kept) or "/"
+
+
+def readings(path: str) -> tuple[set[str], set[str]]:
+    """Every form in which some upstream may read `path`, each step taken or not, in any order: those with
+    the unreserved escapes decoded or none, and those with all of them decoded."""
+    opened = _opened(path)
+    steps = [step for step, mark in ((_merged, "//"), (_undotted, "/.")) if mark in opened]
+    return _forms(path, _decoded, steps) | _forms(path, str, steps), _forms(path, _opened, steps)
+
+
+def _forms(path: str, decode: Callable[[str], str], steps: Sequence[Callable[[str], str]]) -> set[str]:
+    """`path` decoded, with any of `steps` taken before or after, in any order."""
+    forms = set()
+    for size in range(len(steps) + 1):
+        for order in permutations((decode, *steps), size + 1):
+            if decode in order:
+                form = path
+                for step in order:
+                    form = step(form)
+                forms.add(form)
+    return forms
 
 
 def glob(pattern: str) -> re.Pattern[str]:
@@ -165,24 +215,38 @@ def glob(pattern: str) -> re.Pattern[str]:
     return re.compile(body + ("(?:/.*)?" if below else ""), re.DOTALL)
 
 
+Rule = tuple[Route, Callable[[str], object], Callable[[str], object] | None]
+
+
 class RouteTable:
     """The routes in their order; the first that matches wins."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
-        self._rules = [(route, glob(route.match.path).fullmatch, _host(route.match.host)) for route in self.routes]
+        self._rules = self._made_of(normalised)
+        self._opened = self._made_of(_opened)
+
+    def _made_of(self, spell: Callable[[str], str]) -> list[Rule]:
+        return [(route, glob(spell(route.match.path)).fullmatch, _host(route.match.host)) for route in self.routes]
 
     def match(self, method: bytes, host: bytes, target: bytes) -> Route | Ambiguous | None:
         """The route of a request; None where there is none, AMBIGUOUS where its path reads two ways."""
         path = path_of(target)
-        plain = normalised(path)
-        route = self._first(method, host, plain)
-        if plain is not path and plain != path and self._first(method, host, path) is not route:
+        if "%" not in path and "//" not in path and "/." not in path and "#" not in path:
+            return self._first(self._rules, method, host, path)
+        if "#" in path or _BROKEN.search(path):
+            return AMBIGUOUS
+        plain, opened = readings(path)
+        plain = {_upper(form) for form in plain}
+        route = self._first(self._rules, method, host, _upper(path))
+        if any(self._first(self._rules, method, host, form) is not route for form in plain) or any(
+            self._first(self._opened, method, host, form) is not route for form in opened
+        ):
             return AMBIGUOUS
         return route
 
-    def _first(self, method: bytes, host: bytes, path: str) -> Route | None:
-        for route, matches, matches_host in self._rules:
+    def _first(self, rules: list[Rule], method: bytes, host: bytes, path: str) -> Route | None:
+        for route, matches, matches_host in rules:
             methods = route.match.methods
             if (
                 (methods is None or method in methods)
@@ -198,7 +262,7 @@ def _host(pattern: str | None) -> Callable[[str], object] | None:
     if pattern is None:
         return None
     pattern = pattern.lower()
-    port = "" if re.search(r":\d+$", pattern) else r"(?::\d+)?"
+    port = "" if re.search(r":\d+$", pattern) else r"\.?(?::\d*)?"
     if pattern.startswith("*."):
         return re.compile(r"[^:/]+\." + re.escape(pattern[2:]) + port).fullmatch
     return re.compile(re.escape(pattern) + port).fullmatch

@@ -165,7 +165,8 @@ class Problem(Enum):
         "response-not-kept",
         409,
         "The request with this key ran, and its answer was not kept",
-        "It is done and will not be run again; its answer was too large, or a stream. Read the result from the service.",
+        "It is done and will not be run again; its answer was too large, or a stream. Read the result from the "
+        "service.",
         KEEP,
         False,
         Label.NOT_KEPT,

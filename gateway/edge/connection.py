@@ -8,6 +8,8 @@ a whole message.
 from __future__ import annotations
 
 import asyncio
+import re
+import select
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -17,9 +19,11 @@ import httptools
 from ..core.message import Field, listed
 from ..core.outcome import LostReason
 
-#: Most bytes of a response's head, and most interim responses before the final one.
+#: Most bytes of a response's head, or of its trailers; and most interim responses before the final one.
 HEAD_LIMIT = 64 << 10
 INTERIM_LIMIT = 32
+#: What a reason phrase may not hold (RFC 9112 §4). llhttp looks for CR and LF only.
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(slots=True)
@@ -77,6 +81,8 @@ class Connection(asyncio.Protocol):
         self._interims = 0
         self._tainted = False
         self._writing = False
+        self._paused = False
+        self._poll: select.poll | None = None
         self.idle_since = 0.0
         self.served = 0
 
@@ -85,6 +91,17 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         return not self._tainted and self._transport is not None and not self._transport.is_closing()
+
+    def quiet(self) -> bool:
+        """Whether nothing has come since it fell idle. A byte or an end that the loop has not read yet counts:
+        read after the next request was written, it would be taken for that one's answer."""
+        if not self.usable:
+            return False
+        if self._poll is None:
+            assert self._transport is not None
+            self._poll = select.poll()
+            self._poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not self._poll.poll(0)
 
     @property
     def early(self) -> bool:
@@ -117,9 +134,11 @@ class Connection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
+            self._paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
+        self._paused = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -152,13 +171,12 @@ class Connection(asyncio.Protocol):
             self._begun = True
             assert self._transport is not None
             self._early = self._writing or self._transport.get_write_buffer_size() > 0
-        if self._head is None:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         assert self._parser is not None
         try:
             self._parser.feed_data(data)
-            if self._head is None and self._head_bytes > HEAD_LIMIT:
-                raise Malformed(f"a head of more than {HEAD_LIMIT} bytes")
+            if self._head_bytes > HEAD_LIMIT and not self._whole:
+                raise Malformed(f"a head, or trailers, of more than {HEAD_LIMIT} bytes")
         except httptools.HttpParserUpgrade:
             self._lose(LostReason.UPGRADED, "a 101 that nobody asked for")
             return
@@ -200,12 +218,14 @@ class Connection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.end()
+        if self._paused:
+            self.resume_reading()  # for its reader's sake; the next one, and its end, must be heard
         if self.usable and not self._early and not self._writing:
             self._idle(self)
         else:
             self._tainted = True
             if self._transport is not None:
-                self._transport.close()
+                self._transport.abort()  # whatever of the request is still unwritten is not wanted
 
     # ── llhttp's callbacks ────────────────────────────────────────────────────────────────────────
 
@@ -214,6 +234,8 @@ class Connection(asyncio.Protocol):
             self._tainted = True
 
     def on_status(self, reason: bytes) -> None:
+        if _CONTROL.search(reason):
+            raise Malformed("a control byte in the reason phrase")
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -225,7 +247,8 @@ class Connection(asyncio.Protocol):
             return
         assert self._parser is not None
         status = self._parser.get_status_code()
-        if self._parser.get_http_version() not in ("1.1", "1.0"):
+        version = self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
             raise Malformed("another version of HTTP")
         if not 100 <= status <= 599:
             raise Malformed(f"the status {status}")
@@ -241,8 +264,8 @@ class Connection(asyncio.Protocol):
             if self._receiver is not None:
                 self._receiver.interim(head)
             return
-        if not self._parser.should_keep_alive():
-            self._tainted = True
+        if not self._parser.should_keep_alive() or (head.chunked and version == "1.0"):
+            self._tainted = True  # HTTP/1.0 has no codings: the framing may be a fault (RFC 9112 §6.1)
         self._head = head
         if self._receiver is not None:
             self._receiver.head(head)
@@ -250,8 +273,11 @@ class Connection(asyncio.Protocol):
             self._whole = True
 
     def on_body(self, data: bytes) -> None:
+        self._head_bytes = 0  # counted anew for what stands between and behind the chunks
         if self._whole:
             self._tainted = True
+        elif self._head is None:
+            raise Malformed("an interim response with a body")
         elif self._receiver is not None:
             self._receiver.body(data)
 
@@ -260,6 +286,8 @@ class Connection(asyncio.Protocol):
             self._whole = True
 
     def _read_head(self, status: int) -> Head:
+        if self._head_bytes > HEAD_LIMIT and sum(len(name) + len(value) for name, value in self._fields) > HEAD_LIMIT:
+            raise Malformed(f"a head of more than {HEAD_LIMIT} bytes")
         length: int | None = None
         coded = False
         for name, value in self._fields:

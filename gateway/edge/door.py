@@ -144,9 +144,11 @@ class Door:
             elif size == 17 and name.lower() == b"transfer-encoding":
                 coded += 1
             elif size == 6 and name.lower() == b"expect":
+                head.expects = head.version == "1.1"
                 if value.strip(b" \t").lower() != b"100-continue":
                     return _malformed("The expectation is not 100-continue.")
-                head.expects = head.version == "1.1"
+            elif size == 10 and name.lower() == b"connection" and b"host" in listed([(name, value)], b"connection"):
+                return _malformed("The Connection field names Host.")
         if hosts != 1 and not (hosts == 0 and head.version == "1.0"):
             return _malformed("A request has exactly one Host field.")
         if head.host and _HOST.fullmatch(head.host) is None:

@@ -42,6 +42,8 @@ class Pool:
     def __init__(self, place: Place, clock: Clock, tasks: Tasks) -> None:
         self.place = place
         self.clock = clock
+        #: The upstream as a Host field says it.
+        self.authority = (f"[{place.host}]" if ":" in place.host else place.host).encode() + b":%d" % place.port
         self._tasks = tasks
         self._idle: list[Connection] = []
         self._open = 0
@@ -56,7 +58,7 @@ class Pool:
             now = self.clock.now()
             while self._idle:
                 connection = self._idle.pop()
-                if connection.usable and now - connection.idle_since <= IDLE_FOR:
+                if now - connection.idle_since <= IDLE_FOR and connection.quiet():
                     wanter.connected(connection)
                     return
                 connection.abort()
@@ -104,10 +106,13 @@ class Pool:
             if not made:
                 self._open -= 1
                 self._serve_next()
-        wanter.connected(connection)
+        if connection.usable:
+            wanter.connected(connection)
+        else:  # it ended, or spoke first, before we could write
+            wanter.unconnected(NotSentReason.UNREACHABLE, f"{place.host}:{place.port}: closed at once")
 
     def _fell_idle(self, connection: Connection) -> None:
-        if self._closed:
+        if self._closed or not connection.usable:
             connection.abort()
         elif self._wanting:
             self._wanting.popleft().connected(connection)

@@ -29,7 +29,8 @@ def status_line(status: int, reason: bytes | None = None) -> bytes:
 def render(
     reply: First | Again | Live, *, keep_alive: bool, http10: bool, wall: int, length: int | None = None
 ) -> bytes:
-    """The bytes of a reply that is no problem; of a Live one its head, framed for a body of `length`, or of unknown length.
+    """The bytes of a reply that is no problem; of a Live one its head, framed for a body of `length`, or of
+    unknown length.
 
     `wall` is the time of day in milliseconds since 1970.
     """

@@ -37,8 +37,10 @@ _DROPPED = 64 << 10
 #: the response with it before the client has read it.
 _LINGER = 2.0
 _LINGER_BYTES = 4 << 20
-#: Pipelined requests that are read ahead.
+#: Pipelined requests that are read ahead; and the most that one packet may bring on top: whoever sends
+#: more is answered so far, and asks again for the rest (RFC 9112 §9.3.2).
 _AHEAD = 16
+_MOST_AHEAD = 128
 #: Bytes of an unguarded body that are read ahead of its turn.
 _BODY_AHEAD = 256 << 10
 
@@ -161,9 +163,11 @@ class Visit:
         if isinstance(reply, Refusal):
             data = conn.problem(self, reply)
         else:
+            if self.http10 and stream is not None and stream.length is None:
+                self.keep_alive = False  # only the connection's end can end it
             data = render(
                 reply,
-                keep_alive=self.keeps_alive() and not (stream is not None and stream.length is None and self.http10),
+                keep_alive=self.keeps_alive(),
                 http10=self.http10,
                 wall=conn.server.clock.wall(),
                 length=stream.length if stream is not None else None,
@@ -174,6 +178,8 @@ class Visit:
             return
         self._stream = stream
         self.rechunk = stream.length is None and not self.http10
+        if conn.full:
+            stream.pause()
         stream.attach(_LiveSink(self))
 
     def when_gone(self, call: Callable[[], None] | None) -> None:
@@ -290,8 +296,11 @@ class ClientConnection(asyncio.Protocol):
         self._deaf = False
         self._lingering = 0.0
         self._lingered = 0
-        self._full = False
         self._paused = False
+        self._ended = False
+        self._moved = False
+        self._turning = False
+        self.full = False
 
     # ── asyncio.Protocol ──────────────────────────────────────────────────────────────────────────
 
@@ -313,23 +322,33 @@ class ClientConnection(asyncio.Protocol):
                 self.abort()
             return
         self._fed += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._parse_on(data[upgrade.args[0] :])
-            return
-        except httptools.HttpParserError as error:
-            self._broken(error)
-            return
-        if self._in_head and self._fed > self.server.door.bounds.head + self.server.door.bounds.target:
+        while data:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._parse_on(data[upgrade.args[0] :])
+                continue
+            except httptools.HttpParserCallbackError as error:
+                # No fault of the client's: an exception of ours comes as the context of the parser's own.
+                self.server.observer.alarm("a request could not be read", error=repr(error.__context__))
+                self.abort()
+                return
+            except httptools.HttpParserError as error:
+                if not self._deaf:
+                    self._broken(error)
+                return
+            break
+        if self._fed > self.server.door.bounds.head + self.server.door.bounds.target and not self._deaf:
             self._refuse_head()
 
     def eof_received(self) -> bool:
+        self._ended = True
         if not self._queue:
             return False
         # Half-closed: whoever waits for an answer may still read it; more requests do not come.
         if self._reading is not None:
-            self.abort()
+            self._deafen()
+            self._last_words(Refusal(Problem.REQUEST_MALFORMED, "It ended within its body."))
         else:
             self._queue[-1].keep_alive = False
         return True
@@ -346,23 +365,21 @@ class ClientConnection(asyncio.Protocol):
                 self.account(visit, visit.tunnel.status, left=True)
 
     def pause_writing(self) -> None:
-        self._full = True
+        self.full = True
         if self._queue:
             self._queue[0].full()
 
     def resume_writing(self) -> None:
-        self._full = False
-        if self._queue:
-            visit = self._queue[0]
-            if visit.started:
-                visit.ready()
-            else:
-                self._begin(visit)
+        self.full = False
+        if self._queue and self._queue[0].started:
+            self._queue[0].ready()
+        else:
+            self._turn()
 
     # ── llhttp's callbacks ────────────────────────────────────────────────────────────────────────
 
     def on_message_begin(self) -> None:
-        if self._synthetic:
+        if self._synthetic or self._deaf:
             return
         self._target = b""
         self._fields = []
@@ -377,10 +394,15 @@ class ClientConnection(asyncio.Protocol):
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._synthetic:
+        if self._synthetic or self._deaf:
             return
         parser, fields = self._parser, self._fields
         self._in_head = False
+        if len(self._queue) >= _MOST_AHEAD:
+            self._queue[-1].keep_alive = False
+            self.pause()
+            self._deaf = True
+            return
         size = len(self._target)
         for name, value in fields:
             size += len(name) + len(value) + 4
@@ -397,8 +419,7 @@ class ClientConnection(asyncio.Protocol):
         self._reading = visit
         self._queue.append(visit)
         if len(self._queue) == 1:
-            if not self._full:
-                self._begin(visit)
+            self._turn()
         elif len(self._queue) > _AHEAD:
             self.pause()
 
@@ -407,6 +428,7 @@ class ClientConnection(asyncio.Protocol):
         if visit is None:
             return
         self._since = self.server.loop.time()
+        self._fed = 0  # counted anew for what stands between and behind the chunks
         visit.size += len(data)
         if visit.tunnel is not None:
             visit.tunnel.request_body(data)
@@ -441,6 +463,18 @@ class ClientConnection(asyncio.Protocol):
             self._body_complete(visit)
 
     # ── The queue ─────────────────────────────────────────────────────────────────────────────────
+
+    def _turn(self) -> None:
+        """Begin the next request, and whatever follows those that are answered at once. Not while the client
+        does not read its answers."""
+        if self._turning:
+            return
+        self._turning = True
+        try:
+            while self._queue and not self._queue[0].started and not self.full:
+                self._begin(self._queue[0])
+        finally:
+            self._turning = False
 
     def _begin(self, visit: Visit) -> None:
         """It is this request's turn."""
@@ -505,20 +539,19 @@ class ClientConnection(asyncio.Protocol):
     def done(self, visit: Visit, *, cut: bool = False) -> None:
         """A request has been answered: on to the next, or close. `cut`: its response could not be ended."""
         self._give_back(visit)
-        if cut:
-            self.abort()
-            return
         if not self._queue or self._queue[0] is not visit:
             return
         self._queue.popleft()
+        if cut:
+            self.abort()
+            return
         if not visit.keeps_alive():
             self._close()
             return
-        if self._paused and len(self._queue) <= _AHEAD:
+        if self._paused and len(self._queue) <= _AHEAD and not self._deaf:
             self.resume()
         if self._queue:
-            if not self._full:
-                self._begin(self._queue[0])
+            self._turn()
         else:
             self._since = self.server.loop.time()
 
@@ -536,16 +569,16 @@ class ClientConnection(asyncio.Protocol):
 
     # ── What cannot be parsed ─────────────────────────────────────────────────────────────────────
 
-    def _parse_on(self, rest: bytes) -> None:
-        """Go on behind a head that asked for an upgrade: the same framing, without the asking."""
+    def _parse_on(self, rest: bytes) -> bytes:
+        """What to read behind a head that asked for an upgrade: the same framing, without the asking."""
         self._upgrading = False
         visit = self._reading
         if visit is None:
-            return
+            return b""
         if isinstance(visit.way, Refused):
             self._deafen()
-            self._answer_refused(visit, visit.way)
-            return
+            self._last_words(visit.way.refusal)
+            return b""
         visit.keep_alive = visit.head.version == "1.1" and not any(
             b"close" in value.lower() for value in values(visit.head.fields, b"connection")
         )
@@ -559,18 +592,19 @@ class ClientConnection(asyncio.Protocol):
             if head.length
             else b""
         )
-        self.data_received(b"POST / HTTP/1.1\r\nHost: upgraded\r\n%b\r\n" % framing + rest)
+        return b"POST / HTTP/1.1\r\nHost: upgraded\r\n%b\r\n" % framing + rest
 
     def _broken(self, error: Exception) -> None:
         """The client does not speak HTTP, or no more. What it asked before is answered first."""
         self._deafen()
         what = str(error)
         refusal = Refusal(Problem.REQUEST_MALFORMED, f"{what[:1].upper()}{what[1:]}.")
-        if "version" in what.lower():
+        if what == "Invalid HTTP version" or "PRI" in what:
             refusal = Refusal(Problem.VERSION_UNSUPPORTED)
         self._last_words(refusal)
 
     def _refuse_head(self) -> None:
+        """The head, or what stands between and behind the chunks of a body, has grown too large."""
         self._deafen()
         bounds = self.server.door.bounds
         over = len(self._target) > bounds.target
@@ -584,6 +618,8 @@ class ClientConnection(asyncio.Protocol):
             visit = Visit(self, head, Refused(refusal), False)
             self._queue.append(visit)
         visit.keep_alive = False
+        if isinstance(visit.way, Refused):
+            refusal = visit.way.refusal  # what was wrong with it first
         if visit.tunnel is not None:
             # It streams already: whoever reads it must see that it broke.
             answered = visit.answered
@@ -603,6 +639,7 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:
+            self._moved = True
             self._transport.write(data)
 
     def problem(self, visit: Visit, refusal: Refusal) -> bytes:
@@ -664,17 +701,18 @@ class ClientConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        if self._reading is not None or self._deaf or self._queue:
-            self._deafen()
-            self._lingering = self.server.loop.time() + _LINGER
-            queue, self._queue = self._queue, deque()
-            self._reading = None
-            for visit in queue:
-                self._give_back(visit)
-            if transport.can_write_eof():
-                transport.write_eof()
-        else:
+        unread = transport.get_write_buffer_size() > 0
+        self._lingering = self.server.loop.time() + (self.server.patience.idle if unread else _LINGER)
+        lingers = (self._reading is not None or self._deaf or bool(self._queue)) and not self._ended
+        queue, self._queue = self._queue, deque()
+        self._reading = None
+        for visit in queue:
+            self._give_back(visit)
+        self._deafen()
+        if not lingers:
             transport.close()
+        elif transport.can_write_eof():
+            transport.write_eof()
 
     def check(self, now: float) -> None:
         """Once a second: has the client taken too long?"""
@@ -682,6 +720,13 @@ class ClientConnection(asyncio.Protocol):
         waited = now - self._since
         if self._lingering:
             if now > self._lingering:
+                self.abort()
+        elif self.full or (self._ended and self._queue and self._queue[0].answered):
+            # It does not read its answer, or is not there any more: who closes both sides looks half-closed.
+            if self._moved:
+                self._moved = False
+                self._since = now
+            elif waited > patience.idle:
                 self.abort()
         elif self._in_head:
             if waited > patience.head and not self._queue:

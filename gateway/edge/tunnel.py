@@ -69,14 +69,20 @@ class Tunnel:
         self._chunked = chunked
         self._timeout = timeout
         framing = CHUNKED if chunked else sized(length) if length is not None else b""
-        self._unsent = [request_head(request, framing, drop_expect=False, scheme=scheme)]
+        self._unsent = [request_head(request, framing, drop_expect=False, scheme=scheme, authority=pool.authority)]
         self._complete = not chunked and not length
+        # Safe and without a body: a reused connection that turns out to be closed costs nothing but a
+        # second try (RFC 9112 §9.3.1).
+        self._repeatable = self._complete and request.method in SAFE
         self._connection: Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._head: Head | None = None
         self._rechunk = False
+        self._closing = False
         self._over = False
         self._reused = False
+        self._full = False
+        self._moved = False
 
     @property
     def status(self) -> int:
@@ -91,6 +97,7 @@ class Tunnel:
     def request_body(self, data: bytes) -> None:
         if self._over:
             return
+        self._moved = True
         framed = chunk(data) if self._chunked else data
         if self._connection is None:
             self._unsent.append(framed)
@@ -102,6 +109,9 @@ class Tunnel:
         if self._over or self._complete:
             return
         self._complete = True
+        if self._timer is not None:  # the upstream's time to answer begins when it has the whole request
+            self._timer.cancel()
+            self._timer = self._loop.call_later(self._timeout, self._timed_out)
         last = LAST_CHUNK if self._chunked else b""
         if self._connection is None:
             self._unsent.append(last)
@@ -109,7 +119,8 @@ class Tunnel:
             self._connection.write(last, more=False)
 
     def guest_gone(self) -> None:
-        self._stop()
+        if not self._over:
+            self._stop()
 
     def guest_full(self) -> None:
         if self._connection is not None and not self._over:
@@ -131,19 +142,13 @@ class Tunnel:
         if not self._repeatable:
             self._unsent = []
         connection.start(self, bodiless=self._request.method == b"HEAD", data=data, more=not self._complete)
-        if not self._complete:
+        if not self._complete and not self._full:
             self._guest.go_on()
 
     def unconnected(self, reason: NotSentReason, detail: str) -> None:
         if not self._over:
             self._stop()
             self._guest.refuse(Refusal(Problem.UPSTREAM_UNREACHABLE, retry_after=1, label=Label.UNPROTECTED))
-
-    @property
-    def _repeatable(self) -> bool:
-        """Safe and without a body: a reused connection that turns out to be closed costs nothing but a
-        second try (RFC 9112 §9.3.1)."""
-        return self._request.method in SAFE and self._complete
 
     # ── From the connection ───────────────────────────────────────────────────────────────────────
 
@@ -161,11 +166,12 @@ class Tunnel:
         elif not bodiless and not self._guest.http10:
             framing = CHUNKED
             self._rechunk = True
-        elif bodiless and head.chunked and self._request.method == b"HEAD":
+        elif bodiless and head.chunked and self._request.method == b"HEAD" and not self._guest.http10:
             framing = CHUNKED
         connection = b""
         if not self._guest.keeps_alive() or (not framing and not bodiless):
             connection = b"Connection: close\r\n"
+            self._closing = True
         elif self._guest.http10:
             connection = b"Connection: keep-alive\r\n"
         self._guest.write(
@@ -191,10 +197,9 @@ class Tunnel:
         assert head is not None
         if self._rechunk:
             self._guest.write(LAST_CHUNK)
-        framed = self._rechunk or head.length is not None or head.status in (204, 304)
         self._over = True
         self._cancel_timer()
-        self._guest.finish(head.status, reusable=self._complete and (framed or self._request.method == b"HEAD"))
+        self._guest.finish(head.status, reusable=self._complete and not self._closing)
 
     def lost(self, reason: LostReason, detail: str) -> None:
         if self._over:
@@ -210,15 +215,27 @@ class Tunnel:
             self._guest.cut(self._head.status)
 
     def pause_writing(self) -> None:
+        self._full = True
         self._guest.hold_body()
 
     def resume_writing(self) -> None:
+        self._full = False
         self._guest.go_on()
 
     def _timed_out(self) -> None:
-        if not self._over and self._head is None:
-            self._stop()
+        if self._over or self._head is not None:
+            return
+        if self._moved and not self._complete:
+            # A body may take as long as it moves.
+            self._moved = False
+            self._timer = self._loop.call_later(self._timeout, self._timed_out)
+            return
+        sent = self._connection is not None
+        self._stop()
+        if sent:
             self._guest.refuse(Refusal(Problem.UPSTREAM_TIMEOUT, label=Label.UNPROTECTED))
+        else:
+            self._guest.refuse(Refusal(Problem.OVERLOADED, retry_after=1, label=Label.UNPROTECTED))
 
     def _stop(self) -> None:
         self._over = True

@@ -35,7 +35,9 @@ class GuardedUpstream:
 
     def _bytes(self, request: Request, number: int) -> bytes:
         framing = sized(len(request.body)) if request.body or _declares_body(request) else b""
-        return request_head(request, framing, drop_expect=True, scheme=self._scheme, number=number) + request.body
+        authority = self._pool.authority
+        head = request_head(request, framing, drop_expect=True, scheme=self._scheme, authority=authority, number=number)
+        return head + request.body
 
 
 class GuardedAttempt:
@@ -203,6 +205,7 @@ class LiveStream:
         self._sink: Sink | None = None
         self._ended: bool | None = None
         self._aborted = False
+        self._paused = False
         self.length = length
 
     def attach(self, sink: Sink) -> None:
@@ -214,14 +217,16 @@ class LiveStream:
             sink.end(clean=self._ended)
         elif self._aborted:
             sink.end(clean=False)
-        else:
+        elif not self._paused:  # by the sink, which what was held has filled
             self._connection.resume_reading()
 
     def pause(self) -> None:
+        self._paused = True
         if self._ended is None:
             self._connection.pause_reading()
 
     def resume(self) -> None:
+        self._paused = False
         if self._ended is None:
             self._connection.resume_reading()
 

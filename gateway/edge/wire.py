@@ -17,13 +17,16 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def request_head(request: Request, framing: bytes, *, drop_expect: bool, scheme: bytes, number: int = 1) -> bytes:
+def request_head(
+    request: Request, framing: bytes, *, drop_expect: bool, scheme: bytes, authority: bytes, number: int = 1
+) -> bytes:
     """The head that goes upstream: the client's, less what was for this hop, plus where it came from.
 
-    `framing` is the field line that frames the body as we send it, or nothing.
+    `framing` is the field line that frames the body as we send it, or nothing. `authority` is the upstream's
+    own: the Host for a client of HTTP/1.0 that sent none (RFC 9112 §3.2 wants one in what we send).
     """
     peer = request.peer.encode()
-    host = b""
+    host: bytes | None = None
     proto = forwarded_host = False
     kept: list[Field] = []
     chain: list[bytes] = []
@@ -53,7 +56,9 @@ def request_head(request: Request, framing: bytes, *, drop_expect: bool, scheme:
         own.append(b"X-Forwarded-For: %b\r\n" % b", ".join(chain))
     if not proto:
         own.append(b"X-Forwarded-Proto: %b\r\n" % scheme)
-    if not forwarded_host and host:
+    if host is None:
+        kept.insert(0, (b"Host", authority))
+    elif host and not forwarded_host:
         own.append(b"X-Forwarded-Host: %b\r\n" % host)
     if number > 1:
         own.append(b"Idempotency-Attempt: %d\r\n" % number)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TextIO
 
 from ..core.instant import instant
-from ..ports import Account, Clock, VerdictName
+from ..ports import Account, Clock, DuplicateKind, VerdictName
 
 #: Seconds for which lines are gathered; how many gathers may wait for the writer.
 _GATHER = 0.1
@@ -29,6 +29,7 @@ class Log:
         self._clock = clock
         self._format = self._json if as_json else self._text
         self._as_json = as_json
+        self._encoding = getattr(out, "encoding", None) or "utf-8"
         self._keys = keys
         self._lines: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -55,11 +56,13 @@ class Log:
 
     def say(self, level: str, what: str, **facts: object) -> None:
         """A line that is not about a request."""
+        self._put(self._line(level, what, facts))
+
+    def _line(self, level: str, what: str, facts: dict[str, object]) -> str:
         if self._as_json:
-            self._put(json.dumps({"time": self._now(), "level": level, "message": what, **facts}, default=str))
-        else:
-            told = "".join(f" {name}={value}" for name, value in facts.items())
-            self._put(f"{self._now()[11:23]} {level:5} {what}{told}")
+            return json.dumps({"time": self._now(), "level": level, "message": what, **facts}, default=str)
+        told = "".join(f" {name}={value}" for name, value in facts.items())
+        return self._printable(f"{self._now()[11:23]} {level:5} {what}{told}")
 
     def _json(self, account: Account) -> str:
         parts = [
@@ -87,7 +90,7 @@ class Log:
                 parts.append(f'"{name}":{seconds * 1000:.3f}')
         if account.age is not None:
             parts.append(f'"age_s":{account.age:.3f}')
-        parts.append(f'"peer":"{account.peer}","request_bytes":{account.request_bytes}')
+        parts.append(f'"peer":{_quoted(account.peer)},"request_bytes":{account.request_bytes}')
         if account.response_bytes:
             parts.append(f'"response_bytes":{account.response_bytes}')
         if account.detail:
@@ -96,15 +99,21 @@ class Log:
 
     def _text(self, account: Account) -> str:
         what = account.problem or account.label
-        how = f" {account.duplicate.replace('_', ' ')}" if account.duplicate is not None else ""
+        how = " attached" if account.duplicate is DuplicateKind.ATTACHED else ""  # the others are what `what` says
         took = f"{account.total * 1000:.1f} ms"
         if account.upstream is not None:
             took += f" (upstream {account.upstream * 1000:.1f})"
-        target = account.target.decode("latin-1")
-        line = f"{self._now()[11:23]} {account.method.decode('latin-1')} {target} {account.status} {what}{how} {took}"
+        asked = b"%b %b" % (account.method, account.target)
+        line = f"{self._now()[11:23]} {asked.decode('ascii', 'backslashreplace')} {account.status} {what}{how} {took}"
         if account.name:
             line += f" key={self._key(account)}"
-        return line + (f" {account.detail}" if account.detail else "")
+        return self._printable(line + (f" {account.detail}" if account.detail else ""))
+
+    def _printable(self, line: str) -> str:
+        """One line that moves no terminal, in what the output can encode."""
+        if not line.isprintable():
+            line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        return line.encode(self._encoding, "backslashreplace").decode(self._encoding)
 
     def _key(self, account: Account) -> str:
         if self._keys and account.key is not None:
@@ -126,31 +135,40 @@ class Log:
 
     def _hand_over(self) -> None:
         self._timer = None
+        count = len(self._lines)
+        if text := self._gathered():
+            try:
+                self._queue.put_nowait(text)
+                self._dropped = 0
+            except queue.Full:
+                self._dropped += count
+
+    def _gathered(self) -> str:
+        """The lines of a moment, and how many were dropped before them."""
         lines, self._lines = self._lines, []
-        if not lines:
-            return
         if self._dropped:
-            lines.append(f'{{"level":"warning","message":"log lines were dropped","count":{self._dropped}}}')
-        try:
-            self._queue.put_nowait("\n".join(lines) + "\n")
-            self._dropped = 0
-        except queue.Full:
-            self._dropped += len(lines)
+            lines.append(self._line("warning", "log lines were dropped", {"count": self._dropped}))
+        return "".join(f"{line}\n" for line in lines)
 
     def _write(self) -> None:
         while (text := self._queue.get()) is not None:
             try:
                 self._out.write(text)
                 self._out.flush()
-            except (OSError, ValueError):
-                return  # nobody reads any more
+            except OSError:
+                pass  # a full disk, which may have room again later; or a reader that left, which costs little
+            except ValueError:
+                return  # it is closed
 
     def close(self, seconds: float = 2.0) -> None:
         """Write what there is, at most so long."""
         if self._timer is not None:
             self._timer.cancel()
-        self._hand_over()
+            self._timer = None
         try:
+            if text := self._gathered():
+                self._queue.put(text, timeout=seconds)
+                self._dropped = 0
             self._queue.put(None, timeout=seconds)
         except queue.Full:
             return

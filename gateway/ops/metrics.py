@@ -134,6 +134,7 @@ class Tally:
 
     def store_forgot(self, route: str) -> None:
         self.forgot.values[()] += 1
+        self.alarms.values[()] += 1
 
     def alarm(self, what: str, **facts: object) -> None:
         self.alarms.values[()] += 1

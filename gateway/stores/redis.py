@@ -234,7 +234,7 @@ class RedisStore:
                     raise
         except OSError as error:  # TimeoutError is one
             raise StoreAway(
-                f"Redis at {host}:{port} cannot be reached: {error or 'timed out'}", ambiguous=False
+                f"Redis at {host}:{port} cannot be reached: {str(error) or 'timed out'}", ambiguous=False
             ) from error
         self._pipeline = pipeline
         self._trouble = ""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import re
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -192,11 +193,9 @@ class SqliteStore:
     def _run(self, ready: asyncio.Future[Any]) -> None:
         try:
             db = self._open_file()
-        except StoreUnusable as error:
-            self._tell([(ready, error, None)])
-            return
-        except (sqlite3.Error, OSError) as error:
-            self._tell([(ready, StoreUnusable(f"{self._path}: {error}"), None)])
+        except Exception as error:  # whatever it is: somebody waits to hear how the opening went
+            foreign = isinstance(error, sqlite3.Error | OSError)
+            self._tell([(ready, StoreUnusable(f"{self._path}: {error}") if foreign else error, None)])
             return
         self._tell([(ready, None, None)])
         try:
@@ -274,7 +273,7 @@ class SqliteStore:
 
     def _sweep(self, db: sqlite3.Connection) -> None:
         self._swept = self._clock.now()
-        if self._trouble:
+        if self._trouble or not self._same_file():
             return
         try:
             while db.execute(_SWEEP, (self._clock.wall(),)).rowcount == 500 and self._queue.empty():
@@ -295,10 +294,15 @@ class SqliteStore:
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+            self._check(db)  # first: a journal mode is written into the file, and it may not be ours
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA synchronous = {'FULL' if self._durability == 'power' else 'NORMAL'}")
             db.execute("BEGIN IMMEDIATE")
-            self._check_or_make(db)
+            if self._check(db):
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             db.execute("COMMIT")
             if self._max_bytes:
                 size = db.execute("PRAGMA page_size").fetchone()[0]
@@ -310,22 +314,21 @@ class SqliteStore:
         self._identity = (stat.st_dev, stat.st_ino)
         return db
 
-    def _check_or_make(self, db: sqlite3.Connection) -> None:
+    def _check(self, db: sqlite3.Connection) -> bool:
+        """Whether the file is empty, and to be made. Raises StoreUnusable where it is not ours."""
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if application == 0 and version == 0 and tables == 0:
-            for statement in _SCHEMA.split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif application != APPLICATION_ID:
+            return True
+        if application != APPLICATION_ID:
             raise StoreUnusable(f"{self._path} belongs to another program; name another file")
-        elif version != SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
             raise StoreUnusable(
                 f"{self._path} was made by another version of oncegate (its format is {version}, this one writes "
                 f"{SCHEMA_VERSION}); start that version, or name another file and accept that live keys are forgotten"
             )
+        return False
 
     def _same_file(self) -> bool:
         """Whether the path still leads to the file that was opened. Another one in its place would
@@ -389,17 +392,22 @@ def _translated(error: sqlite3.Error, *, claims: bool, ambiguous: bool) -> Store
     return StoreAway(f"SQLite: {error}", ambiguous=ambiguous)
 
 
+#: Where the kernel says what is mounted where (proc(5)), and how it spells a space in a path.
+MOUNTS = Path("/proc/self/mountinfo")
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+
+
 def file_system(folder: Path) -> str:
     """The type of the file system that `folder` is on, as the kernel names it; empty if it does not say."""
     try:
-        mounts = Path("/proc/self/mountinfo").read_text()
+        mounts = MOUNTS.read_bytes()
     except OSError:
         return ""
-    here = os.path.realpath(folder)
-    best, kind = "", ""
-    for line in mounts.splitlines():
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape")
-        if (here == point or here.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
-            best, kind = point, right.split()[0]
-    return kind
+    here = os.fsencode(os.path.realpath(folder))
+    best, kind = b"", b""
+    for line in mounts.strip().split(b"\n"):
+        left, _, right = line.partition(b" - ")
+        point = _ESCAPED.sub(lambda found: bytes((int(found[1], 8),)), left.split(b" ")[4])
+        if (here == point or here.startswith(point.rstrip(b"/") + b"/")) and len(point) >= len(best):
+            best, kind = point, right.split(b" ")[0]
+    return kind.decode()

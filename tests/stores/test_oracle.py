@@ -135,4 +135,3 @@ def test_every_history_ends_where_the_pure_transitions_say(kind: str) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
-

@@ -1,0 +1,31 @@
+-- wrk's side of the bench: POSTs with an Idempotency-Key, and one line of JSON at the end.
+--   wrk … -s wrk.lua URL -- PREFIX POOL
+-- PREFIX begins every key and is unlike that of any other run. POOL 0: a new key each time. POOL n: the same n
+-- keys over and over, numbered from 0 (the bench has had them answered before).
+local head, tail, pool
+local count = -1
+
+function init(args)
+  local body = '{"amount":1999,"currency":"eur","customer":"cus_9f3b2a7c41","description":"order 4711, '
+    .. 'two parcels, express."}'
+  head = "POST " .. wrk.path .. " HTTP/1.1\r\nHost: " .. wrk.host .. ":" .. wrk.port
+    .. "\r\nContent-Type: application/json\r\nContent-Length: " .. #body
+    .. "\r\nIdempotency-Key: " .. args[1]
+  tail = "\r\n\r\n" .. body
+  pool = tonumber(args[2])
+end
+
+function request()
+  count = count + 1
+  if pool > 0 and count >= pool then count = 0 end
+  return head .. string.format("%010d", count) .. tail
+end
+
+function done(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format(
+    'RESULT {"requests":%d,"seconds":%.6f,"refused":%d,"broken":%d,"p50":%d,"p99":%d}\n',
+    summary.requests, summary.duration / 1e6, errors.status,
+    errors.connect + errors.read + errors.write + errors.timeout,
+    latency:percentile(50), latency:percentile(99)))
+end

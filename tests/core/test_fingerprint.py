@@ -1,0 +1,544 @@
+"""What counts as the same request, and what is said when it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gateway.core.digest import Purpose, body_digest, digest, tag
+from gateway.core.fingerprint import (
+    Difference,
+    Fingerprint,
+    Recipe,
+    bound_headers,
+    difference,
+    differing_parts,
+    fingerprint,
+    multipart_segments,
+)
+from gateway.core.message import Field, Request
+
+PLAIN = Recipe()
+
+
+def fields(**changed: bytes | list[bytes] | None) -> list[Field]:
+    """The fields of the sample request, with some changed, added, repeated (a list) or taken away (None)."""
+    chosen: dict[str, bytes | list[bytes] | None] = {
+        "Host": b"shop.example",
+        "Authorization": b"Bearer a",
+        "Content-Type": b"application/json",
+    }
+    chosen.update({name.replace("_", "-"): value for name, value in changed.items()})
+    return [
+        (name.encode(), each)
+        for name, value in chosen.items()
+        if value is not None
+        for each in (value if isinstance(value, list) else [value])
+    ]
+
+
+def request(
+    method: bytes = b"POST",
+    target: bytes = b"/payments?n=1",
+    body: bytes = b'{"amount":1}',
+    **changed: bytes | list[bytes] | None,
+) -> Request:
+    return Request(method, target, fields(**changed), body)
+
+
+def seen(request: Request, recipe: Recipe = PLAIN, *, certificate: bytes = b"") -> Fingerprint:
+    return fingerprint(request, recipe, certificate=certificate)
+
+
+# ── Every part counts, and says its own name ──────────────────────────────────────────────────────
+
+#: One change per part, and the name that the 422 gives it.
+CHANGES = {
+    "method": {"method": b"PATCH"},
+    "host": {"Host": b"shop.example:8080"},
+    "target": {"target": b"/payments?n=2"},
+    "content-type": {"Content_Type": b"application/json; charset=utf-8"},
+    "content-encoding": {"Content_Encoding": b"gzip"},
+    "body": {"body": b'{"amount":2}'},
+    "x-amount": {"X_Amount": b"1"},
+}
+WITH_AMOUNT = Recipe(headers=(b"x-amount",))
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_a_part_that_changes_is_another_request_and_is_named(part: str) -> None:
+    """Difference REQUEST, and the one part that differs."""
+    first, mine = seen(request(), WITH_AMOUNT), seen(request(**CHANGES[part]), WITH_AMOUNT)
+    assert difference(first, mine) is Difference.REQUEST
+    assert differing_parts(first, mine, WITH_AMOUNT) == [part]
+    assert mine.credentials == first.credentials
+
+
+@pytest.mark.parametrize("pair", list(combinations(CHANGES, 2)), ids="+".join)
+def test_two_parts_that_change_are_both_named(pair: tuple[str, str]) -> None:
+    """In the recipe's order; and two requests that differ from a third differ from each other."""
+    one, other = pair
+    first = seen(request(), WITH_AMOUNT)
+    both = seen(request(**(CHANGES[one] | CHANGES[other])), WITH_AMOUNT)
+    assert difference(first, both) is Difference.REQUEST
+    assert differing_parts(first, both, WITH_AMOUNT) == [one, other]
+    only_one, only_other = seen(request(**CHANGES[one]), WITH_AMOUNT), seen(request(**CHANGES[other]), WITH_AMOUNT)
+    assert difference(only_one, only_other) is Difference.REQUEST
+    assert differing_parts(only_one, only_other, WITH_AMOUNT) == [one, other]
+
+
+@pytest.mark.parametrize("part", [None, *CHANGES])
+def test_other_credentials_come_before_another_request(part: str | None) -> None:
+    """Whoever shows other credentials learns nothing of the request, not even that it differs."""
+    changed = {"Authorization": b"Bearer b", **(CHANGES[part] if part else {})}
+    mine = seen(request(**changed), WITH_AMOUNT)
+    assert difference(seen(request(), WITH_AMOUNT), mine) is Difference.CREDENTIALS
+
+
+def test_credentials_are_no_part_of_the_request_and_have_no_tag() -> None:
+    """Two bytes of a password's digest would be two bytes for a guesser."""
+    first, mine = seen(request()), seen(request(Authorization=b"Bearer b", X_API_Key=b"k", Cookie=b"a=1"))
+    assert first.request == mine.request
+    assert first.tags == mine.tags
+    assert differing_parts(first, mine, PLAIN) == []
+
+
+@pytest.mark.parametrize("recipe", [WITH_AMOUNT, Recipe(bind=()), Recipe(bind=("default", "header:x-org"))])
+def test_an_unknown_recipe_comes_first(recipe: Recipe) -> None:
+    """Nothing can be said of what another recipe digested; even the same request cannot be compared."""
+    assert recipe.id != PLAIN.id
+    assert difference(seen(request(), recipe), seen(request())) is Difference.RECIPE
+    assert difference(seen(request(Authorization=b"b"), recipe), seen(request(b"PUT"))) is Difference.RECIPE
+
+
+def test_the_same_request_does_not_differ() -> None:
+    """None is what lets a duplicate be replayed."""
+    assert difference(seen(request()), seen(request())) is None
+
+
+def test_where_only_the_full_digest_knows_no_part_is_named() -> None:
+    """Two bytes per part may collide; the 16 bytes decide."""
+    first = seen(request())
+    assert differing_parts(first, replace(first, request=bytes(16)), PLAIN) == []
+    assert difference(first, replace(first, request=bytes(16))) is Difference.REQUEST
+
+
+def test_its_size_is_what_a_record_has_room_for() -> None:
+    """4 bytes of recipe, 16 and 16 of digest, 2 for each part in the recipe's order."""
+    made = seen(request(), WITH_AMOUNT)
+    assert (len(made.recipe), len(made.request), len(made.credentials)) == (4, 16, 16)
+    assert WITH_AMOUNT.parts == ("method", "host", "target", "content-type", "content-encoding", "body", "x-amount")
+    assert len(made.tags) == 2 * len(WITH_AMOUNT.parts)
+
+
+def test_its_repr_is_short_and_shows_no_whole_digest() -> None:
+    """For logs and failing assertions."""
+    made = seen(request())
+    assert repr(made) == f"Fingerprint({made.request[:4].hex()}… by {made.credentials[:4].hex()}…)"
+
+
+# ── What may change between two tries ─────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"Host": b"SHOP.Example"},
+        {"Host": b"  shop.example\t"},
+        {"Content_Type": b"\tapplication/json "},
+        {"Authorization": b" Bearer a "},
+        {"User_Agent": b"sdk/2"},
+        {"Traceparent": b"00-1"},
+        {"Idempotency_Key": b"k"},
+        {"Date": b"now"},
+        {"Accept": b"*/*"},
+        {"Content_Length": b"12"},
+    ],
+    ids=str,
+)
+def test_what_a_retry_may_change(changed: dict[str, bytes]) -> None:
+    """The case of Host, white space around values, and every field that does not count."""
+    assert seen(request(**changed)) == seen(request())
+
+
+def test_the_case_and_order_of_fields_do_not_count() -> None:
+    """An intermediary may change both."""
+    first = request(Content_Encoding=b"gzip", X_Amount=b"1", X_API_Key=b"k")
+    turned = first._replace(fields=[(name.upper(), value) for name, value in reversed(first.fields)])
+    assert seen(turned, WITH_AMOUNT) == seen(first, WITH_AMOUNT)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"target": b"/payments?n=%31"},
+        {"target": b"//payments?n=1"},
+        {"target": b"/Payments?n=1"},
+        {"target": b"/payments?n=1&"},
+        {"method": b"post"},
+        {"Content_Type": b"Application/json"},
+        {"Content_Type": b"application/json;"},
+        {"body": b'{"amount": 1}'},
+        {"Host": b"shop.example."},
+    ],
+    ids=str,
+)
+def test_what_it_may_not(changed: dict[str, bytes]) -> None:
+    """Target and body are taken byte for byte: who asks with other bytes may mean something else."""
+    assert difference(seen(request()), seen(request(**changed))) is Difference.REQUEST
+
+
+COUNTED = ["Host", "Content_Type", "Content_Encoding", "X_Amount"]
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_absent_empty_and_repeated_are_three_things(name: str) -> None:
+    """None of them may stand for another, in any part that a field gives."""
+    variants: list[bytes | list[bytes] | None] = [None, b"", [b"", b""], b"a", [b"a", b"a"], [b"a", b"b"], [b"b", b"a"]]
+    made = {seen(request(**{name: each}), WITH_AMOUNT).request for each in variants}
+    assert len(made) == len(variants)
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X_API_Key", "Api_Key", "Cookie"])
+def test_so_it_is_with_credentials(name: str) -> None:
+    """An empty credential is not none, and one sent twice is not the same as once."""
+    variants: list[bytes | list[bytes] | None] = [None, b"", [b"", b""], b"a", [b"a", b"a"], [b"a", b"b"], [b"b", b"a"]]
+    alone: dict[str, bytes | list[bytes] | None] = {"Authorization": None}
+    made = {seen(request(**(alone | {name: each}))).credentials for each in variants}
+    assert len(made) == len(variants)
+
+
+# ── Credentials ───────────────────────────────────────────────────────────────────────────────────
+
+
+def credentials(recipe: Recipe = PLAIN, *, certificate: bytes = b"", **sent: bytes | None) -> bytes:
+    return seen(request(**{"Authorization": None, **sent}), recipe, certificate=certificate).credentials
+
+
+def test_each_credential_counts_and_none_stands_for_another() -> None:
+    """The same secret under another name is another credential."""
+    made = [
+        credentials(),
+        credentials(Authorization=b"s"),
+        credentials(X_API_Key=b"s"),
+        credentials(Api_Key=b"s"),
+        credentials(Cookie=b"s"),
+        credentials(certificate=b"s"),
+        credentials(Authorization=b"s", X_API_Key=b"s"),
+        credentials(Authorization=b"s", Api_Key=b"s"),
+        credentials(Authorization=b"s", certificate=b"s"),
+        credentials(X_API_Key=b"s", Api_Key=b"s"),
+    ]
+    assert len(set(made)) == len(made)
+
+
+@pytest.mark.parametrize("other", ["Authorization", "X_API_Key", "Api_Key", "certificate"])
+def test_cookies_count_only_where_there_is_no_other_credential(other: str) -> None:
+    """Analytics cookies change from try to try; they may not cost a client that shows a token its answer."""
+    assert credentials(**{other: b"s"}, Cookie=b"a=1") == credentials(**{other: b"s"}, Cookie=b"a=2")
+    assert credentials(Cookie=b"a=1") != credentials(Cookie=b"a=2")
+
+
+def test_cookies_count_whole() -> None:
+    """The gate does not know which of them is the session."""
+    assert len({credentials(Cookie=c) for c in (b"a=1; b=2", b"b=2; a=1", b"a=1", b"A=1; b=2")}) == 4
+
+
+def test_a_route_binds_what_it_names_instead() -> None:
+    """`bind` replaces the default set; `default` in it stands for that; [] binds nothing."""
+    nothing, org = Recipe(bind=()), Recipe(bind=("header:x-org",))
+    assert credentials(nothing, Authorization=b"a", Cookie=b"c", certificate=b"d") == credentials(nothing)
+    assert credentials(org, X_Org=b"1") != credentials(org, X_Org=b"2")
+    assert credentials(org, X_Org=b"1", Authorization=b"a") == credentials(org, X_Org=b"1", certificate=b"b")
+    both = Recipe(bind=("default", "header:x-org"))
+    made = [
+        credentials(both, Authorization=b"a", X_Org=b"1"),
+        credentials(both, Authorization=b"b", X_Org=b"1"),
+        credentials(both, Authorization=b"a", X_Org=b"2"),
+        credentials(both, Authorization=b"a"),
+        credentials(both, X_Org=b"1"),
+        credentials(both, X_Org=b""),
+        credentials(both, Cookie=b"c"),
+    ]
+    assert len(set(made)) == len(made)
+
+
+def test_a_header_of_the_recipe_is_asked_for_not_bound() -> None:
+    """Its change is another request (422 `key-reused`), not somebody else."""
+    first, mine = (seen(request(X_Amount=each), WITH_AMOUNT) for each in (b"1", b"2"))
+    assert first.credentials == mine.credentials
+    assert difference(first, mine) is Difference.REQUEST
+
+
+def test_a_secret_keys_all_of_it() -> None:
+    """Whoever can read the store cannot try out guesses; not at a tag of two bytes either."""
+    plain = fingerprint(request(), PLAIN)
+    keyed = fingerprint(request(), PLAIN, secret=b"s")
+    assert keyed == fingerprint(request(), PLAIN, secret=b"s")
+    assert keyed.request != plain.request
+    assert keyed.credentials != plain.credentials
+    assert all(keyed.tags[at : at + 2] != plain.tags[at : at + 2] for at in range(0, 12, 2))
+    assert keyed.recipe == plain.recipe
+
+
+def test_fields_that_look_like_an_account_are_pointed_out() -> None:
+    """In lower case, each once, in order; a name that only contains such a word is none."""
+    sent = ["X-Tenant-Id", "Stripe-Account", "OpenAI-Organization", "x-tenant-id", "X-Org", "Tenant", "X-Accounting"]
+    found = bound_headers([(name.encode(), b"1") for name in sent])
+    assert found == ["openai-organization", "stripe-account", "x-tenant-id"]
+
+
+# ── Recipes ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_recipe_has_an_id_of_its_own() -> None:
+    """What is bound, what counts besides, and in which order."""
+    recipes = [
+        Recipe(),
+        Recipe(bind=()),
+        Recipe(bind=("header:a",)),
+        Recipe(bind=("default", "header:a")),
+        Recipe(bind=("header:a", "default")),
+        Recipe(headers=(b"a",)),
+        Recipe(headers=(b"b",)),
+        Recipe(headers=(b"a", b"b")),
+        Recipe(headers=(b"b", b"a")),
+        Recipe(bind=("header:a",), headers=(b"a",)),
+    ]
+    assert len({recipe.id for recipe in recipes}) == len(recipes)
+    assert Recipe().id == PLAIN.id
+
+
+# ── Multipart ─────────────────────────────────────────────────────────────────────────────────────
+
+FORM = b'--%b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--%b\r\n\r\n2\r\n--%b--\r\n'
+
+
+def form(boundary: bytes, *, body: bytes = FORM, written: bytes | None = None, kind: bytes = b"form-data") -> Request:
+    """A multipart request; `written` is how the boundary stands in the field, where that differs."""
+    shown = boundary if written is None else written
+    return request(
+        body=body.replace(b"%b", boundary), Content_Type=b"multipart/" + kind + b"; boundary=" + shown + b"; x=y"
+    )
+
+
+def test_a_boundary_chosen_anew_is_the_same_request() -> None:
+    """RFC 2046 §5.1.1: it is random for every try, in the field and at every delimiter line."""
+    first = seen(form(b"AaB03x"))
+    assert seen(form(b"----WebKitFormBoundary7MA4YWxk")) == first
+    assert seen(form(b"a b.c", written=b'"a b.c"')) == first
+    assert seen(form(b'q"\\q', written=rb'"q\"\\q"')) == first
+    assert seen(form(b"x" * 70)) == first
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        form(b"B", kind=b"mixed"),
+        form(b"B", body=FORM.replace(b"1", b"3")),
+        form(b"B", body=FORM.replace(b"1\r\n--%b\r\n\r\n2", b"12")),
+        form(b"B", body=FORM.replace(b'"a"', b'"b"')),
+        form(b"B", body=b"preamble\r\n" + FORM),
+        form(b"B", body=FORM + b"epilogue"),
+        form(b"B", body=FORM[:-2]),
+    ],
+)
+def test_all_else_of_a_form_counts(other: Request) -> None:
+    """Its kind, each part's fields and content, how it is cut, preamble and epilogue."""
+    assert difference(seen(form(b"B")), seen(other)) is Difference.REQUEST
+
+
+def test_the_parameters_of_a_form_besides_the_boundary_count() -> None:
+    """Only the boundary is cut out of the field."""
+    plain = b"multipart/form-data; boundary=B"
+    body = FORM.replace(b"%b", b"B")
+    made = [seen(request(body=body, Content_Type=each)) for each in (plain, plain + b"; x=y", plain + b"; x=z")]
+    assert len({each.request for each in made}) == 3
+    assert differing_parts(made[0], made[1], PLAIN) == ["content-type"]
+
+
+@pytest.mark.parametrize(
+    ("title", "kind", "body"),
+    [
+        ("no closing delimiter", b"multipart/form-data; boundary=%b", b"--%b\r\n\r\n1\r\n--%b\r\n\r\n2\r\n"),
+        ("no delimiter at all", b"multipart/form-data; boundary=%b", b"1"),
+        ("nothing before the close", b"multipart/form-data; boundary=%b", b"--%b--\r\n"),
+        ("an empty body", b"multipart/form-data; boundary=%b", b""),
+        ("line feeds only", b"multipart/form-data; boundary=%b", FORM.replace(b"\r\n", b"\n")),
+        ("not a form", b"application/json; boundary=%b", FORM),
+        ("a type that begins alike", b"multiparts/form-data; boundary=%b", FORM),
+        ("two boundaries", b"multipart/form-data; boundary=%b; boundary=%b", FORM),
+        ("an unclosed quotation", b'multipart/form-data; boundary="%b', FORM),
+        ("an empty boundary", b'multipart/form-data; boundary=""', FORM.replace(b"%b", b"")),
+        ("a parameter that ends alike", b"multipart/form-data; xboundary=%b", FORM),
+    ],
+)
+def test_what_does_not_parse_as_a_form_is_digested_raw(title: str, kind: bytes, body: bytes) -> None:
+    """Every byte counts then, the boundary's too; and the same bytes are still the same request."""
+
+    def made(boundary: bytes) -> Fingerprint:
+        return seen(request(body=body.replace(b"%b", boundary), Content_Type=kind.replace(b"%b", boundary)))
+
+    assert made(b"B") == made(b"B")
+    if b"%b" in kind:
+        assert difference(made(b"B"), made(b"C")) is Difference.REQUEST
+    parts = [b"POST", b"\x01shop.example", b"/payments?n=1", b"\x01" + kind.replace(b"%b", b"B"), b"\x00"]
+    raw = body_digest(b"raw", [body.replace(b"%b", b"B")])
+    assert made(b"B").request == digest(Purpose.REQUEST, [*parts, raw])[:16]
+
+
+def test_a_boundary_too_long_to_be_one_is_none() -> None:
+    """RFC 2046 §5.1.1 has room for 70 characters."""
+    assert seen(form(b"x" * 71)) != seen(form(b"y" * 71))
+    assert multipart_segments(FORM.replace(b"%b", b"x" * 70), b"x" * 70) is not None
+    assert multipart_segments(FORM.replace(b"%b", b"x" * 71), b"x" * 71) is None
+
+
+def test_two_content_types_are_no_form() -> None:
+    """Which of them the service reads, nobody knows."""
+    types = [[b"multipart/form-data; boundary=" + each, b"text/plain"] for each in (b"B", b"C")]
+    bodies = [FORM.replace(b"%b", each) for each in (b"B", b"C")]
+    one, other = (seen(request(body=body, Content_Type=kind)) for body, kind in zip(bodies, types, strict=True))
+    assert differing_parts(one, other, PLAIN) == ["content-type", "body"]
+
+
+SEGMENTS = [
+    # the whole of a plain form: preamble, parts, epilogue
+    (b"--B\r\nH: 1\r\n\r\n1\r\n--B--", [b"", b"\r\nH: 1\r\n\r\n1", b""]),
+    (b"--B\r\n1\r\n--B\r\n2\r\n--B--\r\n", [b"", b"\r\n1", b"\r\n2", b"\r\n"]),
+    (b"pre\r\n--B\r\n1\r\n--B--\r\nepi", [b"pre", b"\r\n1", b"\r\nepi"]),
+    # white space after a delimiter is a transport's padding
+    (b"--B \t\r\n1\r\n--B-- \r\n", [b"", b"\r\n1", b"\r\n"]),
+    # the boundary's text inside content is content: in a line, at a line's start with more behind it, after LF alone
+    (b"--B\r\nx--B\r\n--Bx\r\n--B-\r\n\n--B\r\n--B--", [b"", b"\r\nx--B\r\n--Bx\r\n--B-\r\n\n--B", b""]),
+    (b"--B\r\n--B--x\r\n--B--", [b"", b"\r\n--B--x", b""]),
+    # two delimiter lines in a row share a line break, and hold a part without even an empty line
+    (b"--B\r\n--B\r\n--B--", [b"", b"", b"", b""]),
+    # after the close, everything is epilogue
+    (b"--B\r\n1\r\n--B--\r\n--B\r\n2\r\n--B--", [b"", b"\r\n1", b"\r\n--B\r\n2\r\n--B--"]),
+    # not closed
+    (b"--B\r\n1\r\n--B", None),
+    (b"--B\r\n1\r\n--B-", None),
+    (b"--B\r\n1\r\n--C--", None),
+    (b"--B--", None),
+    (b" --B\r\n1\r\n--B--", None),
+    (b"", None),
+]
+
+
+@pytest.mark.parametrize(("body", "segments"), SEGMENTS)
+def test_a_form_is_cut_at_its_delimiter_lines_only(body: bytes, segments: list[bytes] | None) -> None:
+    """A delimiter is a whole line; anything else that looks like one is content."""
+    assert multipart_segments(body, b"B") == segments
+
+
+def test_a_boundary_is_text_not_a_pattern() -> None:
+    """RFC 2046 allows `+`, `.`, `(`, `?` in it."""
+    boundary = b"a.+(?)b"
+    assert multipart_segments(FORM.replace(b"%b", boundary), boundary) is not None
+    assert multipart_segments(FORM.replace(b"%b", b"axx(?)b"), boundary) is None
+
+
+contents = st.lists(st.text("a\r\n-B", max_size=5).map(str.encode), min_size=1, max_size=3)
+boundaries = st.text("B-x", min_size=1, max_size=3).map(str.encode)
+
+
+@given(contents, boundaries, boundaries)
+def test_two_boundaries_around_the_same_parts_are_one_request(parts: list[bytes], one: bytes, other: bytes) -> None:
+    """Wherever both bodies are what their boundary says: parts that hold no delimiter line of it."""
+    made = []
+    for boundary in (one, other):
+        body = b"".join(b"--" + boundary + b"\r\n" + part + b"\r\n" for part in parts) + b"--" + boundary + b"--"
+        assume(multipart_segments(body, boundary) == [b"", *(b"\r\n" + part for part in parts), b""])
+        made.append(seen(request(body=body, Content_Type=b"multipart/mixed; boundary=" + boundary)))
+    assert made[0] == made[1]
+
+
+@given(contents, contents)
+def test_two_lists_of_parts_are_two_requests(one: list[bytes], other: list[bytes]) -> None:
+    """However the parts are cut, and whatever they hold."""
+    made = []
+    for parts in (one, other):
+        body = b"".join(b"--=BB=\r\n" + part + b"\r\n" for part in parts) + b"--=BB=--"
+        made.append(seen(request(body=body, Content_Type=b"multipart/mixed; boundary==BB=")))
+    assert (made[0] == made[1]) == (one == other)
+
+
+# ── No two requests share a fingerprint ───────────────────────────────────────────────────────────
+
+hosts = st.sampled_from([None, b"", b"a", b"A", b"ab", b"a:1"])
+letters = st.text("aA/;\x00", max_size=3).map(str.encode)
+kinds = st.sampled_from([None, b"", b"a", b"A", b" a", b"a;"])
+Parts = tuple[bytes, bytes | None, bytes, bytes | None, bytes]
+parts = st.tuples(letters, hosts, letters, kinds, letters)
+
+
+@st.composite
+def neighbours(draw: st.DrawFn) -> tuple[Parts, Parts]:
+    """Two that differ in little or nothing: each part of the second is the first's, or drawn anew."""
+    one, fresh = draw(parts), draw(parts)
+    keep = draw(st.lists(st.booleans(), min_size=5, max_size=5))
+    method, host, target, kind, body = (a if kept else b for a, b, kept in zip(one, fresh, keep, strict=True))
+    return one, (method, host, target, kind, body)
+
+
+def made_of(parts: Parts) -> Fingerprint:
+    method, host, target, kind, body = parts
+    return seen(request(method, target, body, Host=host, Content_Type=kind))
+
+
+def meant(parts: Parts) -> Parts:
+    method, host, target, kind, body = parts
+    return method, host and host.lower(), target, kind and kind.strip(), body
+
+
+@given(neighbours())
+def test_fingerprints_are_equal_just_when_requests_are(pair: tuple[Parts, Parts]) -> None:
+    """(method, host, target, content type, body): distinct ones never share a digest, equal ones always do."""
+    one, other = pair
+    same = meant(one) == meant(other)
+    assert (made_of(one).request == made_of(other).request) == same
+    assert (difference(made_of(one), made_of(other)) is None) == same
+
+
+@given(parts)
+def test_the_parts_named_are_the_parts_that_differ(one: Parts) -> None:
+    """Against the sample request: never a part that is equal, never one left out."""
+    sample: Parts = (b"a", b"a", b"a", b"a", b"a")
+    names = ("method", "host", "target", "content-type", "body")
+    expected = [name for name, x, y in zip(names, meant(one), sample, strict=True) if x != y]
+    assert differing_parts(made_of(sample), made_of(one), PLAIN) == expected
+
+
+@given(st.lists(st.text("ab", max_size=3).map(str.encode), max_size=4), st.data())
+def test_moving_a_byte_from_one_part_to_the_next_changes_the_digest(row: list[bytes], data: st.DataObject) -> None:
+    """Each part stands behind its length, so the encoding is injective."""
+    other = data.draw(st.lists(st.text("ab", max_size=3).map(str.encode), max_size=4))
+    for purpose in (Purpose.REQUEST, Purpose.NAME):
+        assert (digest(purpose, row) == digest(purpose, other)) == (row == other)
+    assert (body_digest(b"raw", row) == body_digest(b"raw", other)) == (row == other)
+    for at in range(len(row) - 1):
+        if row[at]:
+            moved = [*row[:at], row[at][:-1], row[at][-1:] + row[at + 1], *row[at + 2 :]]
+            assert digest(Purpose.REQUEST, moved) != digest(Purpose.REQUEST, row)
+            assert body_digest(b"multipart", moved) != body_digest(b"multipart", row)
+
+
+def test_a_digest_for_one_purpose_means_nothing_for_another() -> None:
+    """Personalisation (RFC 7693 §2.8); and a secret changes every one of them."""
+    made = [digest(purpose, (b"a",), secret) for purpose in Purpose for secret in (b"", b"s", b"t")]
+    assert len(set(made)) == len(made) == 3 * len(Purpose)
+    assert {len(each) for each in made} == {32}
+    assert body_digest(b"raw", [b"a"]) != body_digest(b"multipart", [b"a"])
+
+
+def test_a_tag_is_its_own_parts() -> None:
+    """The same value in two parts has two tags, or a swap could be read off."""
+    assert tag(b"host", b"a") != tag(b"target", b"a")
+    assert tag(b"host", b"a") == tag(b"host", b"a", b"")
+    assert tag(b"host", b"a", b"s") != tag(b"host", b"a")
+    assert len(tag(b"host", b"a")) == 2

@@ -1,0 +1,1042 @@
+"""What is guarded, as bytes: how it is read and forwarded, what is kept of its answer, and every way in which
+an upstream can fail to give one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import redis
+
+from tests.edge.stand import (
+    SOON,
+    ByHand,
+    Edge,
+    Peer,
+    edge,
+    eventually,
+    fields_of,
+    head_of,
+    narrow_client,
+    piece,
+    values,
+)
+from tests.edge.test_passing import GET, HELD, drain, drink, feed
+from tests.harness import Client, Exchange, Origin, Response, ask, configuration
+from tests.servers import RedisServer, preferred
+
+
+def keyed(key: str, body: bytes = b"", *, fields: bytes = b"", version: bytes = b"1.1") -> bytes:
+    """A guarded request with a sized body."""
+    return b"POST /orders HTTP/%b\r\nHost: a\r\nIdempotency-Key: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+        version,
+        key.encode(),
+        fields,
+        len(body),
+        body,
+    )
+
+
+# ── How it is read and forwarded ──────────────────────────────────────────────────────────────────
+
+
+async def test_a_chunked_request_is_forwarded_with_its_length(hand: ByHand) -> None:
+    """It is read whole first, and its trailers are dropped."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(
+            b"POST /orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        await client.send(b"5\r\nhello\r\n")
+        await client.send(b"6;x=y\r\n world\r\n0\r\nX-T: 1\r\n\r\n")
+        peer = await hand.accept()
+        fields = await peer.fields()
+        assert values(fields, b"content-length") == [b"11"]
+        assert values(fields, b"transfer-encoding") == []
+        assert await peer.read(11) == b"hello world"
+        await peer.answer()
+        assert (await client.read()).label == "stored"
+
+
+@pytest.mark.parametrize(
+    ("framing", "body", "length"),
+    [
+        (b"", b"", []),
+        (b"Content-Length: 0\r\n", b"", [b"0"]),
+        (b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", [b"0"]),
+    ],
+    ids=["none", "sized", "chunked"],
+)
+async def test_a_request_without_a_body_is_framed_as_the_client_framed_it(
+    hand: ByHand, framing: bytes, body: bytes, length: list[bytes]
+) -> None:
+    """No length is invented for a request that declared no body."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(b"DELETE /orders/1 HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\n" + framing + b"\r\n" + body)
+        peer = await hand.accept()
+        fields = await peer.fields()
+        assert values(fields, b"content-length") == length
+        assert values(fields, b"transfer-encoding") == []
+        await peer.answer()
+        assert (await client.read()).label == "stored"
+
+
+async def test_an_expectation_is_answered_by_the_gate_and_not_forwarded(hand: ByHand) -> None:
+    """100 Continue before the body; the upstream is asked only once it is whole."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(
+            b"POST /orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nExpect: 100-Continue\r\n"
+            b"Content-Length: 5\r\n\r\n"
+        )
+        assert await head_of(client) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert hand.connections == 0
+        await client.send(b"hello")
+        peer = await hand.accept()
+        assert values(await peer.fields(), b"expect") == []
+        assert await peer.read(5) == b"hello"
+        await peer.answer()
+        assert (await head_of(client)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_an_expectation_is_not_met_where_the_request_is_refused_anyway(hand: ByHand) -> None:
+    """The client is told at once and sends no body: 413 by its length, 400 by its key."""
+    async with edge(configuration(hand.url, policy="max_request: 1KiB")) as gate:
+        for key, length, problem in (("k", 1025, "body-too-large"), ('"', 5, "key-invalid")):
+            client = await gate.connect()
+            await client.send(
+                b"POST /orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: %b\r\nExpect: 100-continue\r\n"
+                b"Content-Length: %d\r\n\r\n" % (key.encode(), length)
+            )
+            head = await head_of(client)
+            assert b"Connection: close" in head
+            assert problem.encode() in await drain(client)
+        assert hand.connections == 0
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize(
+    ("framing", "sent", "body"),
+    [
+        (b"", b"", b""),
+        (b"Content-Length: 0\r\n", b"", b""),
+        (b"Content-Length: 5\r\n", b"hello", b"hello"),
+        (b"Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n", b"hello world"),
+    ],
+    ids=["none", "empty", "sized", "chunked"],
+)
+@pytest.mark.parametrize("split", [False, True], ids=["one packet", "two packets"])
+@pytest.mark.parametrize("target", [b"/orders", b"/open/x"], ids=["guarded", "open"])
+async def test_an_upgrade_is_not_made_and_not_forwarded(
+    hand: ByHand, framing: bytes, sent: bytes, body: bytes, split: bool, target: bytes
+) -> None:
+    """`Upgrade: h2c`, as common clients send it, is for one hop. What it framed is read as framed, and a request
+    behind it is read as a request."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        head = b"POST %b HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\n%b%b\r\n" % (target, UPGRADE, framing)
+        behind = keyed("behind", b"next")
+        if split:
+            await client.send(head)
+            await client.send(sent + behind)
+        else:
+            await client.send(head + sent + behind)
+        peer = await hand.accept()
+        fields = await peer.fields()
+        for name in (b"upgrade", b"connection", b"http2-settings"):
+            assert values(fields, name) == []
+        if values(fields, b"transfer-encoding"):
+            assert (await peer.read(len(sent))).endswith(b"0\r\n\r\n")
+        else:
+            assert await peer.read(len(body)) == body
+        await peer.answer(b"one")
+        answer = await client.read()
+        assert (answer.status, answer.body, answer.get("Connection")) == (200, b"one", None)
+        head = await peer.head()
+        assert b"Idempotency-Key: behind" in head
+        assert await peer.read(4) == b"next"
+        await peer.answer(b"two")
+        assert (await client.read()).body == b"two"
+
+
+async def test_the_key_goes_on_under_its_own_name(hand: ByHand) -> None:
+    """As the client spelled it, so that the upstream may put a unique constraint on it; the attempt is ours."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(
+            b'POST /orders HTTP/1.1\r\nHost: a\r\nx-idempotency-KEY: "k"; v=1\r\nIdempotency-Attempt: 2\r\n'
+            b"Content-Length: 0\r\n\r\n"
+        )
+        peer = await hand.accept()
+        fields = await peer.fields()
+        assert (b"x-idempotency-KEY", b'"k"; v=1') in fields
+        assert values(fields, b"idempotency-key") == []
+        assert values(fields, b"idempotency-attempt") == []
+        await peer.answer()
+        assert (await client.read()).label == "stored"
+        # The other field and the bare form name the same operation.
+        await client.send(b"POST /orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nContent-Length: 0\r\n\r\n")
+        assert (await client.read()).replayed
+
+
+# ── What is kept of an answer ─────────────────────────────────────────────────────────────────────
+
+
+async def test_a_replay_is_the_answer_less_what_spoke_of_the_moment(hand: ByHand) -> None:
+    """Status, body bytes, and every field with its case, order and repetition; not Date, Set-Cookie, or what was
+    for one hop. The upstream's own words under the gate's names reach nobody."""
+    body = bytes(range(256)) * 300
+    kept = (
+        b"Content-Type: application/json\r\nX-Twice: a\r\nVARY: x\r\nx-twice: b, c\r\nX-Obs: caf\xe9\r\nX-Empty: \r\n"
+    )
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k", b"hello"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.read(5)
+        await peer.send(
+            b"HTTP/1.1 201 Made It\r\nDate: Tue, 15 Nov 1994 08:12:31 GMT\r\nSet-Cookie: a=b\r\n"
+            b"Connection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nIdempotent-Replayed: true\r\n"
+            b"Idempotency-Status: replayed\r\nidempotency-expires: never\r\nIdempotency-First-Seen: x\r\n"
+            + kept
+            + b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        for start in range(0, len(body), 10_000):
+            part = body[start : start + 10_000]
+            await peer.send(b"%x\r\n%b\r\n" % (len(part), part))
+        await peer.send(b"0\r\nX-Trailer: 1\r\n\r\n")
+
+        head = await head_of(client)
+        assert await piece(client, len(body)) == body
+        first = fields_of(head)
+        assert head.startswith(b"HTTP/1.1 201 ")
+        assert values(first, b"date") == [b"Tue, 15 Nov 1994 08:12:31 GMT"]
+        assert values(first, b"set-cookie") == [b"a=b"]
+        assert values(first, b"idempotency-status") == [b"stored"]
+        assert values(first, b"content-length") == [b"%d" % len(body)]
+        assert kept in head
+        for name in (
+            b"connection",
+            b"x-hop",
+            b"keep-alive",
+            b"transfer-encoding",
+            b"idempotent-replayed",
+            b"x-trailer",
+        ):
+            assert values(first, name) == [], name
+
+        await client.send(keyed("k", b"hello"))
+        head = await head_of(client)
+        assert await piece(client, len(body)) == body
+        again = fields_of(head)
+        assert head.startswith(b"HTTP/1.1 201 ")
+        assert kept in head
+        assert values(again, b"idempotent-replayed") == [b"true"]
+        assert values(again, b"idempotency-status") == [b"replayed"]
+        assert values(again, b"content-length") == [b"%d" % len(body)]
+        for name in (b"idempotency-first-seen", b"idempotency-expires"):
+            assert values(again, name) == values(first, name) != []
+        (date,) = values(again, b"date")
+        assert date != b"Tue, 15 Nov 1994 08:12:31 GMT"
+        for name in (b"set-cookie", b"connection", b"x-hop", b"keep-alive", b"transfer-encoding", b"x-trailer"):
+            assert values(again, name) == [], name
+        assert hand.connections == 1
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_without_a_body_is_replayed_without_one(origin: Origin, status: int) -> None:
+    """A 204 or 304 ends with its head, the second time too; the connection goes on behind it."""
+
+    async def empty(exchange: Exchange) -> None:
+        await exchange.respond(status, fields=[(b"ETag", b"x")])
+
+    origin.answer = empty
+    async with edge(configuration(origin.url)) as gate:
+        client = await gate.connect()
+        for replayed in (False, True, True):
+            await client.send(keyed("k"))
+            answer = await client.read()
+            assert (answer.status, answer.body, answer.replayed) == (status, b"", replayed)
+            assert answer.get("Content-Length") is None
+            assert answer.get("ETag") == "x"
+        assert len(origin.requests) == 1
+
+
+async def test_interim_responses_are_not_kept_and_not_passed_on(hand: ByHand) -> None:
+    """They are not the answer; what they carry is not taken into it."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        await peer.answer(b"done", 201)
+        for _ in range(2):
+            head = await head_of(client)
+            assert head.startswith(b"HTTP/1.1 201 ")
+            assert b"Link" not in head
+            assert await piece(client, 4) == b"done"
+            if hand.connections == 1 and b"Replayed" not in head:
+                await client.send(keyed("k"))
+
+
+async def test_an_old_client_is_guarded_too(origin: Origin) -> None:
+    """HTTP/1.0: the answer, and its replay, with a length; the connection ends unless it was asked to stay."""
+    async with edge(configuration(origin.url)) as gate:
+        for fields, connection in ((b"", "close"), (b"Connection: keep-alive\r\n", "keep-alive")):
+            client = await gate.connect()
+            await client.send(keyed("k", b"x", fields=fields, version=b"1.0"))
+            answer = await client.read()
+            assert (answer.status, answer.get("Connection")) == (201, connection)
+            if connection == "close":
+                assert await client.ended()
+        assert len(origin.requests) == 1
+
+
+# ── Remember, then speak ──────────────────────────────────────────────────────────────────────────
+
+
+class Valve:
+    """A proxy before a Redis whose replies can be held back."""
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def start(self) -> Valve:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(reader, there_writer, wait=False))
+                group.create_task(self._pump(there_reader, writer, wait=True))
+        except* (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+            there_writer.close()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, wait: bool) -> None:
+        while data := await reader.read(1 << 16):
+            if wait:
+                await self.open.wait()
+            writer.write(data)
+        raise ConnectionError
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+@pytest.fixture
+async def valve() -> AsyncIterator[tuple[Valve, redis.Redis]]:
+    """A real Redis behind a valve, and a way to look into it past the valve."""
+    server = RedisServer(preferred()).start()
+    valve = await Valve(server.port).start()
+    with server.client() as client:
+        yield valve, client
+    await valve.stop()
+    server.close()
+
+
+@pytest.mark.parametrize("kind", ["answer", "stream"])
+async def test_nothing_is_said_before_the_store_has_acknowledged(
+    hand: ByHand, valve: tuple[Valve, redis.Redis], kind: str
+) -> None:
+    """The answer is whole, the store has it, and its acknowledgement is on its way: not a byte has gone to the
+    client. With a stream it is the tombstone that comes first."""
+    held, store = valve
+    async with edge(configuration(hand.url, store=held.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        held.open.clear()
+        (name,) = [name for name in store.keys("*") if store.type(name) == b"string" and len(name) > 40]
+        claim = store.get(name)
+        await peer.answer(b"made", 201, b"Content-Type: text/event-stream\r\n" if kind == "stream" else b"")
+        await eventually(lambda: store.get(name) != claim, "the store has the settlement")
+        # The gate is not stuck: others are served meanwhile.
+        other = await gate.connect()
+        await other.send(GET)
+        await peer.head()
+        await peer.answer(b"other")
+        assert (await other.read(method=b"GET")).body == b"other"
+        assert client.reader._buffer == b""  # type: ignore[attr-defined]
+        held.open.set()
+        answer = await client.read()
+        assert (answer.status, answer.body) == (201, b"made")
+        assert answer.label == ("not-kept" if kind == "stream" else "stored")
+
+
+# ── Broken upstreams ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What an upstream writes and how it ends; what the client gets; what a duplicate gets then."""
+
+    answer: bytes
+    then: str = "close"
+    status: int = 502
+    problem: str | None = "upstream-lost"
+    label: str = "in-doubt"
+    again: tuple[int, str | None, str] = (409, "in-doubt", "in-doubt")
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+LATE = {"status": 504, "problem": "upstream-timeout", "then": "stay"}
+KEPT = {"status": 200, "problem": None, "label": "stored", "again": (200, None, "replayed")}
+
+BROKEN = {
+    # It ends too soon
+    "nothing, then the end": Broken(b""),
+    "nothing, then a reset": Broken(b"", "reset"),
+    "half a status line": Broken(b"HTTP/1.1 20"),
+    "half a head": Broken(OK + b"Content-Length: 4\r\nX-"),
+    "a head without its empty line": Broken(OK + b"Content-Length: 4\r\n"),
+    "an interim response only": Broken(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "a sized body cut off": Broken(OK + b"Content-Length: 100\r\n\r\nhalf"),
+    "a sized body reset": Broken(OK + b"Content-Length: 100\r\n\r\nhalf", "reset"),
+    "a sized body one byte short": Broken(OK + b"Content-Length: 5\r\n\r\nhalf"),
+    "no body where one was declared": Broken(OK + b"Content-Length: 5\r\n\r\n"),
+    "a chunk cut off": Broken(OK + b"Transfer-Encoding: chunked\r\n\r\n9\r\nhalf"),
+    "no last chunk": Broken(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"),
+    "no end of the trailers": Broken(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n"),
+    "a body without length, reset": Broken(OK + b"\r\nhalf", "reset"),
+    # It does not come
+    "silence": Broken(b"", **LATE),  # type: ignore[arg-type]
+    "silence after half a head": Broken(OK + b"X-", **LATE),  # type: ignore[arg-type]
+    "silence after half a body": Broken(OK + b"Content-Length: 100\r\n\r\nhalf", **LATE),  # type: ignore[arg-type]
+    "silence without the last chunk": Broken(
+        OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        **LATE,  # type: ignore[arg-type]
+    ),
+    "silence behind a body without length": Broken(OK + b"\r\nhalf", **LATE),  # type: ignore[arg-type]
+    "interim responses only": Broken(b"HTTP/1.1 103 Hints\r\n\r\n" * 3, **LATE),  # type: ignore[arg-type]
+    # It is no HTTP/1.1
+    "rubbish": Broken(b"rubbish\r\n\r\n"),
+    "a TLS alert": Broken(b"\x15\x03\x01\x00\x02\x02\x46"),
+    "HTTP/2": Broken(b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    "HTTP/3.7": Broken(b"HTTP/3.7 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    "HTTP/0.9": Broken(b"<html>hello</html>"),
+    "ICY": Broken(b"ICY 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    "bare line feeds": Broken(b"HTTP/1.1 200 OK\nContent-Length: 0\n\n"),
+    "status 99": Broken(b"HTTP/1.1 99 Odd\r\nContent-Length: 0\r\n\r\n"),
+    "status 600": Broken(b"HTTP/1.1 600 Odd\r\nContent-Length: 0\r\n\r\n"),
+    "status 2000": Broken(b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n"),
+    "status abc": Broken(b"HTTP/1.1 abc OK\r\nContent-Length: 0\r\n\r\n"),
+    "101": Broken(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", "stay"),
+    "101 without its fields": Broken(b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "stay"),
+    "an interim response with a body": Broken(
+        b"HTTP/1.1 150 Odd\r\nContent-Length: 4\r\n\r\nevil" + OK + b"Content-Length: 4\r\n\r\ngood", "stay"
+    ),
+    "too many interim responses": Broken(
+        b"HTTP/1.1 103 Hints\r\n\r\n" * 40 + OK + b"Content-Length: 0\r\n\r\n", "stay"
+    ),
+    "a head that is too large": Broken(OK + b"X: " + b"x" * (70 << 10) + b"\r\nContent-Length: 0\r\n\r\n", "stay"),
+    "a head without end": Broken(OK + b"X: " + b"x" * (400 << 10), "stay"),
+    "trailers without end": Broken(
+        OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * (400 << 10), "stay"
+    ),
+    # Its fields are none
+    "NUL in a value": Broken(OK + b"X: a\0b\r\nContent-Length: 0\r\n\r\n", "stay"),
+    "CR in a value": Broken(OK + b"X: a\rb\r\nContent-Length: 0\r\n\r\n", "stay"),
+    "LF in a value": Broken(OK + b"X: a\nb\r\nContent-Length: 0\r\n\r\n", "stay"),
+    "a control byte in a value": Broken(OK + b"X: a\x01b\r\nContent-Length: 0\r\n\r\n", "stay"),
+    "DEL in a value": Broken(OK + b"X: a\x7fb\r\nContent-Length: 0\r\n\r\n", "stay"),
+    "NUL in the reason": Broken(b"HTTP/1.1 200 O\0K\r\nContent-Length: 0\r\n\r\n", "stay"),
+    "a space before the colon": Broken(OK + b"X : a\r\nContent-Length: 0\r\n\r\n", "stay"),
+    "a folded value": Broken(OK + b"X: a\r\n b\r\nContent-Length: 0\r\n\r\n", "stay"),
+    "no colon": Broken(OK + b"X\r\nContent-Length: 0\r\n\r\n", "stay"),
+    "no name": Broken(OK + b": x\r\nContent-Length: 0\r\n\r\n", "stay"),
+    # Its framing is none
+    "two lengths": Broken(OK + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nbody", "stay"),
+    "one length twice": Broken(OK + b"Content-Length: 4\r\nContent-Length: 4\r\n\r\nbody", "stay"),
+    "a list of lengths": Broken(OK + b"Content-Length: 4, 4\r\n\r\nbody", "stay"),
+    "a negative length": Broken(OK + b"Content-Length: -4\r\n\r\nbody", "stay"),
+    "a signed length": Broken(OK + b"Content-Length: +4\r\n\r\nbody", "stay"),
+    "a hexadecimal length": Broken(OK + b"Content-Length: 0x4\r\n\r\nbody", "stay"),
+    "a length that is no number": Broken(OK + b"Content-Length: four\r\n\r\nbody", "stay"),
+    "a length without end": Broken(OK + b"Content-Length: 99999999999999999999\r\n\r\nbody", "stay"),
+    "a length and a coding": Broken(
+        OK + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "stay"
+    ),
+    "gzip": Broken(OK + b"Transfer-Encoding: gzip\r\n\r\nbody"),
+    "gzip, chunked": Broken(OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "stay"),
+    "chunked twice": Broken(OK + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", "stay"),
+    "a chunk size that is no number": Broken(OK + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\nbody\r\n", "stay"),
+    "a chunk that is longer than it says": Broken(
+        OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nbodybody\r\n0\r\n\r\n", "stay"
+    ),
+    "a chunk size without end": Broken(
+        OK + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nbody\r\n", "stay"
+    ),
+    # It is an answer, with something odd about it
+    "surplus bytes": Broken(OK + b"Content-Length: 4\r\n\r\nbodysurplus", "stay", **KEPT),  # type: ignore[arg-type]
+    "a second response": Broken(
+        OK + b"Content-Length: 4\r\n\r\nbodyHTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",
+        "stay",
+        **KEPT,  # type: ignore[arg-type]
+    ),
+    "a reset behind it": Broken(OK + b"Content-Length: 4\r\n\r\nbody", "reset", **KEPT),  # type: ignore[arg-type]
+    "no reason phrase": Broken(b"HTTP/1.1 200\r\nContent-Length: 4\r\n\r\nbody", "stay", **KEPT),  # type: ignore[arg-type]
+    "HTTP/1.0": Broken(b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nbody", "close", **KEPT),  # type: ignore[arg-type]
+    "a 500": Broken(
+        b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nbody", "close", 500, None, "stored", (500, None, "replayed")
+    ),
+    "a bare 503": Broken(
+        b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbody", "close", 503, None
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_a_broken_upstream_is_told_as_what_it_is(hand: ByHand, name: str) -> None:
+    """Bytes were sent and no whole answer came back: 502 or 504 and in doubt, never a bare 500, never run again,
+    and no truncated answer is ever replayed. A whole answer is kept, whatever came behind it."""
+    row = BROKEN[name]
+    timing = "timeout: 150ms, late: 150ms" if row.status == 504 else "timeout: 20s"
+    async with edge(configuration(hand.url, upstream=timing)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k", b"body"))
+        peer = await hand.accept()
+        await peer.head()
+        assert await peer.read(4) == b"body"
+        peer.writer.write(row.answer)
+        if row.then == "close":
+            peer.close()
+        elif row.then == "reset":
+            await peer.writer.drain()
+            # A reset overtakes what it comes behind: it is sent once that was read.
+            await eventually(lambda: _has_read(gate, row), "the gate has read what was sent")
+            peer.reset()
+        answer = await client.read(seconds=SOON)
+        assert (answer.status, answer.problem, answer.label) == (row.status, row.problem, row.label)
+        if row.problem is not None:
+            assert answer.get("Idempotency-Outcome") == "unknown"
+        else:
+            assert answer.body == b"body"
+        await gate.settled()
+        again = await ask(gate.port, key="k", body=b"body", host="a")
+        assert (again.status, again.problem, again.label) == row.again
+        if again.problem is None:
+            assert again.body == b"body"
+        # On the client's own connection too; and nothing was forwarded a second time.
+        await client.send(keyed("k", b"body"))
+        assert (await client.read()).label == row.again[2]
+        assert hand.connections == 1
+
+
+def _has_read(gate: Edge, row: Broken) -> bool:
+    """Whether the gate has taken in what the upstream wrote before its reset."""
+    if row.status == 200:
+        return not gate.connection._queue
+    (flight,) = gate.server.gate.flights
+    attempt = flight.attempt
+    return not row.answer or attempt._head is not None  # type: ignore[union-attr]
+
+
+async def test_an_upstream_that_is_not_there_has_no_effect(hand: ByHand) -> None:
+    """Refused connections: 502, released, and the next try is forwarded."""
+    async with edge(configuration(hand.url)) as gate:
+        port = int(hand.url.rpartition(":")[2])
+        await hand.stop()
+        answer = await ask(gate.port, key="k", body=b"", host="a")
+        assert (answer.status, answer.problem, answer.label) == (502, "upstream-unreachable", "released")
+        assert answer.get("Idempotency-Outcome") == "no-effect"
+        origin = await Origin().start(port)
+        answer = await ask(gate.port, key="k", body=b"", host="a")
+        assert (answer.status, answer.label, answer.replayed) == (201, "stored", False)
+        await origin.stop()
+
+
+async def test_where_no_connection_falls_free_nothing_was_sent(hand: ByHand) -> None:
+    """The pool is at its cap: 503, released; nothing is written later either."""
+    async with edge(configuration(hand.url, upstream="timeout: 200ms, late: 0s, connections: 1")) as gate:
+        holder = await gate.connect()
+        await holder.send(GET)
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + b"Content-Length: 4\r\n\r\n")
+        answer = await ask(gate.port, key="k", body=b"", host="a")
+        assert (answer.status, answer.problem, answer.label) == (503, "overloaded", "released")
+        assert answer.get("Idempotency-Outcome") == "no-effect"
+        await peer.send(b"done")
+        assert (await holder.read(method=b"GET")).body == b"done"
+        await holder.send(GET)
+        assert (await peer.head()).startswith(b"GET ")
+        await peer.answer()
+        assert (await holder.read(method=b"GET")).body == b"ok"
+
+
+# ── Answers before the question was whole ─────────────────────────────────────────────────────────
+
+LONG = 6 << 20
+
+
+async def early(gate: Edge, narrow: ByHand, response: bytes) -> tuple[Client, Peer]:
+    """A guarded request whose upstream answers while most of the body is still to be written."""
+    client = await gate.connect()
+    client.writer.write(keyed("k", b"x" * LONG))
+    peer = await narrow.accept()
+    await peer.head()
+    peer.writer.transport.pause_reading()
+    await peer.send(response)
+    return client, peer
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        OK + b"Content-Length: 4\r\n\r\nbody",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        OK + b"Content-Type: text/event-stream\r\nContent-Length: 4\r\n\r\nbody",
+        OK + b"Content-Length: %d\r\n\r\nbody" % (2 << 20),
+        b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["sized", "chunked", "a stream", "over the limit", "302"],
+)
+async def test_an_early_success_is_no_answer(narrow: ByHand, response: bytes) -> None:
+    """It says yes to what it has not read: lost, and in doubt."""
+    async with edge(configuration(narrow.url)) as gate:
+        client, peer = await early(gate, narrow, response)
+        answer = await client.read()
+        assert (answer.status, answer.problem, answer.label) == (502, "upstream-lost", "in-doubt")
+        peer.writer.transport.resume_reading()
+        assert await peer.ended()
+        again = await ask(gate.port, key="k", body=b"x" * LONG, host="a")
+        assert (again.status, again.problem) == (409, "in-doubt")
+        assert narrow.connections == 1
+
+
+@pytest.mark.parametrize("then", ["stay", "close"])
+async def test_an_early_refusal_that_is_complete_is_an_answer(narrow: ByHand, then: str) -> None:
+    """A whole 413 is the upstream's word, and beats the write that fails behind it."""
+    async with edge(configuration(narrow.url)) as gate:
+        client, peer = await early(gate, narrow, b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\n\r\nmuch")
+        if then == "close":
+            peer.close()
+        answer = await client.read()
+        assert (answer.status, answer.body, answer.label) == (413, b"much", "stored")
+        again = await ask(gate.port, key="k", body=b"x" * LONG, host="a")
+        assert (again.status, again.body, again.label) == (413, b"much", "replayed")
+        peer.writer.transport.resume_reading()
+        assert await peer.ended()
+        assert narrow.connections == 1
+
+
+async def test_an_early_refusal_that_is_not_complete_is_no_answer(narrow: ByHand) -> None:
+    """Half a 413, and one that would end with its connection, say nothing."""
+    for number, response in enumerate(
+        (b"HTTP/1.1 413 No\r\nContent-Length: 9\r\n\r\nhalf", b"HTTP/1.1 413 No\r\n\r\nhalf")
+    ):
+        async with edge(configuration(narrow.url)) as gate:
+            client, peer = await early(gate, narrow, response)
+            peer.writer.transport.resume_reading()
+            peer.writer.write_eof()
+            answer = await client.read()
+            assert (answer.status, answer.problem, answer.label) == (502, "upstream-lost", "in-doubt"), number
+
+
+# ── Clients that leave ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+async def test_a_client_that_hangs_up_does_not_cancel_its_exchange(hand: ByHand, how: str) -> None:
+    """The effect outlives the client: its retry is given the answer, and the upstream is asked once."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k", b"body"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.read(4)
+        getattr(client, how)()
+        if how == "reset":
+            await gate.emptied()
+        await peer.answer(b"made", 201)
+        await gate.settled()
+        again = await ask(gate.port, key="k", body=b"body", host="a")
+        assert (again.status, again.body, again.label, again.replayed) == (201, b"made", "replayed", True)
+        assert hand.connections == 1
+
+
+async def test_a_client_that_hangs_up_before_its_connection_is_made_is_served_all_the_same(hand: ByHand) -> None:
+    """From the moment the request is whole it runs to its end."""
+    async with edge(configuration(hand.url)) as gate:
+        await gate.connect()
+        await eventually(lambda: gate.server.connections, "it is connected")
+        connection = gate.connection
+        connection.data_received(keyed("k", b"body"))
+        connection.abort()
+        await gate.emptied()
+        peer = await hand.accept()
+        await peer.head()
+        assert await peer.read(4) == b"body"
+        await peer.answer(b"made", 201)
+        await gate.settled()
+        again = await ask(gate.port, key="k", body=b"body", host="a")
+        assert (again.status, again.replayed) == (201, True)
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+async def test_a_client_that_hangs_up_within_its_body_has_asked_for_nothing(hand: ByHand, how: str) -> None:
+    """Nothing is claimed, nothing forwarded, and what was reserved for its body is given back."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k", b"x" * 1000)[:-1])
+        await eventually(lambda: gate.server.door.budget.taken == 1000, "its body is reserved")
+        getattr(client, how)()
+        await gate.emptied()
+        await gate.settled()
+        assert hand.connections == 0
+        assert gate.count("oncegate_settlements_total", route="all", settlement="release", reason="lost") == 0
+
+
+# ── Tombstones ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def not_kept(gate: Edge, status: int) -> None:
+    """A duplicate is told that it ran, how it was answered, and that the answer was not kept."""
+    again = await ask(gate.port, key="k", body=b"", host="a")
+    assert (again.status, again.problem, again.label) == (409, "response-not-kept", "not-kept")
+    assert again.get("Idempotency-Outcome") == "keep"
+    assert again.get("X-Should-Retry") == "false"
+    assert b"The service answered %d." % status in again.body
+
+
+BODY = os.urandom(5000)
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        (b"Content-Length: 5000\r\n", BODY),
+        (b"Transfer-Encoding: chunked\r\n", b"3e8\r\n" + BODY[:1000] + b"\r\nfa0\r\n" + BODY[1000:] + b"\r\n0\r\n\r\n"),
+        (b"", BODY),
+    ],
+    ids=["declared", "chunked", "until the connection ends"],
+)
+@pytest.mark.parametrize("pace", ["at once", "byte by byte"])
+async def test_a_body_over_the_limit_is_passed_on_and_not_kept(
+    hand: ByHand, framing: bytes, body: bytes, pace: str
+) -> None:
+    """Too big is not an error: the first client gets every byte, only the replay is lost."""
+    async with edge(configuration(hand.url, policy="max_response: 2KiB")) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        response = b"HTTP/1.1 202 Accepted\r\n" + framing + b"X-Field: yes\r\n\r\n" + body
+        if pace == "at once":
+            await peer.send(response)
+        else:
+            for start in range(0, len(response), 97):
+                await peer.send(response[start : start + 97])
+                await asyncio.sleep(0)
+        if not framing:
+            peer.close()
+        answer = await client.read()
+        assert (answer.status, answer.body, answer.label) == (202, BODY, "not-kept")
+        assert answer.get("X-Field") == "yes"
+        await gate.settled()
+        await not_kept(gate, 202)
+        # The connections go on.
+        await client.send(keyed("other"))
+        if not framing:
+            peer = await hand.accept()
+        await peer.head()
+        await peer.answer(b"next")
+        assert (await client.read()).body == b"next"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Content-Type: text/event-stream",
+        b"content-type:  Text/Event-Stream; charset=utf-8",
+        b"Content-Type: multipart/x-mixed-replace; boundary=x",
+        b"Content-Type: application/x-ndjson",
+        b"Content-Type: application/grpc+proto",
+        b"X-Accel-Buffering: no",
+        b"x-accel-buffering: No",
+    ],
+)
+async def test_a_stream_flows_and_is_not_kept(hand: ByHand, field: bytes) -> None:
+    """As soon as its head shows it: the tombstone is settled and the client gets each event as it comes, while a
+    duplicate is already told that it ran."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + field + b"\r\nTransfer-Encoding: chunked\r\n\r\n")
+        head = await head_of(client)
+        assert values(fields_of(head), b"idempotency-status") == [b"not-kept"]
+        await not_kept(gate, 200)
+        for event in (b"one", b"two", b"six"):
+            await peer.send(b"3\r\n" + event + b"\r\n")
+            assert await piece(client, 8) == b"3\r\n" + event + b"\r\n"
+        await peer.send(b"0\r\n\r\n")
+        assert await piece(client, 5) == b"0\r\n\r\n"
+        await not_kept(gate, 200)
+        assert hand.connections == 1
+
+
+async def test_an_answer_that_ends_with_its_connection_is_not_kept(hand: ByHand) -> None:
+    """It may have been cut off and nobody could tell; the first client gets what came."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + b"\r\nsmall")
+        peer.close()
+        answer = await client.read()
+        assert (answer.status, answer.body, answer.label) == (200, b"small", "not-kept")
+        await not_kept(gate, 200)
+
+
+async def test_a_small_stream_that_is_whole_leaves_its_connection_in_order(hand: ByHand) -> None:
+    """Head and body came in one packet, and reading was paused between them. The next request on that
+    connection must be heard."""
+    async with edge(configuration(hand.url, upstream="timeout: 5s")) as gate:
+        client = await gate.connect()
+        await client.send(keyed("stream"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.answer(b"data: 1\n\n", 200, b"Content-Type: text/event-stream\r\n")
+        assert (await client.read()).body == b"data: 1\n\n"
+        await client.send(keyed("next"))
+        await peer.head()
+        await peer.answer(b"next", 201)
+        answer = await client.read()
+        assert (answer.status, answer.body, answer.label) == (201, b"next", "stored")
+        assert hand.connections == 1
+
+
+@pytest.mark.parametrize("fields", [b"", b"Connection: keep-alive\r\n"], ids=["plain", "keep-alive"])
+async def test_a_stream_to_an_old_client_ends_with_its_connection(hand: ByHand, fields: bytes) -> None:
+    """HTTP/1.0 has no chunks: the end of the connection is the end of the stream, even where the client asked
+    for it to be kept."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k", fields=fields, version=b"1.0"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        head = await head_of(client)
+        assert values(fields_of(head), b"connection") == [b"close"]
+        assert await piece(client, 3) == b"one"
+        await peer.send(b"3\r\ntwo\r\n0\r\n\r\n")
+        assert await drain(client) == b"two"
+
+
+@pytest.mark.parametrize("ending", ["reset", "close"])
+async def test_a_stream_that_breaks_off_is_seen_to(hand: ByHand, ending: str) -> None:
+    """The client must not take it for whole; the key stays what it was, run and not kept."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        await head_of(client)
+        assert await piece(client, 8) == b"3\r\none\r\n"
+        getattr(peer, ending)()
+        assert await drain(client) == b""
+        await not_kept(gate, 200)
+
+
+async def test_a_stream_lives_as_long_as_its_client(hand: ByHand) -> None:
+    """The exchange is settled; when the client leaves there is nobody left to stream to."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + b"Content-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        await head_of(client)
+        client.reset()
+        assert await peer.ended()
+        await not_kept(gate, 200)
+
+
+async def test_a_slow_reader_of_a_long_answer_pauses_the_upstream(hand: ByHand) -> None:
+    """What was held until the tombstone stood has filled the client's buffer: the upstream stays paused."""
+    total = 24 << 20
+    async with edge(configuration(hand.url, policy="max_response: 1MiB")) as gate:
+        client = await narrow_client(gate.port)
+        gate.clients.append(client)
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + b"Content-Length: %d\r\n\r\n" % total)
+        async with asyncio.TaskGroup() as group:
+            fed = group.create_task(feed(peer.writer, total))
+            await eventually(lambda: gate.held, "the client's buffer is full")
+            await eventually(lambda: not gate.upstream._transport.is_reading(), "the upstream is paused")
+            for _ in range(50):
+                assert gate.held <= 2 * HELD
+                await asyncio.sleep(0.002)
+            assert not fed.done()
+            await head_of(client)
+            drunk = group.create_task(drink(client.reader, total))
+            while not drunk.done():
+                assert gate.held <= 2 * HELD
+                await asyncio.sleep(0.002)
+        assert fed.result() == drunk.result()
+
+
+# ── Late answers, and bytes that are none ─────────────────────────────────────────────────────────
+
+
+async def test_a_late_answer_is_given_to_the_retry(hand: ByHand) -> None:
+    """504 after `timeout`; the gate listens on, the retry attaches, and both it and whoever comes later get the
+    answer. It was asked once."""
+    async with edge(configuration(hand.url, upstream="timeout: 150ms, late: 10s")) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        answer = await client.read()
+        assert (answer.status, answer.problem, answer.label) == (504, "upstream-timeout", "in-doubt")
+        assert answer.get("X-Should-Retry") == "true"
+        await client.send(keyed("k"))
+        await eventually(lambda: gate.server.gate.flights.waiting == 1, "the retry waits")
+        await peer.answer(b"late", 201)
+        retry = await client.read()
+        assert (retry.status, retry.body, retry.replayed) == (201, b"late", True)
+        again = await ask(gate.port, key="k", body=b"", host="a")
+        assert (again.status, again.body, again.label) == (201, b"late", "replayed")
+        assert hand.connections == 1
+
+
+async def test_a_late_stream_is_not_kept_and_has_nobody_to_flow_to(hand: ByHand) -> None:
+    """Its client was told 504: the stream is cut off at the upstream, and a duplicate hears that it ran."""
+    async with edge(configuration(hand.url, upstream="timeout: 150ms, late: 10s")) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        assert (await client.read()).status == 504
+        await peer.send(OK + b"Content-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        assert await peer.ended()
+        await not_kept(gate, 200)
+
+
+@pytest.mark.parametrize(
+    "surplus",
+    [OK + b"Content-Length: 5\r\n\r\nwrong", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"\r\n", b"x"],
+    ids=["a response", "an unsolicited 408", "an empty line", "a byte"],
+)
+async def test_bytes_that_nobody_asked_for_are_no_answer(hand: ByHand, surplus: bytes) -> None:
+    """Whatever an idle connection says is nobody's answer: it is closed, and the next request goes elsewhere."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("one"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.answer(b"one", 201)
+        assert (await client.read()).body == b"one"
+        await peer.send(surplus)
+        assert await peer.ended()
+        await client.send(keyed("two"))
+        second = await hand.accept()
+        await second.head()
+        await second.answer(b"two", 201)
+        answer = await client.read()
+        assert (answer.body, answer.label) == (b"two", "stored")
+
+
+async def test_a_used_connection_that_was_closed_leaves_a_keyed_request_in_doubt(hand: ByHand) -> None:
+    """It was written, and nobody knows: it is not written again."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("one"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.answer(b"one", 201)
+        await client.read()
+        await client.send(keyed("two"))
+        await peer.head()
+        peer.close()
+        answer = await client.read()
+        assert (answer.status, answer.problem, answer.label) == (502, "upstream-lost", "in-doubt")
+        assert hand.connections == 1
+
+
+# ── The bytes that are held ───────────────────────────────────────────────────────────────────────
+
+SCARCE = "limits: {buffers: 1MiB}\ndefaults: {max_request: 1MiB, max_response: 1MiB}"
+
+
+async def test_bodies_are_reserved_against_one_total(hand: ByHand) -> None:
+    """A body that does not fit beside the others is refused, not waited for, and nothing was run; once there is
+    room again it is served."""
+    async with edge(configuration(hand.url, top=SCARCE)) as gate:
+        first = await gate.connect()
+        large = b"x" * (700 << 10)
+        await first.send(keyed("one", large)[:-1])
+        await eventually(lambda: gate.server.door.budget.taken == len(large), "the first is reserved")
+        declared = await ask(gate.port, key="two", body=large, host="a")
+        assert (declared.status, declared.problem, declared.label) == (503, "overloaded", "refused")
+        assert declared.get("Retry-After") == "1"
+        chunked = await gate.connect()
+        await chunked.send(
+            b"POST /orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: two\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"%x\r\n%b\r\n0\r\n\r\n" % (len(large), large)
+        )
+        assert (await chunked.read()).problem == "overloaded"
+        assert hand.connections == 0
+        await first.send(b"x")
+        peer = await hand.accept()
+        await peer.head()
+        await peer.read(len(large))
+        await peer.answer(b"one")
+        assert (await first.read()).body == b"one"
+        await first.send(keyed("two", large))
+        await peer.head()
+        await peer.read(len(large))
+        await peer.answer(b"two")
+        assert (await first.read()).body == b"two"
+
+
+async def test_an_answer_that_no_longer_fits_the_total_is_over_the_limit(hand: ByHand) -> None:
+    """It is passed on whole and not kept."""
+    async with edge(configuration(hand.url, top=SCARCE)) as gate:
+        holder, client = await gate.connect(), await gate.connect()
+        await holder.send(keyed("held", b"x" * (700 << 10))[:-1])
+        await eventually(lambda: gate.server.door.budget.taken, "the other body is reserved")
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        body = os.urandom(600 << 10)
+        await peer.answer(body, 201)
+        answer: Response = await client.read()
+        assert (answer.status, answer.body == body, answer.label) == (201, True, "not-kept")
+        holder.reset()
+        await not_kept(gate, 201)

@@ -1,0 +1,295 @@
+"""The life of one request: claimed, forwarded once, settled, and only then answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.message import Field
+from gateway.core.outcome import LostReason, NotSentReason
+from gateway.core.record import Doubt, Kind, State
+from gateway.core.reply import Again, First, Live
+
+from .upstream import Plan, answers, breaks, never, refuses, streams, unreachable
+from .virtual import virtual
+from .wire import slow
+from .world import LEASE, World
+
+RETRY_AFTER: Field = (b"Retry-After", b"7")
+
+
+@virtual
+async def test_an_answer_is_stored_and_then_given() -> None:
+    """Forwarded once, with the attempt's number; stored before it is spoken; replayed to whoever comes later."""
+    async with World() as world:
+        gate = world.process()
+        first = gate.send()
+        assert await first.answer() == "201 stored: run 1"
+        assert await world.state() == "completed #1"
+        later = gate.send()
+        assert await later.answer() == "201 replayed: run 1"
+        assert world.service.numbers == [1]
+        assert [account.verdict for account in gate.observer.accounts] == ["forward", "replay"]
+        assert gate.observer.accounts[0].settlement is Kind.KEEP
+
+
+@virtual
+async def test_nothing_is_said_before_the_store_has_it() -> None:
+    """Remember, then speak: while the Keep is under way the client hears nothing."""
+    async with World() as world:
+        gate = world.process()
+        gate.wire.next("settle", slow(3))
+        client = gate.send()
+        await world.passes(2.9)
+        assert client.said == ""
+        assert await world.state() == "in flight #1"
+        assert await client.answer() == "201 stored: run 1"
+        assert await world.state() == "completed #1"
+
+
+@virtual
+async def test_first_seen_and_expiry_are_told_as_they_are_stored() -> None:
+    """The first client and a replay say the same instants: when the key came, and when its window ends."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(answers(after=4))
+        first = gate.send()
+        await first.answer()
+        await world.passes(100)
+        later = gate.send()
+        await later.answer()
+        one, other = first.reply_given, later.reply_given
+        assert isinstance(one, First)
+        assert isinstance(other, Again)
+        assert (one.first_seen, one.expires) == (other.first_seen, other.expires)
+        assert one.expires is not None
+        assert one.expires - one.first_seen == pytest.approx(world.policy.window + 4_000, abs=10)
+
+
+SETTLED = [
+    # what the service does, what its client is told, what the record becomes, what a duplicate is told
+    (answers(200), "200 stored: run 1", "completed #1", "200 replayed: run 1"),
+    (answers(404), "404 stored: run 1", "completed #1", "404 replayed: run 1"),
+    (answers(500), "500 stored: run 1", "completed #1", "500 replayed: run 1"),
+    (answers(204, body=b""), "204 stored: ", "completed #1", "204 replayed: "),
+    (refuses(429), "429 released: run 1", "absent", None),
+    (refuses(503, RETRY_AFTER), "503 released: run 1", "absent", None),
+    (answers(503), "503 in-doubt: run 1", "in doubt #1", "409 in-doubt"),
+    (answers(504), "504 in-doubt: run 1", "in doubt #1", "409 in-doubt"),
+    (refuses(500, (b"Idempotency-Outcome", b"no-effect")), "500 released: run 1", "absent", None),
+    (answers(429, (b"Idempotency-Outcome", b"keep")), "429 stored: run 1", "completed #1", "429 replayed: run 1"),
+    (answers(200, (b"Idempotency-Outcome", b"unknown")), "200 in-doubt: run 1", "in doubt #1", "409 in-doubt"),
+    (breaks(), "502 upstream-lost", "in doubt #1", "409 in-doubt"),
+    (breaks(reason=LostReason.UPGRADED), "502 upstream-lost", "in doubt #1", "409 in-doubt"),
+    (unreachable(), "502 upstream-unreachable", "absent", None),
+    (unreachable(reason=NotSentReason.NO_CONNECTION), "503 overloaded (released)", "absent", None),
+    (answers(200, closes=True), "200 not-kept: run 1", "completed #1", "409 response-not-kept"),
+    (answers(200, body=b"x" * 2000), "200 not-kept, live", "completed #1", "409 response-not-kept"),
+    (answers(200, body=b"x" * 2000, drip=2.0), "200 not-kept, live", "completed #1", "409 response-not-kept"),
+    (streams(), "200 not-kept, live", "completed #1", "409 response-not-kept"),
+    (streams(status=502), "502 in-doubt, live", "in doubt #1", "409 in-doubt"),
+]
+
+
+@pytest.mark.parametrize(("plan", "first", "state", "duplicate"), SETTLED, ids=[row[1] for row in SETTLED])
+@virtual
+async def test_each_outcome_is_settled_as_the_table_says(
+    plan: Plan, first: str, state: str, duplicate: str | None
+) -> None:
+    """Keep what may have had an effect, free what is declared not to have, hold what nobody knows."""
+    async with World(max_response=1000) as world:
+        gate = world.process()
+        world.service.will(plan, answers(200))
+        client = gate.send()
+        assert await client.answer() == first
+        assert await world.state() == state
+        later = gate.send()
+        assert await later.answer() == (duplicate or f"200 stored: run {len(world.service.ran)}")
+
+
+@virtual
+async def test_a_tombstone_stands_before_the_rest_flows() -> None:
+    """A stream shows itself: first the store knows that it ran, then the client gets it as it comes, to its end."""
+    async with World() as world:
+        gate = world.process()
+        gate.wire.next("settle", slow(2))
+        world.service.will(streams(chunks=5, seconds=30))
+        client = gate.send()
+        await world.passes(1.9)
+        assert client.said == ""
+        assert await client.answer() == "200 not-kept, live"
+        assert await world.state() == "completed #1"
+        assert isinstance(client.reply_given, Live)
+        await world.passes(40)
+        assert client.received == b"data\n\n" * 5
+        assert client.ended is True
+
+
+@virtual
+async def test_a_stream_ends_with_its_client() -> None:
+    """After the tombstone the stream lives as long as its client: hanging up closes the service's connection."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(streams(chunks=100, seconds=1000))
+        client = gate.send()
+        await client.answer()
+        await world.passes(20)
+        client.leave()
+        assert world.service.attempts[0].stream is not None
+        assert world.service.attempts[0].stream.aborted
+
+
+@virtual
+async def test_a_slow_answer_is_told_as_504_and_kept_all_the_same() -> None:
+    """At `timeout` the client hears 504; the exchange listens on for `late`, and what still comes is kept."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(answers(after=12))
+        client = gate.send()
+        assert await client.answer() == "504 upstream-timeout"
+        assert client.at == pytest.approx(10, abs=0.01)
+        assert await world.state() == "in flight #1"
+        await world.passes(3)
+        assert await world.state() == "completed #1"
+        assert await gate.send().answer() == "201 replayed: run 1"
+
+
+@virtual
+async def test_the_exchange_ends_before_its_lease_whatever_it_is_doing() -> None:
+    """5 s before the lease's end the attempt is abandoned and the key held; nobody listens any more."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(never())
+        client = gate.send()
+        await world.passes(LEASE - 5.1)
+        assert client.said == "504 upstream-timeout"
+        assert await world.state() == "in flight #1"
+        await world.passes(0.2)
+        assert await world.state() == "in doubt #1"
+        assert (await world.record()).doubt is Doubt.TIMEOUT
+        assert world.service.attempts[0].abandoned is LostReason.TIMEOUT
+        assert await gate.send().answer() == "409 in-doubt"
+
+
+@virtual
+async def test_an_answer_that_drips_past_the_deadline_is_no_answer() -> None:
+    """`timeout` runs to the last byte, `late` too: half an answer at the end of both is a doubt."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(answers(after=8, drip=30))
+        assert await gate.send().answer() == "504 upstream-timeout"
+        await world.passes(10)
+        assert await world.state() == "in doubt #1"
+
+
+@virtual
+async def test_a_claim_won_too_late_is_released_unused() -> None:
+    """Past min(timeout, lease/2) nothing is sent any more: the store took that long, and the key is free."""
+    async with World(store_wait=15_000) as world:
+        gate = world.process()
+        gate.wire.next("claim", slow(10.5))
+        assert await gate.send().answer() == "502 upstream-unreachable"
+        assert world.service.attempts == []
+        assert await world.state() == "absent"
+
+
+@virtual
+async def test_a_first_byte_that_cannot_be_sent_in_time_is_not_sent() -> None:
+    """The queue for a connection is left at the same instant: half of a lease is for the answer."""
+    async with World(timeout=30_000, late=0) as world:
+        gate = world.process()
+        world.service.will(answers(connect=18))
+        client = gate.send()
+        assert await client.answer() == "503 overloaded (released)"
+        assert client.at == pytest.approx(world.policy.lease / 2000, abs=0.01)
+        assert await world.state() == "absent"
+
+
+@virtual
+async def test_a_host_that_slept_sends_nothing_late() -> None:
+    """Timers stand still while the host is suspended; the clock does not. The claim is seen to be too old."""
+    async with World() as world:
+        gate = world.process()
+        gate.wire.next("claim", slow(1))
+        client = gate.send()
+        await world.passes(0.5)
+        world.clock.asleep = 3600.0
+        assert await client.answer() == "502 upstream-unreachable"
+        assert world.service.ran == []
+
+
+@virtual
+async def test_a_client_that_hangs_up_cancels_nothing() -> None:
+    """The effect outlives the client: its answer is stored, for the retry."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(answers(after=3))
+        client = gate.send()
+        await world.passes(1)
+        client.leave()
+        await world.passes(3)
+        assert await world.state() == "completed #1"
+        assert await gate.send().answer() == "201 replayed: run 1"
+        assert client.replies == []
+
+
+@virtual
+async def test_a_stream_without_its_client_is_a_tombstone_and_closed() -> None:
+    """Nobody is there for the rest: the fact is remembered, the connection is not kept."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(streams(after=2, seconds=1000))
+        client = gate.send()
+        await world.passes(1)
+        client.leave()
+        await world.passes(2)
+        assert await world.state() == "completed #1"
+        assert world.service.attempts[0].stream is not None
+        assert world.service.attempts[0].stream.aborted
+
+
+@virtual
+async def test_a_stream_that_begins_after_the_504_is_a_tombstone_and_closed() -> None:
+    """Its client has its answer; the effect is remembered, and nobody reads the rest."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(streams(after=12, seconds=1000))
+        assert await gate.send().answer() == "504 upstream-timeout"
+        await world.passes(3)
+        assert await world.state() == "completed #1"
+        assert await gate.send().answer() == "409 response-not-kept"
+
+
+@virtual
+async def test_keys_do_not_meet() -> None:
+    """A thousand keys at once: each runs once, each is answered with its own."""
+    async with World() as world:
+        gate = world.process()
+        clients = [gate.send(world.ask(f"key-{n}")) for n in range(1000)]
+        await world.passes(1)
+        assert all(client.said.startswith("201 stored") for client in clients)
+        assert len({client.said for client in clients}) == 1000
+
+
+@virtual
+async def test_the_lives_of_a_record() -> None:
+    """A claim lives for its lease and its doubt window; an answer for its window from the Keep; a doubt for
+    its doubt window from the Hold."""
+    async with World() as world:
+        policy = world.policy
+        gate = world.process()
+        world.service.will(answers(after=5), breaks(after=5))
+        for key, state, life in (("a", State.COMPLETED, policy.window), ("b", State.IN_DOUBT, policy.doubt_window)):
+            client = gate.send(world.ask(key))
+            await world.passes(1)
+            claim = await world.record(key)
+            assert (claim.state, claim.life) == (State.IN_FLIGHT, policy.lease + policy.doubt_window)
+            assert (claim.lease, claim.window) == (policy.lease, policy.window)
+            await client.answer()
+            found = await world.look(key)
+            assert found is not None
+            assert (found.record.state, found.record.life) == (state, life)
+            assert found.left == pytest.approx(life, abs=10)
+            await world.passes(life / 1000 - 1)
+            assert await world.look(key) is not None
+            await world.passes(1.1)
+            assert await world.look(key) is None

@@ -1,0 +1,279 @@
+"""A service behind the gate that does what a script says, and tells it honestly.
+
+It counts what it was asked to do. Its effect happens when the request reaches it, whatever becomes of the
+answer; a request that was handed to it cannot be called back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from gateway.core.message import Field, Request, Response, values
+from gateway.core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
+from gateway.ports import Clock, Sink
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What comes of one request. Seconds: `connect` to its first byte, then `after` to the answer's head,
+    then `drip` until the answer is whole.
+
+    `fails` is NotSent instead of the first byte, `breaks` a connection that ends instead of the answer's
+    end, `closes` an answer that only the connection's end ends. `effect`: whether it does anything.
+    """
+
+    connect: float = 0.001
+    after: float = 0.01
+    drip: float = 0.0
+    pieces: int = 4
+    status: int = 201
+    fields: tuple[Field, ...] = ()
+    body: bytes | None = None
+    fails: NotSentReason | None = None
+    breaks: LostReason | None = None
+    closes: bool = False
+    effect: bool = True
+
+
+NEVER = 1e9
+
+
+def answers(status: int = 201, *fields: Field, **more: object) -> Plan:
+    return Plan(status=status, fields=fields, **more)  # type: ignore[arg-type]
+
+
+def refuses(status: int = 429, *fields: Field, **more: object) -> Plan:
+    """It says that it has not done it, and has not."""
+    return Plan(status=status, fields=fields, effect=False, **more)  # type: ignore[arg-type]
+
+
+def streams(*, chunks: int = 4, seconds: float = 1.0, status: int = 200, **more: object) -> Plan:
+    event = (b"Content-Type", b"text/event-stream")
+    return Plan(status=status, fields=(event,), drip=seconds, pieces=chunks, body=b"data\n\n" * chunks, **more)  # type: ignore[arg-type]
+
+
+def unreachable(after: float = 0.001, reason: NotSentReason = NotSentReason.UNREACHABLE) -> Plan:
+    return Plan(connect=after, fails=reason)
+
+
+def breaks(after: float = 0.01, reason: LostReason = LostReason.CLOSED, *, effect: bool = True) -> Plan:
+    return Plan(after=after, breaks=reason, effect=effect)
+
+
+def never() -> Plan:
+    return Plan(after=NEVER)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A request that reached the service: when, under which key, which attempt, and whether it did anything."""
+
+    at: float
+    key: bytes
+    number: int
+    effect: bool
+
+
+class Service:
+    """The `Upstream`. `plans` are used one for each attempt, the last one for all that follow."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.plans: deque[Plan] = deque([Plan()])
+        self.attempts: list[Attempt] = []
+        self.ran: list[Ran] = []
+        self.slept_through = False
+
+    def will(self, *plans: Plan) -> None:
+        """What comes of the next requests."""
+        self.plans = deque(plans)
+
+    @property
+    def effects(self) -> Counter[bytes]:
+        return Counter(ran.key for ran in self.ran if ran.effect)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The attempt numbers, in the order in which the requests came."""
+        return [ran.number for ran in self.ran]
+
+    def attempt(self, request: Request, *, number: int, send_by: float, limit: int) -> Attempt:
+        plan = self.plans.popleft() if len(self.plans) > 1 else self.plans[0]
+        attempt = Attempt(self, plan, request, number, send_by, limit)
+        self.attempts.append(attempt)
+        return attempt
+
+
+class Attempt:
+    """One request on its way, as `ports.Attempt` says."""
+
+    def __init__(
+        self, service: Service, plan: Plan, request: Request, number: int, send_by: float, limit: int
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._service = service
+        self._plan = plan
+        self._key = values(request.fields, b"idempotency-key")[0]
+        self._number = number
+        self._send_by = send_by
+        self._limit = limit
+        self._outcome: Outcome | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._read: list[bytes] = []
+        self._pieces: deque[bytes] = deque()
+        self._headed = False
+        self.sent = False
+        self.stream: Flow | None = None
+        self.abandoned: LostReason | None = None
+        self._timer = self._loop.call_later(plan.connect, self._connected)
+
+    @property
+    def open(self) -> bool:
+        """Whether its connection still costs something: a timer, or a stream that nobody reads or has ended."""
+        if self.stream is not None:
+            return not self.stream.over
+        return self._outcome is None
+
+    async def outcome(self, until: float) -> Outcome | None:
+        clock = self._service.clock
+        while self._outcome is None:
+            now = clock.now()
+            if not self.sent and now >= self._send_by:
+                self._conclude(NotSent(NotSentReason.NO_CONNECTION))
+                break
+            if now >= until:
+                return None
+            self._waiter = self._loop.create_future()
+            deadline = until if self.sent else min(until, self._send_by)
+            timer = self._loop.call_later(deadline - now, self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+        return self._outcome
+
+    def abandon(self, reason: LostReason) -> None:
+        if self._outcome is None:
+            self.abandoned = reason
+            self._timer.cancel()
+            self._conclude(Lost(reason) if self.sent else NotSent(NotSentReason.STOPPED))
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _conclude(self, outcome: Outcome) -> None:
+        if self._outcome is None:
+            self._outcome = outcome
+            self._wake()
+
+    def _connected(self) -> None:
+        plan, service = self._plan, self._service
+        if self._outcome is not None:
+            return
+        if plan.fails is not None:
+            self._conclude(NotSent(plan.fails))
+            return
+        if service.clock.now() > self._send_by:
+            self._conclude(NotSent(NotSentReason.TOO_LATE))
+            return
+        self.sent = True
+        service.ran.append(Ran(self._loop.time(), self._key, self._number, plan.effect))
+        body = plan.body if plan.body is not None else b"run %d" % len(service.ran)
+        size = max(1, -(-len(body) // plan.pieces)) if plan.drip else max(1, len(body))
+        self._pieces = deque(body[at : at + size] for at in range(0, len(body), size))
+        self._timer = self._loop.call_later(plan.after, self._head)
+
+    def _head(self) -> None:
+        if self.abandoned is not None:
+            return
+        if self._plan.breaks is not None:
+            self._conclude(Lost(self._plan.breaks))
+            return
+        self._headed = True
+        if any(value == b"text/event-stream" for _, value in self._plan.fields):
+            self._overflow(Completeness.STREAM)
+        self._drip()
+
+    def _drip(self) -> None:
+        if self.abandoned is not None or (self.stream is not None and self.stream.over):
+            return
+        if not self._pieces:
+            self._end()
+            return
+        piece = self._pieces.popleft()
+        if self.stream is None and sum(map(len, self._read)) + len(piece) > self._limit:
+            self._overflow(Completeness.OVER_LIMIT)
+        if self.stream is not None:
+            self.stream.write(piece)
+        else:
+            self._read.append(piece)
+        if self._plan.drip:
+            self._timer = self._loop.call_later(self._plan.drip / self._plan.pieces, self._drip)
+        else:
+            self._drip()
+
+    def _overflow(self, completeness: Completeness) -> None:
+        self.stream = Flow(self._read)
+        self._conclude(Answered(Response(self._plan.status, self._plan.fields), completeness))
+
+    def _end(self) -> None:
+        if self.stream is not None:
+            self.stream.end(clean=True)
+            return
+        whole = Completeness.UNTIL_CLOSE if self._plan.closes else Completeness.WHOLE
+        self._conclude(Answered(Response(self._plan.status, self._plan.fields, b"".join(self._read)), whole))
+
+
+class Flow:
+    """The rest of a response: held until a sink is there, then flowing."""
+
+    length: int | None = None
+
+    def __init__(self, read: list[bytes]) -> None:
+        self._held = list(read)
+        self._sink: Sink | None = None
+        self._ended = False
+        self.aborted = False
+
+    @property
+    def over(self) -> bool:
+        return self.aborted or (self._ended and self._sink is not None)
+
+    @property
+    def taken(self) -> bool:
+        """Whether somebody reads it, or it was closed: it is not held for nobody."""
+        return self.aborted or self._sink is not None
+
+    def attach(self, sink: Sink) -> None:
+        self._sink = sink
+        for data in self._held:
+            sink.write(data)
+        if self._ended or self.aborted:
+            sink.end(clean=self._ended)
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def abort(self) -> None:
+        if not self._ended and not self.aborted:
+            self.aborted = True
+            if self._sink is not None:
+                self._sink.end(clean=False)
+        elif self._ended:
+            self.aborted = True
+
+    def write(self, data: bytes) -> None:
+        if self._sink is not None:
+            self._sink.write(data)
+        else:
+            self._held.append(data)
+
+    def end(self, *, clean: bool) -> None:
+        self._ended = True
+        if self._sink is not None:
+            self._sink.end(clean=clean)

@@ -1,0 +1,196 @@
+"""A store at the end of a wire that can break, stall, lose replies, and deliver commands late or twice.
+
+Not a mock: at its far end is the real `MemoryStore`, which tests/stores holds to the core's transitions.
+The wire decides only when a command gets there and whether its reply comes back. What was written to it
+cannot be taken back: a caller that is cancelled has cancelled nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.core.record import Done, Found, Record, Settlement, Stamp
+from gateway.ports import StoreAway, StoreFull
+from gateway.stores.memory import MemoryStore
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to one command. All durations in seconds; nothing of it is the store's own doing.
+
+    lost     it is done, and its reply is lost
+    dropped  it is not done, and nobody says so
+    late     its connection breaks, and it is done that much later all the same
+    again    it is done and answered, and delivered a second time that much later
+    slow     it takes so long
+    full     the store has no room
+    raises   the adapter has a bug
+    """
+
+    lost: bool = False
+    dropped: bool = False
+    late: float | None = None
+    again: float | None = None
+    slow: float = 0.0
+    full: bool = False
+    raises: Exception | None = None
+
+
+LOST, DROPPED, FULL = Fault(lost=True), Fault(dropped=True), Fault(full=True)
+
+
+def late(seconds: float) -> Fault:
+    return Fault(late=seconds)
+
+
+def again(seconds: float) -> Fault:
+    return Fault(again=seconds)
+
+
+def slow(seconds: float) -> Fault:
+    return Fault(slow=seconds)
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A command that reached the store: when, which, for which record, and what the store said."""
+
+    at: float
+    verb: str
+    name: bytes
+    what: Any
+    result: Any
+
+
+class Wire:
+    """One process's connection to the shared store."""
+
+    kind = "memory"
+
+    def __init__(self, store: MemoryStore, *, latency: float = 0.0005) -> None:
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self.latency = latency
+        self.landed: list[Landed] = []
+        self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
+        self._pending: dict[asyncio.Future[Any], asyncio.TimerHandle | None] = {}
+        self._back = asyncio.Event()
+        self._back.set()
+
+    # ── The hand of the test ──────────────────────────────────────────────────────────────────────
+
+    def next(self, verb: str, *faults: Fault) -> None:
+        """What happens to the next commands of this verb, one after another."""
+        self._faults[verb].extend(faults)
+
+    def cut(self, seconds: float | None = None, *, arrives: bool = False) -> None:
+        """The connection breaks, for so long or until `mend`. What was under way arrives, or does not."""
+        self._back.clear()
+        for future, command in self._pending.items():
+            if command is not None and not arrives:
+                command.cancel()
+            if not future.done():
+                future.set_exception(StoreAway("the wire broke", ambiguous=True))
+        self._pending.clear()
+        if seconds is not None:
+            self._loop.call_later(seconds, self.mend)
+
+    def mend(self) -> None:
+        self._back.set()
+
+    def told(self, verb: str) -> list[Any]:
+        """What the store said to each command of this verb that reached it."""
+        return [command.result for command in self.landed if command.verb == verb]
+
+    # ── The port ──────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def available(self) -> bool:
+        return self._back.is_set()
+
+    @property
+    def trouble(self) -> str:
+        return "" if self.available else "the wire is cut"
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None:
+        self.cut()
+
+    async def wait_available(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._back.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def claim(self, name: bytes, claim: Record) -> Done | Found:
+        result: Done | Found = await self._call("claim", name, claim, lambda: self._store.claim(name, claim))
+        return result
+
+    async def settle(self, name: bytes, settlement: Settlement) -> Done | Found:
+        result: Done | Found = await self._call(
+            "settle", name, settlement, lambda: self._store.settle(name, settlement)
+        )
+        return result
+
+    async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
+        result: Done | Found = await self._call("replace", name, to, lambda: self._store.replace(name, stamp, to))
+        return result
+
+    async def look(self, name: bytes) -> Found | None:
+        result: Found | None = await self._call("look", name, None, lambda: self._store.look(name))
+        return result
+
+    def _call(
+        self, verb: str, name: bytes, what: Any, command: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> asyncio.Future[Any]:
+        if not self.available:
+            raise StoreAway("the wire is cut", ambiguous=False)
+        faults = self._faults[verb]
+        fault = faults.popleft() if faults else Fault()
+        if fault.full:
+            raise StoreFull("no room")
+        if fault.raises is not None:
+            raise fault.raises
+        later = self._loop.call_later
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def land() -> Any:
+            # A coroutine of the memory store never waits: that is its atomicity.
+            try:
+                command().send(None)
+            except StopIteration as stop:
+                self.landed.append(Landed(self._loop.time(), verb, name, what, stop.value))
+                return stop.value
+            raise AssertionError("the memory store waited")
+
+        def arrive() -> None:
+            result = land()
+            if fault.again is not None:
+                later(fault.again, land)
+            if future in self._pending:
+                self._pending[future] = None
+                later(self.latency, answer, result)
+
+        def answer(result: Any) -> None:
+            self._pending.pop(future, None)
+            if not future.done():
+                future.set_result(result)
+
+        def fail() -> None:
+            self._pending.pop(future, None)
+            if not future.done():
+                future.set_exception(StoreAway("the reply was lost", ambiguous=True))
+
+        if fault.lost or fault.dropped or fault.late is not None:
+            if not fault.dropped:
+                later(self.latency + (fault.late or 0.0), land)
+            later(2 * self.latency, fail)
+        else:
+            self._pending[future] = later(self.latency + fault.slow, arrive)
+        return future
