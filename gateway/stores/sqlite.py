@@ -294,7 +294,11 @@ class SqliteStore:
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-            self._check(db)  # first: a journal mode is written into the file, and it may not be ours
+            # First of all, and in one reading (another gate may be making it): a journal mode is written
+            # into the file, and it may not be ours.
+            db.execute("BEGIN")
+            self._check(db)
+            db.execute("COMMIT")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA synchronous = {'FULL' if self._durability == 'power' else 'NORMAL'}")
             db.execute("BEGIN IMMEDIATE")

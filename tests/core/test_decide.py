@@ -158,7 +158,6 @@ def test_without_a_key_no_scope_is_asked_for() -> None:
     assert admit(b"POST", [], SCOPED) == Pass(PassReason.NO_KEY)
 
 
-@pytest.mark.xfail(strict=True, reason="admit tells find of the key's headers only, not of scope and bind")
 @pytest.mark.parametrize(
     "policy",
     [
@@ -312,7 +311,6 @@ def test_who_changes_one_that_was_not_refused_is_not(stands: Record) -> None:
     assert "a corrected request" not in detail(stands, OTHERS["other content"][0])
 
 
-@pytest.mark.xfail(strict=True, reason="mismatch looks at the status without looking at the state")
 @pytest.mark.parametrize("stands", [replace(IN_DOUBT, status=408), replace(SECOND, status=408)], ids=repr)
 def test_a_4xx_that_left_a_doubt_is_no_invitation_either(stands: Record) -> None:
     """DESIGN §7 says *the stored answer*: a 408 that was held may still take effect."""
@@ -419,13 +417,11 @@ def test_a_declaration_that_is_none_frees_and_holds_nothing(text: bytes) -> None
     assert answered(504, outcome(text)) == LEFT
 
 
-@pytest.mark.xfail(strict=True, reason="any value makes a plain Keep DECLARED")
 def test_a_declaration_that_is_none_is_no_reason() -> None:
     """Logs and metrics say why: the service answered, it declared nothing."""
     assert answered(200, outcome(b"maybe")) == KEPT
 
 
-@pytest.mark.xfail(strict=True, reason="the last of several fields wins")
 def test_of_two_declarations_none_frees_the_key() -> None:
     """A service that says both `unknown` (or `keep`) and `no-effect` has not said that nothing ran."""
     for first in (b"unknown", b"keep"):

@@ -11,6 +11,7 @@ from gateway.core.outcome import NotSentReason
 from .upstream import answers, breaks, never, refuses, streams, unreachable
 from .virtual import virtual
 from .world import LEASE, Kill, World
+import itertools
 
 #: The longest pause between two looks, the store's trip, and the jitter before a claim.
 ONE_LOOK = 0.25 + 0.01
@@ -46,7 +47,7 @@ async def test_the_watch_slows_down() -> None:
         here.send()
         await world.passes(10)
         looks = [command.at for command in here.wire.landed if command.verb == "look"]
-        gaps = [later - sooner for sooner, later in zip(looks, looks[1:], strict=False)]
+        gaps = [later - sooner for sooner, later in itertools.pairwise(looks)]
         assert looks[0] == pytest.approx(0.1 + 0.025, abs=0.005)
         assert gaps == sorted(gaps) or max(gaps) - min(gaps[-10:]) < 0.001
         assert gaps[-1] == pytest.approx(0.25, abs=0.005)

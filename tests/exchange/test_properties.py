@@ -21,6 +21,7 @@ from .upstream import NEVER, Plan
 from .virtual import TICK, run
 from .wire import Fault, Landed
 from .world import POLICY, Client, Driver, Kill, Pause, Process, World
+import itertools
 
 
 def stories(count: int) -> settings:
@@ -144,9 +145,7 @@ def unlucky(draw: st.DrawFn, on_doubt: OnDoubt) -> Story:
             befalls = draw(st.lists(kinds, max_size=4))
             if befalls:
                 wires[process, verb] = befalls
-    cuts = draw(
-        st.lists(st.tuples(st.floats(0, 20), st.integers(0, 1), st.floats(0, 30), st.booleans()), max_size=2)
-    )
+    cuts = draw(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 1), st.floats(0, 30), st.booleans()), max_size=2))
     struck = None
     if draw(st.booleans()):
         at, seconds = draw(st.integers(1, 8)), draw(st.sampled_from([0.0, 1.0, 15.0, 31.0]))
@@ -154,10 +153,11 @@ def unlucky(draw: st.DrawFn, on_doubt: OnDoubt) -> Story:
         struck = (who, _kill(at) if not seconds else _pause(at, seconds))
     return Story(
         Policy(
-            **{
-                "window": POLICY.window, "doubt_window": POLICY.doubt_window, "timeout": POLICY.timeout,
-                "late": POLICY.late, "margin": POLICY.margin,
-            },
+            window=POLICY.window,
+            doubt_window=POLICY.doubt_window,
+            timeout=POLICY.timeout,
+            late=POLICY.late,
+            margin=POLICY.margin,
             on_doubt=on_doubt,
             max_attempts=draw(st.integers(2, 3)),
         ),
@@ -232,7 +232,7 @@ def no_run_while_one_may_have_run(history: History, *, most: int = 1) -> None:
     ]
     effects = [ran.at for ran in history.world.service.ran if ran.effect]
     since = 0
-    for sooner, later in zip(effects, effects[1:], strict=False):
+    for sooner, later in itertools.pairwise(effects):
         if any(sooner <= end <= later + TRIP for end in ends):
             since = 0
         else:

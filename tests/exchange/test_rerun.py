@@ -204,7 +204,7 @@ async def test_a_takeover_that_did_nothing_leaves_the_doubt(plan: Plan, said: st
 
 @virtual
 async def test_a_takeover_that_did_nothing_keeps_what_is_left_of_the_doubt() -> None:
-    """Released, it goes back with its remaining life: a service that is down does not shorten the doubt, nor free it."""
+    """Released, it goes back with its remaining life: a service that is down does not shorten or free the doubt."""
     async with rerun(doubt_window=30_000) as world:
         await world.put_in_doubt()
         gate = world.process()
@@ -233,7 +233,7 @@ async def test_a_takeover_whose_reply_was_lost_is_asked_again(fault: Fault) -> N
 
 @virtual
 async def test_a_takeover_whose_replies_are_all_lost_is_given_up() -> None:
-    """Made, and nobody heard: 503, and in the background it goes back in doubt. The doubt is still there to be taken."""
+    """Made, and nobody heard: 503, and in the background it goes back in doubt, there to be taken."""
     async with rerun() as world:
         await world.put_in_doubt()
         gate = world.process()

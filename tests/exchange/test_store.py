@@ -481,7 +481,7 @@ async def test_forgotten_and_claimed_elsewhere_is_answered_from_the_record() -> 
 
 @virtual
 async def test_forgotten_and_in_flight_elsewhere_is_a_doubt() -> None:
-    """What stands is another gate's flight: the client is told the doubt; whoever waited waits for the other's answer."""
+    """What stands is another gate's flight: the client is told the doubt; who waited waits for the other's answer."""
     async with World() as world:
         world.most_effects = 2
         here, there = world.process(), world.process()

@@ -21,9 +21,7 @@ NAME = ask().name
 
 
 def a_claim(holder: bytes = b"holder......") -> Record:
-    return records.claim(
-        ask().fingerprint, holder=holder, route="r", lease=20_000, life=60_000, window=1_000, wall=0
-    )
+    return records.claim(ask().fingerprint, holder=holder, route="r", lease=20_000, life=60_000, window=1_000, wall=0)
 
 
 async def away(call: object) -> StoreAway:

@@ -109,9 +109,7 @@ class Service:
 class Attempt:
     """One request on its way, as `ports.Attempt` says."""
 
-    def __init__(
-        self, service: Service, plan: Plan, request: Request, number: int, send_by: float, limit: int
-    ) -> None:
+    def __init__(self, service: Service, plan: Plan, request: Request, number: int, send_by: float, limit: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._service = service
         self._plan = plan

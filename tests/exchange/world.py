@@ -380,7 +380,7 @@ class Driver:
                 yield waited
                 if count == self.at:
                     yield from self.after()
-            except BaseException as raised:  # noqa: BLE001
+            except BaseException as raised:
                 error = raised
 
     def act(self, waited: Any) -> Any:
