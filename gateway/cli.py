@@ -4,6 +4,7 @@ never work, 0 after a graceful stop."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -91,6 +92,11 @@ def _serving(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 async def _run(settings: Settings) -> None:
     app = App(settings)
     await app.start()
+    # What was made so far stays for good: the collector need not look at it again and again. What a request
+    # makes is freed by reference counts; cycles are rare, so the youngest generation may grow.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     await app.serve()
 
 

@@ -22,7 +22,6 @@ class Purpose(bytes, Enum):
     PART = b"oncegate/part"
     BODY = b"oncegate/body"
     RECIPE = b"oncegate/recipe"
-    LOG = b"oncegate/log"
 
 
 _PERSON = {purpose: bytes(purpose.value) for purpose in Purpose}

@@ -16,7 +16,7 @@ from enum import Enum
 from functools import lru_cache
 
 from .digest import Purpose, body_digest, digest, tag
-from .message import Fields, Request, values
+from .message import Request
 
 #: In a route's `bind`: the default set of credentials.
 DEFAULT_BIND = "default"
@@ -200,24 +200,10 @@ def multipart_segments(body: bytes, boundary: bytes) -> list[bytes] | None:
     return None
 
 
-def bound_headers(fields: Fields) -> list[str]:
-    """Names that look like an account selector: whoever sends them and does not bind them may be
-    surprised (`*-Account`, `*-Tenant*`, `*-Organization*`)."""
-    return sorted({name for field, _ in fields if _SELECTOR.fullmatch(name := field.decode("latin-1").lower())})
+_SELECTOR = re.compile(rb".*-(?:account|tenant.*|organization.*)", re.IGNORECASE)
 
 
-_SELECTOR = re.compile(r".*-(?:account|tenant.*|organization.*)")
-
-__all__ = [
-    "CREDENTIALS",
-    "DEFAULT_BIND",
-    "Difference",
-    "Fingerprint",
-    "Recipe",
-    "bound_headers",
-    "difference",
-    "differing_parts",
-    "fingerprint",
-    "multipart_segments",
-    "values",
-]
+def selects_account(name: bytes) -> bool:
+    """Whether a field's name looks like that of an account selector (`*-Account`, `*-Tenant*`,
+    `*-Organization*`): whoever sends it and does not bind it may be surprised."""
+    return _SELECTOR.fullmatch(name) is not None

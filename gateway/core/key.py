@@ -153,8 +153,3 @@ def record_name(
         parts.append(value)
     parts.append(key.text)
     return urlsafe_b64encode(digest(Purpose.NAME, parts, secret))[:43]
-
-
-def log_digest(key: Key, secret: bytes = b"") -> str:
-    """Twelve hex digits by which log lines of one key can be found; the key cannot be read from them."""
-    return digest(Purpose.LOG, (key.text,), secret)[:6].hex()

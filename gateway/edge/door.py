@@ -8,10 +8,11 @@ head and `ask` with a whole body.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..core.decide import Guard, Pass, PassReason, Refuse, admit
-from ..core.fingerprint import fingerprint
+from ..core.fingerprint import fingerprint, selects_account
 from ..core.key import record_name
 from ..core.message import Field, Request, listed
 from ..core.policy import AMBIGUOUS, Route, RouteTable
@@ -74,6 +75,9 @@ class Refused:
 
 Way = Guarded | Passing | Refused
 
+#: Names of fields that are remembered as met before.
+_KNOWN = 1000
+
 _HOST = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
 
@@ -81,13 +85,22 @@ class Door:
     """Decides where a request goes, by its head; and makes a guarded request of a whole one."""
 
     def __init__(
-        self, table: RouteTable, *, service: bytes, secret: bytes = b"", bounds: Bounds | None = None, budget: Budget
+        self,
+        table: RouteTable,
+        *,
+        service: bytes,
+        secret: bytes = b"",
+        bounds: Bounds | None = None,
+        budget: Budget,
+        hint: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.table = table
         self.service = service
         self.secret = secret
         self.bounds = bounds or Bounds()
         self.budget = budget
+        self._hint = hint
+        self._known: set[bytes] = set()
 
     def look(self, head: Head) -> Way:
         """Where the request goes."""
@@ -116,8 +129,26 @@ class Door:
         request = Request(head.method, head.target, head.fields, body, peer)
         route, guard = way.route, way.guard
         policy = route.policy
+        for field, _ in head.fields:
+            if field not in self._known:
+                self._meet(field, route)
         name = record_name(self.service, policy.namespace, guard.scope, guard.key, secret=self.secret)
         return Ask(request, route, guard.key, name, fingerprint(request, policy.recipe, secret=self.secret))
+
+    def _meet(self, field: bytes, route: Route) -> None:
+        """A field that guarded requests had not had before: one that looks like an account selector and is
+        not bound is pointed out, once."""
+        if len(self._known) >= _KNOWN:
+            return
+        self._known.add(field)
+        policy, name = route.policy, field.lower()
+        if selects_account(field) and name not in policy.recipe.fields and b"header:" + name not in policy.scope:
+            shown = field.decode("latin-1")
+            self._hint(
+                f"requests of route {route.name} carry {shown}, which looks like an account selector: if it does, say "
+                f"scope: [header:{shown}] or bind: [default, header:{shown}], or one account's answer may be given to "
+                "another that repeats its key"
+            )
 
     def _framing(self, head: Head) -> Refusal | None:
         """What llhttp lets through and HTTP does not (RFC 9112 §3.2, §6.1, §6.3), and our limits.

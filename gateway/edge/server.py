@@ -37,10 +37,11 @@ _DROPPED = 64 << 10
 #: the response with it before the client has read it.
 _LINGER = 2.0
 _LINGER_BYTES = 4 << 20
-#: Pipelined requests that are read ahead; and the most that one packet may bring on top: whoever sends
-#: more is answered so far, and asks again for the rest (RFC 9112 §9.3.2).
+#: Pipelined requests that are read ahead.
 _AHEAD = 16
-_MOST_AHEAD = 128
+#: Bytes that are parsed at once: a packet may bring thousands of small requests, each of which takes far more
+#: memory as a request than as bytes.
+_PIECE = 16 << 10
 #: Bytes of an unguarded body that are read ahead of its turn.
 _BODY_AHEAD = 256 << 10
 
@@ -297,6 +298,7 @@ class ClientConnection(asyncio.Protocol):
         self._lingering = 0.0
         self._lingered = 0
         self._paused = False
+        self._unread = b""
         self._ended = False
         self._moved = False
         self._turning = False
@@ -321,6 +323,21 @@ class ClientConnection(asyncio.Protocol):
             if self._lingered > _LINGER_BYTES:
                 self.abort()
             return
+        if len(data) > _PIECE:
+            self._feed_by_pieces(data)
+        else:
+            self._feed(data)
+
+    def _feed_by_pieces(self, data: bytes) -> None:
+        """Parse `data` no further than is read ahead; the rest waits until reading is resumed."""
+        for start in range(0, len(data), _PIECE):
+            if self._paused:
+                self._unread = data[start:]
+            if self._paused or self._deaf:
+                return
+            self._feed(data[start : start + _PIECE])
+
+    def _feed(self, data: bytes) -> None:
         self._fed += len(data)
         while data:
             try:
@@ -398,11 +415,6 @@ class ClientConnection(asyncio.Protocol):
             return
         parser, fields = self._parser, self._fields
         self._in_head = False
-        if len(self._queue) >= _MOST_AHEAD:
-            self._queue[-1].keep_alive = False
-            self.pause()
-            self._deaf = True
-            return
         size = len(self._target)
         for name, value in fields:
             size += len(name) + len(value) + 4
@@ -548,7 +560,7 @@ class ClientConnection(asyncio.Protocol):
         if not visit.keeps_alive():
             self._close()
             return
-        if self._paused and len(self._queue) <= _AHEAD and not self._deaf:
+        if self._paused and len(self._queue) <= _AHEAD:
             self.resume()
         if self._queue:
             self._turn()
@@ -681,6 +693,15 @@ class ClientConnection(asyncio.Protocol):
     def resume(self) -> None:
         if self._transport is not None and self._paused:
             self._paused = False
+            if self._unread:
+                self.server.loop.call_soon(self._read_on)  # not from within the parser
+            else:
+                self._transport.resume_reading()
+
+    def _read_on(self) -> None:
+        data, self._unread = self._unread, b""
+        self._feed_by_pieces(data)
+        if self._transport is not None and not self._paused:
             self._transport.resume_reading()
 
     def drain(self) -> None:
@@ -693,6 +714,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
 
     def _deafen(self) -> None:
+        self._unread = b""
         self.resume()
         self._deaf = True
 

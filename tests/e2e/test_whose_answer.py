@@ -160,8 +160,9 @@ async def assert_each_has_its_own(world: World, key: str, second: Asked, changes
         assert world.runs == runs, "it was run a second time"
         assert (other.status, other.label) == (422, "refused")
         document = json.loads(other.body)
+        del document["request_id"]  # random: it may look like anything
         for value in VALUES:
-            assert value not in other.body.decode(), "a refusal tells a value"
+            assert value not in json.dumps(document), "a refusal tells a value"
         if OTHER in kinds:
             assert other.problem == "credentials-differ"
             assert document["detail"].startswith("The first request may have taken effect.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -11,7 +12,6 @@ from gateway.core.outcome import NotSentReason
 from .upstream import answers, breaks, never, refuses, streams, unreachable
 from .virtual import virtual
 from .world import LEASE, Kill, World
-import itertools
 
 #: The longest pause between two looks, the store's trip, and the jitter before a claim.
 ONE_LOOK = 0.25 + 0.01

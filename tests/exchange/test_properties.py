@@ -6,6 +6,7 @@ and of the service is read back, and each promise is looked for in it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,7 +22,6 @@ from .upstream import NEVER, Plan
 from .virtual import TICK, run
 from .wire import Fault, Landed
 from .world import POLICY, Client, Driver, Kill, Pause, Process, World
-import itertools
 
 
 def stories(count: int) -> settings:
