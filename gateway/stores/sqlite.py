@@ -230,9 +230,10 @@ class SqliteStore:
             away = StoreAway(self._trouble, ambiguous=False)
             return [(future, away, None) for _, future, _ in batch]
         results: list[tuple[asyncio.Future[Any], Any, Any]] = []
-        committing = False
+        begun = committing = False
         try:
             db.execute("BEGIN IMMEDIATE")
+            begun = True
             now = self._clock.wall()
             for work, future, _ in batch:
                 try:
@@ -242,12 +243,14 @@ class SqliteStore:
             committing = True
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            undone = self._roll_back(db)
-            if len(batch) > 1 and undone:
+            # A statement that does not fit may have rolled everything back by itself
+            # (https://www.sqlite.org/lang_transaction.html); only a COMMIT leaves one not knowing.
+            undone = self._roll_back(db) or not committing
+            if len(batch) > 1 and begun and undone:
                 # One that does not fit must not take the others with it: each by itself.
                 return [result for item in batch for result in self._commit(db, [item])]
             return [
-                (future, _translated(error, claims=claims, ambiguous=committing and not undone), None)
+                (future, _translated(error, claims=claims, ambiguous=not undone), None)
                 for _, future, claims in batch
             ]
         return results

@@ -289,6 +289,22 @@ async def test_a_doubt_that_ends_under_a_takeover_is_claimed_anew() -> None:
 
 
 @virtual
+async def test_a_takeover_of_what_another_has_taken_over_is_refused() -> None:
+    """In doubt again, but of another's second run: whoever saw the first doubt looks again, and there is no third."""
+    async with rerun() as world:
+        await world.put_in_doubt()
+        here, there = world.process(), world.process()
+        world.service.will(breaks())
+        here.wire.next("replace", slow(2))
+        late_one = here.send()
+        await world.passes(0.5)
+        assert await there.send().answer() == "502 upstream-lost"
+        assert await world.state() == "in doubt #2"
+        assert await late_one.answer() == "409 in-doubt"
+        assert world.service.numbers == [2]
+
+
+@virtual
 async def test_the_first_owners_late_answer_beats_a_takeover() -> None:
     """The doubt is answered by its holder before the takeover lands: nobody runs, everybody is given the answer."""
     async with rerun() as world:

@@ -146,6 +146,20 @@ async def test_a_release_delivered_again_frees_nobody_elses_claim() -> None:
 
 
 @virtual
+async def test_a_keep_delivered_again_does_not_lengthen_the_window() -> None:
+    """What is completed does not move: the same Keep, delivered a second time, is told that it is done."""
+    async with World() as world:
+        gate = world.process()
+        gate.wire.next("settle", again(100))
+        assert await gate.send().answer() == "201 stored: run 1"
+        await world.passes(101)
+        assert gate.wire.told("settle") == [Done.DONE, Done.DONE]
+        found = await world.look()
+        assert found is not None
+        assert found.age > 100_000
+
+
+@virtual
 async def test_a_bug_in_the_claim_leaves_no_orphan() -> None:
     """An exception that no adapter should let through, after the claim was made: the client is told nothing of
     it, the key does not stay taken."""
