@@ -250,8 +250,7 @@ class SqliteStore:
                 # One that does not fit must not take the others with it: each by itself.
                 return [result for item in batch for result in self._commit(db, [item])]
             return [
-                (future, _translated(error, claims=claims, ambiguous=not undone), None)
-                for _, future, claims in batch
+                (future, _translated(error, claims=claims, ambiguous=not undone), None) for _, future, claims in batch
             ]
         return results
 
