@@ -190,7 +190,7 @@ async def test_a_storm(seed: int) -> None:
     text = configuration(
         origin.url,
         policy="max_response: 64KiB, wait: 2s",
-        upstream="connections: %d, timeout: 2s, late: 200ms" % draw.choice((2, 8, 256)),
+        upstream=f"connections: {draw.choice((2, 8, 256))}, timeout: 2s, late: 200ms",
         top="limits: {idle: 1s, body_timeout: 500ms, head_timeout: 500ms}",
     )
     async with edge(text) as gate:
