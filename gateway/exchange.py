@@ -204,6 +204,8 @@ class Exchange:
             except StoreAway as away:
                 refusal = Refusal(Problem.STORE_UNAVAILABLE, retry_after=1)
                 self.account.detail = away.why
+                if self.account.verdict is VerdictName.PASS:
+                    self.account.verdict = VerdictName.REFUSE
                 self._reply(refusal)
                 return Failed(refusal)
             if found is Done.WON:

@@ -170,6 +170,9 @@ class Origin:
                 parser = _again(parser)
         except (ConnectionError, h11.RemoteProtocolError, asyncio.CancelledError):
             pass
+        except RuntimeError as error:
+            if "the handler is closed" not in str(error):  # what uvloop says of a connection that was reset
+                raise
         finally:
             self._tasks.discard(task)
             writer.close()

@@ -96,7 +96,8 @@ class Pool:
             made = True
         except OSError as error:  # TimeoutError and socket.gaierror are some
             wanter.unconnected(
-                NotSentReason.UNREACHABLE, f"{place.host}:{place.port}: {error or f'no answer in {place.connect:g} s'}"
+                NotSentReason.UNREACHABLE,
+                f"{place.host}:{place.port}: {str(error) or f'no answer in {place.connect:g} s'}",
             )
             return
         except asyncio.CancelledError:

@@ -372,6 +372,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self._deafen()
         self.server.forget(self)
         queue, self._queue = self._queue, deque()
         self._reading = None
@@ -710,6 +711,7 @@ class ClientConnection(asyncio.Protocol):
             self._close()
 
     def abort(self) -> None:
+        self._deafen()
         if self._transport is not None:
             self._transport.abort()
 

@@ -248,11 +248,11 @@ async def _status(running: RunningGate, key: str) -> int:
 
 
 async def test_a_crowd_meets_a_full_disk(origin: Origin, file: Path) -> None:
-    """Two hundred first requests at once, and room for a few: each is either 201, run once and given again, or 503
-    and not run."""
+    """Four hundred first requests at once, and room for half of their claims at most: each is either 201, run once
+    and given again, or 503 and not run."""
     origin.answer = answers_at_length
     async with gate(before(origin, file, policy="store_wait: 0s"), prepare=bounded) as running:
-        async with callers(200, running.port) as crowd:
+        async with callers(400, running.port) as crowd:
             first = await asyncio.gather(*(caller.send(request(key=f"k{n}")) for n, caller in enumerate(crowd)))
             again = await asyncio.gather(*(caller.send(request(key=f"k{n}")) for n, caller in enumerate(crowd)))
         statuses = Counter(answer.status for answer in first)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import random
+import socket
 from collections import Counter
 
 import pytest
@@ -28,7 +29,8 @@ class Moods:
     async def __call__(self, exchange: Exchange) -> None:
         mood = exchange.request.target.split(b"/")[2].decode()
         await asyncio.sleep(self.draw.choice((0, 0, 0.001, 0.01)))
-        with contextlib.suppress(ConnectionError):
+        # (uvloop raises RuntimeError where something is written on a connection that is gone.)
+        with contextlib.suppress(ConnectionError, RuntimeError):
             await getattr(self, f"_{mood}")(exchange)
 
     async def _plain(self, exchange: Exchange) -> None:
@@ -129,8 +131,6 @@ def drawn(draw: random.Random) -> tuple[bytes, bytes]:
 
 async def misbehave(gate: Edge, draw: random.Random, seen: Counter[str]) -> None:
     """One client: some requests, cut into packets anyhow; then it reads, half-closes, leaves, or any of it."""
-    import socket
-
     sock = socket.socket()
     if draw.random() < 0.2:
         narrowed(sock)
@@ -158,7 +158,7 @@ async def misbehave(gate: Edge, draw: random.Random, seen: Counter[str]) -> None
         for _, method in requests:
             answer = await client.read(method=method, seconds=SOON)
             seen[str(answer.status)] += 1
-            assert answer.status != 500 or answer.body == b"no"
+            assert answer.status != 500 or answer.body == b"no" or method == b"HEAD"
             if manner == "reads a little":
                 break
 
@@ -181,11 +181,11 @@ async def misbehave(gate: Edge, draw: random.Random, seen: Counter[str]) -> None
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_a_storm(seed: int) -> None:
+async def test_a_storm(origin: Origin, seed: int) -> None:
     """Every key has its effect at most once. When all is over nothing is left: no byte reserved, no connection in
     use or paused, no task, no flight; and nothing happened that nobody expected."""
     draw = random.Random(seed)
-    origin = await Origin(Moods(random.Random(seed))).start()
+    origin.answer = Moods(random.Random(seed))
     seen: Counter[str] = Counter()
     text = configuration(
         origin.url,
@@ -209,4 +209,3 @@ async def test_a_storm(seed: int) -> None:
     for key, count in origin.effects.items():
         assert count == 1 or key is None or key.partition(b"-")[0] in released, (key, count)
     assert sum(seen.values()) > CLIENTS // 2, seen
-    await origin.stop()

@@ -34,10 +34,6 @@ ALWAYS = {
     "time", "level", "route", "method", "verdict", "status", "idempotency", "total_ms", "peer", "request_bytes",
 }  # fmt: skip
 
-AS_REFUSED = pytest.mark.xfail(
-    strict=True, reason="gateway/exchange.py gives such a request the verdict `pass`, and what passes has no line"
-)
-
 
 @pytest.fixture
 async def origin() -> AsyncIterator[Origin]:
@@ -132,7 +128,6 @@ async def _waiters(running: RunningGate) -> float:
     return running.count("oncegate_waiters", route="all")
 
 
-@AS_REFUSED
 async def test_a_request_that_was_refused_for_want_of_a_store_is_told(origin: Origin) -> None:
     """The store is away: the 503 has its line too, with the reason for the operator."""
     store = f"redis://127.0.0.1:{free_port()}/0"

@@ -341,7 +341,6 @@ async def test_a_store_that_forgets_and_a_store_that_is_away(origin: Origins) ->
         server.close()
 
 
-@pytest.mark.xfail(strict=True, reason="gateway/exchange.py gives such a request the verdict `pass`")
 async def test_a_refusal_for_want_of_a_store_is_no_pass(origin: Origins) -> None:
     """The store is away: the guarded request that is answered 503 counts as refused, not as passed."""
     store = f"redis://127.0.0.1:{free_port()}/0"
