@@ -28,7 +28,7 @@ from .core import record as records
 from .core.decide import Forward, Refuse, Replay, Settle, Wait, in_doubt, mismatch, resolve, settle
 from .core.fingerprint import Fingerprint, difference
 from .core.key import Key
-from .core.message import Request, remembered
+from .core.message import Request, preferred_wait, remembered
 from .core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from .core.policy import Route
 from .core.problem import Label, Problem, Refusal
@@ -555,7 +555,12 @@ class Exchange:
     # ── Speaking ──────────────────────────────────────────────────────────────────────────────────
 
     def _waits(self) -> None:
-        self.account.verdict = VerdictName.WAIT
+        """From now on this is a duplicate that waits; no longer than its client would."""
+        if self.account.verdict is not VerdictName.WAIT:
+            self.account.verdict = VerdictName.WAIT
+            preferred = preferred_wait(self.ask.request.fields)
+            if preferred is not None:
+                self.wait_until = min(self.wait_until, self.started + preferred / 1000)
 
     def _answer_from(self, found: Found, verdict: Replay | Refuse) -> None:
         record = found.record

@@ -91,6 +91,17 @@ def listed(fields: Fields, name: bytes) -> list[bytes]:
     return [member for member in members if member]
 
 
+def preferred_wait(fields: Fields) -> int | None:
+    """How long the client wants to wait at most, in milliseconds (`Prefer: wait=n`, RFC 7240 §4.3); None if it
+    does not say, or not in whole seconds. The first one counts (§2)."""
+    for member in listed(fields, b"prefer"):
+        name, _, value = member.partition(b";")[0].partition(b"=")
+        if name.strip() == b"wait":
+            seconds = value.strip(b' \t"')
+            return int(seconds) * 1000 if seconds.isdigit() and len(seconds) < 10 else None
+    return None
+
+
 def named_by_connection(fields: Fields) -> frozenset[bytes]:
     """The names that `Connection` declares to be for this hop only."""
     return frozenset(listed(fields, b"connection"))

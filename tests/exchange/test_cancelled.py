@@ -39,6 +39,7 @@ STORIES: dict[str, tuple[Plan, dict[str, list[Fault]]]] = {
 Strike = Callable[[int, Process], Driver]
 STRIKES: dict[str, Strike] = {
     "cancelled": lambda at, _: CancelWaiting(at),
+    "cancelled later": lambda at, _: CancelWaiting(at, 0.5),
     "cancelled unseen": lambda at, _: CancelWoken(at),
     "killed": Kill,
     "paused": lambda at, _: Pause(at, LEASE + 10),

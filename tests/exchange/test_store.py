@@ -62,6 +62,22 @@ async def test_a_claim_that_lands_after_it_was_given_up_is_released(delay: float
         assert world.service.ran == []
 
 
+@virtual
+async def test_a_release_is_repeated_after_one_second_and_after_five() -> None:
+    """What lands soon goes soon, long before the lease's end: at 1 s what came before, at 5 s what came since."""
+    async with World() as world:
+        gate = world.process()
+        for key, delay, gone in (("a", 0.5, 1.1), ("b", 3.0, 5.1)):
+            began = world.time
+            gate.wire.next("claim", late(delay))
+            world.service.will(unreachable())
+            assert await gate.send(world.ask(key)).answer() == "502 upstream-unreachable"
+            await world.passes(began + delay + 0.1 - world.time)
+            assert await world.state(key) == "in flight #1"
+            await world.passes(began + gone - world.time)
+            assert await world.state(key) == "absent"
+
+
 @pytest.mark.parametrize("lost", [False, True], ids=["release acknowledged", "release's reply lost"])
 @pytest.mark.parametrize("delay", [0.5, 4.0, 15.0])
 @virtual

@@ -394,13 +394,30 @@ class Driver:
 
 
 class CancelWaiting(Driver):
-    """Cancels the task while it waits there."""
+    """Cancels the task while it waits there: at once, or after so many seconds if it still does."""
+
+    def __init__(self, at: int, seconds: float = 0.0) -> None:
+        super().__init__(at)
+        self.seconds = seconds
+        self.reached = False
+        self.waits = False
 
     def act(self, waited: Any) -> Any:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().call_soon(task.cancel)
+        self.waits = True
+
+        def strike() -> None:
+            if self.waits:
+                task.cancel()
+
+        asyncio.get_running_loop().call_later(self.seconds, strike)
         return waited
+
+    def after(self) -> Generator[Any, Any, None]:
+        self.waits = False
+        return
+        yield
 
 
 class CancelWoken(Driver):
