@@ -131,6 +131,8 @@ _UNRESERVED = re.compile(r"%(2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]
 
 
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
+#: The longest path, in characters, whose dot segments and doubled slashes are read in every way.
+_LONGEST_CROOKED = 2048
 _BROKEN = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 
@@ -177,6 +179,14 @@ def _undotted(path: str) -> str:
     if segments[-1] in (".", ".."):
         kept.append("")
     return "/".join(kept) or "/"
+
+
+def _too_crooked(path: str) -> bool:
+    """Whether reading `path` in every way would cost more than any honest client asks for (milliseconds)."""
+    if len(path) <= _LONGEST_CROOKED:
+        return False
+    opened = _opened(path)
+    return "//" in opened or "/." in opened
 
 
 def readings(path: str) -> tuple[set[str], set[str]]:
@@ -234,7 +244,7 @@ class RouteTable:
         path = path_of(target)
         if "%" not in path and "//" not in path and "/." not in path and "#" not in path:
             return self._first(self._rules, method, host, path)
-        if "#" in path or _BROKEN.search(path):
+        if "#" in path or _BROKEN.search(path) or _too_crooked(path):
             return AMBIGUOUS
         plain, opened = readings(path)
         plain = {_upper(form) for form in plain}

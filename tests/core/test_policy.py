@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.core.policy import Match, Policy, Route, RouteTable, glob, normalised, path_of, statuses
+from gateway.core.policy import AMBIGUOUS, Match, Policy, Route, RouteTable, glob, normalised, path_of, statuses
 
 
 def route(name: str, path: str = "/**", host: str | None = None, methods: str = "", *, guard: bool = True) -> Route:
@@ -464,3 +464,12 @@ def test_a_spelling_of_host_does_not_get_past_a_guard(host: str) -> None:
     """RFC 3986 §3.2.2, §6.2.3: the root's dot and an empty port change nothing; nginx, for one, takes both."""
     table = RouteTable([route("shop", host="shop.example"), route("rest", guard=False)])
     assert led(table, "/", host=host) == "shop"
+
+
+@pytest.mark.parametrize("crooked", [b"/x/../", b"//", b"/%2e%2e/", b"/.%2f"])
+def test_a_long_crooked_path_is_refused_before_it_is_read_in_every_way(crooked: bytes) -> None:
+    """Kilobytes of dot segments or doubled slashes cost milliseconds to read; nobody honest sends them."""
+    table = RouteTable([Route("all", "u")])
+    assert table.match(b"POST", b"h", b"/a" + crooked * 10) is table.routes[0]
+    assert table.match(b"POST", b"h", b"/a" + crooked * 1500) is AMBIGUOUS
+    assert table.match(b"POST", b"h", b"/a" + b"%20" * 1500) is table.routes[0]
