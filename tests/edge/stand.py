@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from dataclasses import dataclass, field
 from gateway.edge.connection import Connection
 from gateway.edge.pool import Pool
 from gateway.edge.server import ClientConnection, Server
-from tests.harness import Client, Field, RunningGate, gate, reset
+from tests.harness import Client, Field, RunningGate, ask, gate, reset
 
 #: Longest that any of these tests waits for something that should happen at once.
 SOON = 10.0
@@ -270,3 +272,81 @@ async def piece(client: Client, size: int) -> bytes:
 
 def values(fields: list[Field], name: bytes) -> list[bytes]:
     return [value for field, value in fields if field.lower() == name.lower()]
+
+
+async def drain(client: Client) -> bytes:
+    """All that comes until the connection ends."""
+    data = b""
+    async with asyncio.timeout(SOON):
+        try:
+            while more := await client.reader.read(1 << 16):
+                data += more
+        except ConnectionError:
+            pass
+    return data
+
+
+#: What the gate may hold for one connection: a full buffer and what was read at once.
+HELD = 1 << 20
+
+
+async def feed(peer_send: asyncio.StreamWriter, total: int) -> bytes:
+    """Write `total` random bytes as fast as they are taken; gives their digest."""
+    digest = hashlib.sha256()
+    left = total
+    while left:
+        data = os.urandom(min(1 << 16, left))
+        left -= len(data)
+        digest.update(data)
+        peer_send.write(data)
+        await peer_send.drain()
+    return digest.digest()
+
+
+async def drink(reader: asyncio.StreamReader, total: int) -> bytes:
+    """Read `total` bytes; gives their digest."""
+    digest = hashlib.sha256()
+    left = total
+    while left:
+        data = await reader.read(min(1 << 16, left))
+        assert data, f"{left} bytes are missing"
+        left -= len(data)
+        digest.update(data)
+    return digest.digest()
+
+
+# ── Requests ──────────────────────────────────────────────────────────────────────────────────────
+
+#: The beginning of an answer.
+OK = b"HTTP/1.1 200 OK\r\n"
+#: An unguarded request.
+GET = b"GET /open/x HTTP/1.1\r\nHost: gate.test\r\n\r\n"
+
+
+def post(body: bytes, *, fields: bytes = b"", length: int | None = None) -> bytes:
+    """An unguarded POST, or the beginning of one of `length` bytes."""
+    return b"POST /open/x HTTP/1.1\r\nHost: gate.test\r\nContent-Length: %d\r\n%b\r\n%b" % (
+        len(body) if length is None else length,
+        fields,
+        body,
+    )
+
+
+def keyed(key: str, body: bytes = b"", *, fields: bytes = b"", version: bytes = b"1.1") -> bytes:
+    """A guarded request with a sized body."""
+    return b"POST /orders HTTP/%b\r\nHost: a\r\nIdempotency-Key: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+        version,
+        key.encode(),
+        fields,
+        len(body),
+        body,
+    )
+
+
+async def not_kept(gate: Edge, status: int) -> None:
+    """A duplicate is told that it ran, how it was answered, and that the answer was not kept."""
+    again = await ask(gate.port, key="k", body=b"", host="a")
+    assert (again.status, again.problem, again.label) == (409, "response-not-kept", "not-kept")
+    assert again.get("Idempotency-Outcome") == "keep"
+    assert again.get("X-Should-Retry") == "false"
+    assert b"The service answered %d." % status in again.body

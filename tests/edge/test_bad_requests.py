@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.edge.stand import edge, eventually
-from tests.edge.test_passing import drain
+from tests.edge.stand import (
+    drain,
+    edge,
+    eventually,
+)
 from tests.harness import Origin, ask, configuration
 
 KEY = b"Idempotency-Key: k\r\n"

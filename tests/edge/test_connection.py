@@ -13,20 +13,24 @@ import pytest
 
 from gateway.edge.door import Door
 from tests.edge.stand import (
+    GET,
+    HELD,
     SOON,
     ByHand,
     Edge,
     Peer,
+    drain,
     edge,
     eventually,
+    feed,
     fields_of,
     head_of,
+    keyed,
     narrow_client,
     piece,
+    post,
     values,
 )
-from tests.edge.test_guarded import keyed
-from tests.edge.test_passing import GET, HELD, drain, feed, post
 from tests.harness import Client, Origin, ask, configuration
 
 
@@ -152,7 +156,7 @@ async def test_a_bounded_number_of_requests_is_read_ahead(hand: ByHand) -> None:
 
 async def test_a_packet_with_very_many_requests_is_parsed_as_far_as_it_is_read_ahead(hand: ByHand) -> None:
     """As requests they take far more memory than as bytes. All of them are answered, whatever they are."""
-    count = 4000
+    count = 1500
     upgraded = get("x").replace(b"Host", b"Upgrade: h2c\r\nConnection: upgrade\r\nHost")
     for behind, status in ((NO_KEY, 400), (get("x"), 200), (upgraded, 200)):
         async with edge(configuration(hand.url)) as gate:
@@ -252,6 +256,24 @@ async def test_a_client_that_leaves_takes_its_whole_queue_along(hand: ByHand) ->
         peer = await slow(gate, hand, client, keyed("b", b"x" * 1000) + post(b"y" * 1000) + keyed("c", b"z" * 99)[:-1])
         await eventually(lambda: len(gate.connection._queue) == 4, "all are there")
         client.reset()
+        await gate.emptied()
+        await peer.answer(b"slow", 201)
+        await gate.settled()
+        assert hand.connections == 1
+        assert (await ask(gate.port, key="slow", body=b"", host="a")).replayed
+
+
+async def test_what_was_not_read_yet_goes_with_its_client(hand: ByHand) -> None:
+    """Bytes that wait to be parsed while the connection ends ask for nothing: no request, no reserved byte."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        peer = await slow(gate, hand, client, b"")
+        connection = gate.connection
+        connection.data_received(keyed("b", b"x" * 100) * 1000)
+        assert connection._unread
+        assert connection._transport is not None
+        connection._transport.abort()
+        connection.resume()
         await gate.emptied()
         await peer.answer(b"slow", 201)
         await gate.settled()

@@ -1,44 +1,30 @@
-"""What is guarded, as bytes: how it is read and forwarded, what is kept of its answer, and every way in which
-an upstream can fail to give one."""
+"""What is guarded, as bytes: how it is read and forwarded, what is kept of its answer, and what is not."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import pytest
 import redis
 
 from tests.edge.stand import (
-    SOON,
+    GET,
+    OK,
     ByHand,
-    Edge,
-    Peer,
+    drain,
     edge,
     eventually,
     fields_of,
     head_of,
-    narrow_client,
+    keyed,
+    not_kept,
     piece,
     values,
 )
-from tests.edge.test_passing import GET, HELD, drain, drink, feed
-from tests.harness import Client, Exchange, Origin, Response, ask, configuration
+from tests.harness import Exchange, Origin, Response, ask, configuration
 from tests.servers import RedisServer, preferred
-
-
-def keyed(key: str, body: bytes = b"", *, fields: bytes = b"", version: bytes = b"1.1") -> bytes:
-    """A guarded request with a sized body."""
-    return b"POST /orders HTTP/%b\r\nHost: a\r\nIdempotency-Key: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
-        version,
-        key.encode(),
-        fields,
-        len(body),
-        body,
-    )
-
 
 # ── How it is read and forwarded ──────────────────────────────────────────────────────────────────
 
@@ -392,276 +378,6 @@ async def test_nothing_is_said_before_the_store_has_acknowledged(
         assert answer.label == ("not-kept" if kind == "stream" else "stored")
 
 
-# ── Broken upstreams ──────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Broken:
-    """What an upstream writes and how it ends; what the client gets; what a duplicate gets then."""
-
-    answer: bytes
-    then: str = "close"
-    status: int = 502
-    problem: str | None = "upstream-lost"
-    label: str = "in-doubt"
-    again: tuple[int, str | None, str] = (409, "in-doubt", "in-doubt")
-
-
-OK = b"HTTP/1.1 200 OK\r\n"
-LATE = {"status": 504, "problem": "upstream-timeout", "then": "stay"}
-KEPT = {"status": 200, "problem": None, "label": "stored", "again": (200, None, "replayed")}
-
-BROKEN = {
-    # It ends too soon
-    "nothing, then the end": Broken(b""),
-    "nothing, then a reset": Broken(b"", "reset"),
-    "half a status line": Broken(b"HTTP/1.1 20"),
-    "half a head": Broken(OK + b"Content-Length: 4\r\nX-"),
-    "a head without its empty line": Broken(OK + b"Content-Length: 4\r\n"),
-    "an interim response only": Broken(b"HTTP/1.1 100 Continue\r\n\r\n"),
-    "a sized body cut off": Broken(OK + b"Content-Length: 100\r\n\r\nhalf"),
-    "a sized body reset": Broken(OK + b"Content-Length: 100\r\n\r\nhalf", "reset"),
-    "a sized body one byte short": Broken(OK + b"Content-Length: 5\r\n\r\nhalf"),
-    "no body where one was declared": Broken(OK + b"Content-Length: 5\r\n\r\n"),
-    "a chunk cut off": Broken(OK + b"Transfer-Encoding: chunked\r\n\r\n9\r\nhalf"),
-    "no last chunk": Broken(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"),
-    "no end of the trailers": Broken(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n"),
-    "a body without length, reset": Broken(OK + b"\r\nhalf", "reset"),
-    # It does not come
-    "silence": Broken(b"", **LATE),  # type: ignore[arg-type]
-    "silence after half a head": Broken(OK + b"X-", **LATE),  # type: ignore[arg-type]
-    "silence after half a body": Broken(OK + b"Content-Length: 100\r\n\r\nhalf", **LATE),  # type: ignore[arg-type]
-    "silence without the last chunk": Broken(
-        OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
-        **LATE,  # type: ignore[arg-type]
-    ),
-    "silence behind a body without length": Broken(OK + b"\r\nhalf", **LATE),  # type: ignore[arg-type]
-    "interim responses only": Broken(b"HTTP/1.1 103 Hints\r\n\r\n" * 3, **LATE),  # type: ignore[arg-type]
-    # It is no HTTP/1.1
-    "rubbish": Broken(b"rubbish\r\n\r\n"),
-    "a TLS alert": Broken(b"\x15\x03\x01\x00\x02\x02\x46"),
-    "HTTP/2": Broken(b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n"),
-    "HTTP/3.7": Broken(b"HTTP/3.7 200 OK\r\nContent-Length: 0\r\n\r\n"),
-    "HTTP/0.9": Broken(b"<html>hello</html>"),
-    "ICY": Broken(b"ICY 200 OK\r\nContent-Length: 0\r\n\r\n"),
-    "bare line feeds": Broken(b"HTTP/1.1 200 OK\nContent-Length: 0\n\n"),
-    "status 99": Broken(b"HTTP/1.1 99 Odd\r\nContent-Length: 0\r\n\r\n"),
-    "status 600": Broken(b"HTTP/1.1 600 Odd\r\nContent-Length: 0\r\n\r\n"),
-    "status 2000": Broken(b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n"),
-    "status abc": Broken(b"HTTP/1.1 abc OK\r\nContent-Length: 0\r\n\r\n"),
-    "101": Broken(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", "stay"),
-    "101 without its fields": Broken(b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "stay"),
-    "an interim response with a body": Broken(
-        b"HTTP/1.1 150 Odd\r\nContent-Length: 4\r\n\r\nevil" + OK + b"Content-Length: 4\r\n\r\ngood", "stay"
-    ),
-    "too many interim responses": Broken(
-        b"HTTP/1.1 103 Hints\r\n\r\n" * 40 + OK + b"Content-Length: 0\r\n\r\n", "stay"
-    ),
-    "a head that is too large": Broken(OK + b"X: " + b"x" * (70 << 10) + b"\r\nContent-Length: 0\r\n\r\n", "stay"),
-    "a head without end": Broken(OK + b"X: " + b"x" * (400 << 10), "stay"),
-    "trailers without end": Broken(
-        OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * (400 << 10), "stay"
-    ),
-    # Its fields are none
-    "NUL in a value": Broken(OK + b"X: a\0b\r\nContent-Length: 0\r\n\r\n", "stay"),
-    "CR in a value": Broken(OK + b"X: a\rb\r\nContent-Length: 0\r\n\r\n", "stay"),
-    "LF in a value": Broken(OK + b"X: a\nb\r\nContent-Length: 0\r\n\r\n", "stay"),
-    "a control byte in a value": Broken(OK + b"X: a\x01b\r\nContent-Length: 0\r\n\r\n", "stay"),
-    "DEL in a value": Broken(OK + b"X: a\x7fb\r\nContent-Length: 0\r\n\r\n", "stay"),
-    "NUL in the reason": Broken(b"HTTP/1.1 200 O\0K\r\nContent-Length: 0\r\n\r\n", "stay"),
-    "a space before the colon": Broken(OK + b"X : a\r\nContent-Length: 0\r\n\r\n", "stay"),
-    "a folded value": Broken(OK + b"X: a\r\n b\r\nContent-Length: 0\r\n\r\n", "stay"),
-    "no colon": Broken(OK + b"X\r\nContent-Length: 0\r\n\r\n", "stay"),
-    "no name": Broken(OK + b": x\r\nContent-Length: 0\r\n\r\n", "stay"),
-    # Its framing is none
-    "two lengths": Broken(OK + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nbody", "stay"),
-    "one length twice": Broken(OK + b"Content-Length: 4\r\nContent-Length: 4\r\n\r\nbody", "stay"),
-    "a list of lengths": Broken(OK + b"Content-Length: 4, 4\r\n\r\nbody", "stay"),
-    "a negative length": Broken(OK + b"Content-Length: -4\r\n\r\nbody", "stay"),
-    "a signed length": Broken(OK + b"Content-Length: +4\r\n\r\nbody", "stay"),
-    "a hexadecimal length": Broken(OK + b"Content-Length: 0x4\r\n\r\nbody", "stay"),
-    "a length that is no number": Broken(OK + b"Content-Length: four\r\n\r\nbody", "stay"),
-    "a length without end": Broken(OK + b"Content-Length: 99999999999999999999\r\n\r\nbody", "stay"),
-    "a length and a coding": Broken(
-        OK + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "stay"
-    ),
-    "gzip": Broken(OK + b"Transfer-Encoding: gzip\r\n\r\nbody"),
-    "gzip, chunked": Broken(OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "stay"),
-    "chunked twice": Broken(OK + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", "stay"),
-    "a chunk size that is no number": Broken(OK + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\nbody\r\n", "stay"),
-    "a chunk that is longer than it says": Broken(
-        OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nbodybody\r\n0\r\n\r\n", "stay"
-    ),
-    "a chunk size without end": Broken(
-        OK + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nbody\r\n", "stay"
-    ),
-    # It is an answer, with something odd about it
-    "surplus bytes": Broken(OK + b"Content-Length: 4\r\n\r\nbodysurplus", "stay", **KEPT),  # type: ignore[arg-type]
-    "a second response": Broken(
-        OK + b"Content-Length: 4\r\n\r\nbodyHTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",
-        "stay",
-        **KEPT,  # type: ignore[arg-type]
-    ),
-    "a reset behind it": Broken(OK + b"Content-Length: 4\r\n\r\nbody", "reset", **KEPT),  # type: ignore[arg-type]
-    "no reason phrase": Broken(b"HTTP/1.1 200\r\nContent-Length: 4\r\n\r\nbody", "stay", **KEPT),  # type: ignore[arg-type]
-    "HTTP/1.0": Broken(b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nbody", "close", **KEPT),  # type: ignore[arg-type]
-    "a 500": Broken(
-        b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nbody", "close", 500, None, "stored", (500, None, "replayed")
-    ),
-    "a bare 503": Broken(
-        b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbody", "close", 503, None
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BROKEN)
-async def test_a_broken_upstream_is_told_as_what_it_is(hand: ByHand, name: str) -> None:
-    """Bytes were sent and no whole answer came back: 502 or 504 and in doubt, never a bare 500, never run again,
-    and no truncated answer is ever replayed. A whole answer is kept, whatever came behind it."""
-    row = BROKEN[name]
-    timing = "timeout: 150ms, late: 150ms" if row.status == 504 else "timeout: 20s"
-    async with edge(configuration(hand.url, upstream=timing)) as gate:
-        client = await gate.connect()
-        await client.send(keyed("k", b"body"))
-        peer = await hand.accept()
-        await peer.head()
-        assert await peer.read(4) == b"body"
-        peer.writer.write(row.answer)
-        if row.then == "close":
-            peer.close()
-        elif row.then == "reset":
-            await peer.writer.drain()
-            # A reset overtakes what it comes behind: it is sent once that was read.
-            await eventually(lambda: _has_read(gate, row), "the gate has read what was sent")
-            peer.reset()
-        answer = await client.read(seconds=SOON)
-        assert (answer.status, answer.problem, answer.label) == (row.status, row.problem, row.label)
-        if row.problem is not None:
-            assert answer.get("Idempotency-Outcome") == "unknown"
-        else:
-            assert answer.body == b"body"
-        await gate.settled()
-        again = await ask(gate.port, key="k", body=b"body", host="a")
-        assert (again.status, again.problem, again.label) == row.again
-        if again.problem is None:
-            assert again.body == b"body"
-        # On the client's own connection too; and nothing was forwarded a second time.
-        await client.send(keyed("k", b"body"))
-        assert (await client.read()).label == row.again[2]
-        assert hand.connections == 1
-
-
-def _has_read(gate: Edge, row: Broken) -> bool:
-    """Whether the gate has taken in what the upstream wrote before its reset."""
-    if row.status == 200:
-        return not gate.connection._queue
-    (flight,) = gate.server.gate.flights
-    attempt = flight.attempt
-    return not row.answer or attempt._head is not None  # type: ignore[union-attr]
-
-
-async def test_an_upstream_that_is_not_there_has_no_effect(hand: ByHand) -> None:
-    """Refused connections: 502, released, and the next try is forwarded."""
-    async with edge(configuration(hand.url)) as gate:
-        port = int(hand.url.rpartition(":")[2])
-        await hand.stop()
-        answer = await ask(gate.port, key="k", body=b"", host="a")
-        assert (answer.status, answer.problem, answer.label) == (502, "upstream-unreachable", "released")
-        assert answer.get("Idempotency-Outcome") == "no-effect"
-        origin = await Origin().start(port)
-        answer = await ask(gate.port, key="k", body=b"", host="a")
-        assert (answer.status, answer.label, answer.replayed) == (201, "stored", False)
-        await origin.stop()
-
-
-async def test_where_no_connection_falls_free_nothing_was_sent(hand: ByHand) -> None:
-    """The pool is at its cap: 503, released; nothing is written later either."""
-    async with edge(configuration(hand.url, upstream="timeout: 200ms, late: 0s, connections: 1")) as gate:
-        holder = await gate.connect()
-        await holder.send(GET)
-        peer = await hand.accept()
-        await peer.head()
-        await peer.send(OK + b"Content-Length: 4\r\n\r\n")
-        answer = await ask(gate.port, key="k", body=b"", host="a")
-        assert (answer.status, answer.problem, answer.label) == (503, "overloaded", "released")
-        assert answer.get("Idempotency-Outcome") == "no-effect"
-        await peer.send(b"done")
-        assert (await holder.read(method=b"GET")).body == b"done"
-        await holder.send(GET)
-        assert (await peer.head()).startswith(b"GET ")
-        await peer.answer()
-        assert (await holder.read(method=b"GET")).body == b"ok"
-
-
-# ── Answers before the question was whole ─────────────────────────────────────────────────────────
-
-LONG = 6 << 20
-
-
-async def early(gate: Edge, narrow: ByHand, response: bytes) -> tuple[Client, Peer]:
-    """A guarded request whose upstream answers while most of the body is still to be written."""
-    client = await gate.connect()
-    client.writer.write(keyed("k", b"x" * LONG))
-    peer = await narrow.accept()
-    await peer.head()
-    peer.writer.transport.pause_reading()
-    await peer.send(response)
-    return client, peer
-
-
-@pytest.mark.parametrize(
-    "response",
-    [
-        OK + b"Content-Length: 4\r\n\r\nbody",
-        OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
-        OK + b"Content-Type: text/event-stream\r\nContent-Length: 4\r\n\r\nbody",
-        OK + b"Content-Length: %d\r\n\r\nbody" % (2 << 20),
-        b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
-    ],
-    ids=["sized", "chunked", "a stream", "over the limit", "302"],
-)
-async def test_an_early_success_is_no_answer(narrow: ByHand, response: bytes) -> None:
-    """It says yes to what it has not read: lost, and in doubt."""
-    async with edge(configuration(narrow.url)) as gate:
-        client, peer = await early(gate, narrow, response)
-        answer = await client.read()
-        assert (answer.status, answer.problem, answer.label) == (502, "upstream-lost", "in-doubt")
-        peer.writer.transport.resume_reading()
-        assert await peer.ended()
-        again = await ask(gate.port, key="k", body=b"x" * LONG, host="a")
-        assert (again.status, again.problem) == (409, "in-doubt")
-        assert narrow.connections == 1
-
-
-@pytest.mark.parametrize("then", ["stay", "close"])
-async def test_an_early_refusal_that_is_complete_is_an_answer(narrow: ByHand, then: str) -> None:
-    """A whole 413 is the upstream's word, and beats the write that fails behind it."""
-    async with edge(configuration(narrow.url)) as gate:
-        client, peer = await early(gate, narrow, b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\n\r\nmuch")
-        if then == "close":
-            peer.close()
-        answer = await client.read()
-        assert (answer.status, answer.body, answer.label) == (413, b"much", "stored")
-        again = await ask(gate.port, key="k", body=b"x" * LONG, host="a")
-        assert (again.status, again.body, again.label) == (413, b"much", "replayed")
-        peer.writer.transport.resume_reading()
-        assert await peer.ended()
-        assert narrow.connections == 1
-
-
-async def test_an_early_refusal_that_is_not_complete_is_no_answer(narrow: ByHand) -> None:
-    """Half a 413, and one that would end with its connection, say nothing."""
-    for number, response in enumerate(
-        (b"HTTP/1.1 413 No\r\nContent-Length: 9\r\n\r\nhalf", b"HTTP/1.1 413 No\r\n\r\nhalf")
-    ):
-        async with edge(configuration(narrow.url)) as gate:
-            client, peer = await early(gate, narrow, response)
-            peer.writer.transport.resume_reading()
-            peer.writer.write_eof()
-            answer = await client.read()
-            assert (answer.status, answer.problem, answer.label) == (502, "upstream-lost", "in-doubt"), number
-
-
 # ── Clients that leave ────────────────────────────────────────────────────────────────────────────
 
 
@@ -717,15 +433,6 @@ async def test_a_client_that_hangs_up_within_its_body_has_asked_for_nothing(hand
 
 
 # ── Tombstones ────────────────────────────────────────────────────────────────────────────────────
-
-
-async def not_kept(gate: Edge, status: int) -> None:
-    """A duplicate is told that it ran, how it was answered, and that the answer was not kept."""
-    again = await ask(gate.port, key="k", body=b"", host="a")
-    assert (again.status, again.problem, again.label) == (409, "response-not-kept", "not-kept")
-    assert again.get("Idempotency-Outcome") == "keep"
-    assert again.get("X-Should-Retry") == "false"
-    assert b"The service answered %d." % status in again.body
 
 
 BODY = os.urandom(5000)
@@ -883,110 +590,6 @@ async def test_a_stream_lives_as_long_as_its_client(hand: ByHand) -> None:
         client.reset()
         assert await peer.ended()
         await not_kept(gate, 200)
-
-
-async def test_a_slow_reader_of_a_long_answer_pauses_the_upstream(hand: ByHand) -> None:
-    """What was held until the tombstone stood has filled the client's buffer: the upstream stays paused."""
-    total = 24 << 20
-    async with edge(configuration(hand.url, policy="max_response: 1MiB")) as gate:
-        client = await narrow_client(gate.port)
-        gate.clients.append(client)
-        await client.send(keyed("k"))
-        peer = await hand.accept()
-        await peer.head()
-        await peer.send(OK + b"Content-Length: %d\r\n\r\n" % total)
-        async with asyncio.TaskGroup() as group:
-            fed = group.create_task(feed(peer.writer, total))
-            await eventually(lambda: gate.held, "the client's buffer is full")
-            await eventually(lambda: not gate.upstream._transport.is_reading(), "the upstream is paused")
-            for _ in range(50):
-                assert gate.held <= 2 * HELD
-                await asyncio.sleep(0.002)
-            assert not fed.done()
-            await head_of(client)
-            drunk = group.create_task(drink(client.reader, total))
-            while not drunk.done():
-                assert gate.held <= 2 * HELD
-                await asyncio.sleep(0.002)
-        assert fed.result() == drunk.result()
-
-
-# ── Late answers, and bytes that are none ─────────────────────────────────────────────────────────
-
-
-async def test_a_late_answer_is_given_to_the_retry(hand: ByHand) -> None:
-    """504 after `timeout`; the gate listens on, the retry attaches, and both it and whoever comes later get the
-    answer. It was asked once."""
-    async with edge(configuration(hand.url, upstream="timeout: 150ms, late: 10s")) as gate:
-        client = await gate.connect()
-        await client.send(keyed("k"))
-        peer = await hand.accept()
-        await peer.head()
-        answer = await client.read()
-        assert (answer.status, answer.problem, answer.label) == (504, "upstream-timeout", "in-doubt")
-        assert answer.get("X-Should-Retry") == "true"
-        await client.send(keyed("k"))
-        await eventually(lambda: gate.server.gate.flights.waiting == 1, "the retry waits")
-        await peer.answer(b"late", 201)
-        retry = await client.read()
-        assert (retry.status, retry.body, retry.replayed) == (201, b"late", True)
-        again = await ask(gate.port, key="k", body=b"", host="a")
-        assert (again.status, again.body, again.label) == (201, b"late", "replayed")
-        assert hand.connections == 1
-
-
-async def test_a_late_stream_is_not_kept_and_has_nobody_to_flow_to(hand: ByHand) -> None:
-    """Its client was told 504: the stream is cut off at the upstream, and a duplicate hears that it ran."""
-    async with edge(configuration(hand.url, upstream="timeout: 150ms, late: 10s")) as gate:
-        client = await gate.connect()
-        await client.send(keyed("k"))
-        peer = await hand.accept()
-        await peer.head()
-        assert (await client.read()).status == 504
-        await peer.send(OK + b"Content-Type: text/event-stream\r\n\r\ndata: 1\n\n")
-        assert await peer.ended()
-        await not_kept(gate, 200)
-
-
-@pytest.mark.parametrize(
-    "surplus",
-    [OK + b"Content-Length: 5\r\n\r\nwrong", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"\r\n", b"x"],
-    ids=["a response", "an unsolicited 408", "an empty line", "a byte"],
-)
-async def test_bytes_that_nobody_asked_for_are_no_answer(hand: ByHand, surplus: bytes) -> None:
-    """Whatever an idle connection says is nobody's answer: it is closed, and the next request goes elsewhere."""
-    async with edge(configuration(hand.url)) as gate:
-        client = await gate.connect()
-        await client.send(keyed("one"))
-        peer = await hand.accept()
-        await peer.head()
-        await peer.answer(b"one", 201)
-        assert (await client.read()).body == b"one"
-        await peer.send(surplus)
-        assert await peer.ended()
-        await client.send(keyed("two"))
-        second = await hand.accept()
-        await second.head()
-        await second.answer(b"two", 201)
-        answer = await client.read()
-        assert (answer.body, answer.label) == (b"two", "stored")
-
-
-async def test_a_used_connection_that_was_closed_leaves_a_keyed_request_in_doubt(hand: ByHand) -> None:
-    """It was written, and nobody knows: it is not written again."""
-    async with edge(configuration(hand.url)) as gate:
-        client = await gate.connect()
-        await client.send(keyed("one"))
-        peer = await hand.accept()
-        await peer.head()
-        await peer.answer(b"one", 201)
-        await client.read()
-        await client.send(keyed("two"))
-        await peer.head()
-        peer.close()
-        answer = await client.read()
-        assert (answer.status, answer.problem, answer.label) == (502, "upstream-lost", "in-doubt")
-        assert hand.connections == 1
 
 
 # ── The bytes that are held ───────────────────────────────────────────────────────────────────────

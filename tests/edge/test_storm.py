@@ -14,10 +14,15 @@ from collections import Counter
 
 import pytest
 
-from tests.edge.stand import SOON, Edge, edge, narrowed
+from tests.edge.stand import (
+    SOON,
+    Edge,
+    edge,
+    narrowed,
+)
 from tests.harness import Client, Exchange, Origin, configuration
 
-CLIENTS = int(os.environ.get("EDGE_STORM", "250"))
+CLIENTS = int(os.environ.get("EDGE_STORM", "150"))
 
 
 class Moods:
@@ -80,9 +85,9 @@ class Moods:
         exchange.close()
 
     async def _surplus(self, exchange: Exchange) -> None:
-        await exchange.respond(200, b"asked")
-        await asyncio.sleep(self.draw.choice((0, 0.001)))
-        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nsurplus")
+        # In one packet. What comes later than the next request cannot be told from its answer.
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b"
+        await exchange.send(answer % (5, b"asked") + answer % (7, b"surplus"))
 
     async def _closes(self, exchange: Exchange) -> None:
         await exchange.respond(200, b"bye", [(b"Connection", b"close")])
@@ -162,7 +167,7 @@ async def misbehave(gate: Edge, draw: random.Random, seen: Counter[str]) -> None
             if manner == "reads a little":
                 break
 
-    with contextlib.suppress(ConnectionError, TimeoutError):
+    with contextlib.suppress(OSError, TimeoutError):
         if manner == "leaves early":
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(write(), draw.choice((0.0001, 0.005)))
