@@ -210,6 +210,7 @@ class App:
         await self.tasks.finish(max(grace - (self.clock.now() - began), 0))
         self._gate.stop()
         await self.tasks.finish(1.0)
+        await self.tasks.cancel()  # before the settler is waited for: what they were at is handed to it
         unsettled = await self.settler.finish(max(grace - (self.clock.now() - began), 1.0))
         cut_off = len(self._server.connections)  # those that were told 502 or 503 a moment ago are not
         await self._stack.aclose()

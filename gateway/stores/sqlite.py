@@ -240,6 +240,11 @@ class SqliteStore:
                     results.append((future, None, work(db, now)))
                 except Unreadable as error:
                     results.append((future, StoreAway(str(error), ambiguous=False), None))
+                except sqlite3.Error:
+                    raise
+                except Exception as error:
+                    # Unforeseen: its caller hears of it, and the thread goes on for all others.
+                    results.append((future, StoreAway(f"SQLite: {error!r}", ambiguous=True), None))
             committing = True
             db.execute("COMMIT")
         except sqlite3.Error as error:
