@@ -19,7 +19,7 @@ async def test_a_row_that_is_no_record_stops_nobody_else() -> None:
     broken, good = b"b" * 43, b"g" * 43
     assert await world.store.claim(broken, a_claim()) is Done.WON
     with sqlite3.connect(f"{world.folder.name}/keys.db") as other:
-        other.execute("UPDATE records SET value = 'text' WHERE name = ?", (broken,))
+        other.execute("UPDATE records SET value = ? WHERE name = ?", ("text" * 100, broken))
     other.close()
     async with asyncio.timeout(10):
         with pytest.raises(StoreAway):
