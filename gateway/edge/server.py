@@ -129,7 +129,7 @@ class Visit:
     """One request on its connection: the `Client` of its exchange, or the guest of its tunnel."""
 
     __slots__ = (
-        "_conn", "_on_gone", "_stream", "answered", "chunks", "complete", "gone", "head", "http10",
+        "_conn", "_on_gone", "_stream", "answered", "asked", "chunks", "complete", "gone", "head", "http10",
         "keep_alive", "rechunk", "reserved", "size", "started", "tunnel", "way",
     )  # fmt: skip
 
@@ -144,6 +144,8 @@ class Visit:
         self.chunks: list[bytes] = []
         self.size = 0
         self.reserved = 0
+        #: Its exchange has begun, and holds its body whether or not the client stays.
+        self.asked = False
         self.complete = False
         self.answered = False
         self.gone = False
@@ -156,6 +158,7 @@ class Visit:
     def reply(self, reply: Reply, stream: Stream | None = None) -> None:
         self._on_gone = None
         if self.gone or self.answered:
+            self._conn.give_back(self)
             if stream is not None:
                 stream.abort()
             return
@@ -186,6 +189,7 @@ class Visit:
     def when_gone(self, call: Callable[[], None] | None) -> None:
         self._on_gone = call
         if call is not None and self.gone:
+            self._conn.give_back(self)  # who waits for another's answer gives up
             call()
 
     # ── tunnel.Guest ──────────────────────────────────────────────────────────────────────────────
@@ -231,6 +235,7 @@ class Visit:
         self.gone = True
         call, self._on_gone = self._on_gone, None
         if call is not None:
+            self._conn.give_back(self)
             call()
         if self.tunnel is not None:
             self.tunnel.guest_gone()
@@ -377,7 +382,8 @@ class ClientConnection(asyncio.Protocol):
         queue, self._queue = self._queue, deque()
         self._reading = None
         for visit in queue:
-            self._give_back(visit)
+            if visit.answered or not visit.asked:
+                self.give_back(visit)
             visit.leave()
             if visit.tunnel is not None:
                 self.account(visit, visit.tunnel.status, left=True)
@@ -508,6 +514,7 @@ class ClientConnection(asyncio.Protocol):
         if isinstance(way, Guarded):
             body = visit.chunks[0] if len(visit.chunks) == 1 else b"".join(visit.chunks)
             visit.chunks = []
+            visit.asked = True
             self.server.gate.begin(self.server.door.ask(visit.head, body, self._peer, way), visit)
         elif isinstance(way, Refused):
             self._answer_refused(visit, way)
@@ -545,13 +552,13 @@ class ClientConnection(asyncio.Protocol):
         assert isinstance(way, Guarded)
         visit.way = Refused(refusal, way.route)
         visit.chunks = []
-        self._give_back(visit)
+        self.give_back(visit)
         if visit.started and visit.size > _DROPPED:
             self._answer_refused(visit, visit.way)
 
     def done(self, visit: Visit, *, cut: bool = False) -> None:
         """A request has been answered: on to the next, or close. `cut`: its response could not be ended."""
-        self._give_back(visit)
+        self.give_back(visit)
         if not self._queue or self._queue[0] is not visit:
             return
         self._queue.popleft()
@@ -575,7 +582,7 @@ class ClientConnection(asyncio.Protocol):
         visit.reserved += more
         return True
 
-    def _give_back(self, visit: Visit) -> None:
+    def give_back(self, visit: Visit) -> None:
         if visit.reserved:
             self.server.door.budget.give(visit.reserved)
             visit.reserved = 0
@@ -731,7 +738,7 @@ class ClientConnection(asyncio.Protocol):
         queue, self._queue = self._queue, deque()
         self._reading = None
         for visit in queue:
-            self._give_back(visit)
+            self.give_back(visit)
         self._deafen()
         if not lingers:
             transport.close()

@@ -201,6 +201,9 @@ ROWS = {
     "Connection names what is for one hop": served(POST + b"Connection: TE, X-Mine\r\nTE: trailers\r\n" + EMPTY),
     # Expectations (RFC 9110 §10.1.1)
     "an expectation that nobody knows": malformed(POST + b"Expect: 200-ok\r\nContent-Length: 5\r\n\r\n"),
+    "an expectation that nobody knows, and its body": malformed(
+        POST + b"Expect: 200-ok\r\nContent-Length: 5\r\n\r\nhello"
+    ),
     "an expectation and another": malformed(POST + b"Expect: 100-continue, x\r\nContent-Length: 5\r\n\r\n"),
     # Sizes
     "a head that is too large": refused(POST + b"X: " + b"x" * (70 << 10) + b"\r\n" + EMPTY, "head-too-large", 431),

@@ -475,7 +475,10 @@ async def test_a_refused_upload_can_be_read_while_it_is_sent(origin: Origin) -> 
         client.writer.write(
             b"POST /orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nContent-Length: 3000000\r\n\r\n"
         )
-        await client.send(b"x" * 3_000_000)  # all of it, before it looks at the answer
+        await eventually(lambda: gate.connection._lingering, "the gate has answered and closes")
+        for _ in range(30):  # all of it, before it looks at the answer
+            await client.send(b"x" * 100_000)
+            await asyncio.sleep(0.005)
         answer = await client.read()
         assert (answer.status, answer.problem, answer.get("Connection")) == (413, "body-too-large", "close")
         assert await drain(client) == b""

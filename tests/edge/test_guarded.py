@@ -393,11 +393,30 @@ async def test_a_client_that_hangs_up_does_not_cancel_its_exchange(hand: ByHand,
         getattr(client, how)()
         if how == "reset":
             await gate.emptied()
+        assert gate.server.door.budget.taken == 4  # its body is still held
         await peer.answer(b"made", 201)
         await gate.settled()
         again = await ask(gate.port, key="k", body=b"body", host="a")
         assert (again.status, again.body, again.label, again.replayed) == (201, b"made", "replayed", True)
         assert hand.connections == 1
+
+
+async def test_a_duplicate_that_hangs_up_waits_no_more(hand: ByHand) -> None:
+    """It owns nothing: its place and its bytes are free at once, while the first goes on."""
+    async with edge(configuration(hand.url)) as gate:
+        first, second = await gate.connect(), await gate.connect()
+        await first.send(keyed("k", b"body"))
+        peer = await hand.accept()
+        await peer.head()
+        await second.send(keyed("k", b"body"))
+        await eventually(lambda: gate.server.gate.flights.waiting == 1, "the duplicate waits")
+        assert gate.server.door.budget.taken == 8
+        second.reset()
+        await eventually(lambda: gate.server.gate.flights.waiting == 0, "it waits no more")
+        assert gate.server.door.budget.taken == 4
+        await peer.read(4)
+        await peer.answer(b"made", 201)
+        assert (await first.read()).body == b"made"
 
 
 async def test_a_client_that_hangs_up_before_its_connection_is_made_is_served_all_the_same(hand: ByHand) -> None:

@@ -105,9 +105,17 @@ async def test_an_idle_connection_that_stirs_is_given_up(hand: ByHand, ending: o
         b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nfirst",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirstHTTP/1.1 200 OK\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirstHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecond",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirstHTTP/1.1 204 No Content\r\n\r\n",
         b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n0\r\n\r\n",
     ],
-    ids=["close", "HTTP/1.0", "half a head behind", "a response behind", "chunked HTTP/1.0"],
+    ids=[
+        "close",
+        "HTTP/1.0",
+        "half a head behind",
+        "a response behind",
+        "a bodiless response behind",
+        "chunked HTTP/1.0",
+    ],
 )
 async def test_a_connection_that_ends_or_goes_on_speaking_is_not_used_again(hand: ByHand, response: bytes) -> None:
     """`Connection: close`, and bytes behind the response: the answer is given, the connection given up."""
@@ -118,6 +126,7 @@ async def test_a_connection_that_ends_or_goes_on_speaking_is_not_used_again(hand
         await peer.head()
         await peer.send(response)
         assert (await client.read(method=b"GET")).body == b"first"
+        assert not gate.pool._idle
         assert await peer.ended()
         await client.send(GET)
         second = await hand.accept()
