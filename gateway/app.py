@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
@@ -20,7 +20,7 @@ from .clock import HostClock
 from .core.record import HOLDER_BYTES
 from .edge.budget import Budget
 from .edge.door import Bounds, Door
-from .edge.pool import Place, Pool
+from .edge.pool import Place, Pool, Tls
 from .edge.server import Patience, Server
 from .edge.upstream import GuardedUpstream
 from .exchange import Gate
@@ -30,9 +30,10 @@ from .ops.log import Log
 from .ops.metrics import Tally
 from .ops.observers import Observers
 from .ports import Clock, Observer, Store, StoreUnusable
-from .settings import Settings
+from .settings import Settings, UpstreamSettings
+from .settings.addresses import store_options
 from .settling import Settler
-from .stores.memory import MemoryStore
+from .stores.memory import MAX_BYTES, MAX_RECORDS, MemoryStore
 from .stores.redis import RedisStore
 from .stores.sqlite import SqliteStore
 from .tasks import Tasks
@@ -59,13 +60,20 @@ ONE_GATEWAY = "this store protects one gateway; a second instance of the service
 
 def open_store(url: str, clock: Clock, observer: Observer, *, prefix: str) -> Store:
     """The store of a URL that the settings have accepted."""
-    parts = urlsplit(url)
+    parts, options = urlsplit(url), store_options(url)
     if parts.scheme == "memory":
-        return MemoryStore(clock)
+        return MemoryStore(
+            clock,
+            max_records=int(options.get("max_records", MAX_RECORDS)),
+            max_bytes=int(options.get("max_bytes", MAX_BYTES)),
+        )
     if parts.scheme == "sqlite":
-        options = dict(parse_qsl(parts.query))
-        # Three slashes and a relative path, or four and an absolute one.
-        return SqliteStore(Path(unquote(parts.path[1:])), clock, durability=options.get("durability", "power"))
+        return SqliteStore(
+            Path(unquote(parts.path[1:])),  # three slashes and a relative path, or four and an absolute one
+            clock,
+            durability=str(options.get("durability", "power")),
+            max_bytes=int(options.get("max_bytes", 0)),
+        )
     return RedisStore(url, observer, prefix=prefix)
 
 
@@ -121,14 +129,10 @@ class App:
         self._stack.push_async_callback(self.store.close)
         self._stack.push_async_callback(self.settler.close)
         budget = Budget(limits.buffers)
-        pools = {
-            name: Pool(
-                Place(name, upstream.host, upstream.port, upstream.connect / 1000, upstream.connections),
-                self.clock,
-                self.tasks,
-            )
-            for name, upstream in settings.upstreams.items()
-        }
+        pools = {name: Pool(_place(upstream), self.clock, self.tasks) for name, upstream in settings.upstreams.items()}
+        for name, upstream in settings.upstreams.items():
+            if upstream.tls is not None and not upstream.tls.verify:
+                self.log.say("warning", "whoever answers is taken for this upstream: verify is false", upstream=name)
         flights = Flights(per_key=limits.waiters_per_key, in_all=limits.waiters)
         gate = self._gate = Gate(
             self.store,
@@ -218,6 +222,11 @@ class App:
         self.log.say("info", str(stopped))
         self.log.close()
         return stopped
+
+
+def _place(upstream: UpstreamSettings) -> Place:
+    tls = None if upstream.tls is None else Tls(upstream.tls.context, upstream.tls.server_name)
+    return Place(upstream.name, upstream.host, upstream.port, upstream.connect / 1000, upstream.connections, tls)
 
 
 def _shown(addresses: list[tuple[str, int]]) -> str:

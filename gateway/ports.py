@@ -44,6 +44,14 @@ class StoreFull(StoreAway):
         super().__init__(why, ambiguous=False)
 
 
+class RecordUnreadable(StoreAway):
+    """The record that is there was written by another version, or by nobody: refused, never guessed at, and
+    never run over. Nothing was written."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why, ambiguous=False)
+
+
 class StoreUnusable(Exception):
     """The store can never work as it is configured. Its message says what to do."""
 
@@ -263,6 +271,7 @@ __all__ = [
     "DuplicateKind",
     "Nobody",
     "Observer",
+    "RecordUnreadable",
     "Sink",
     "Store",
     "StoreAway",

@@ -161,7 +161,7 @@ def test_run_of_a_bad_file_tells_all_of_its_faults_and_binds_nothing(tmp_path: P
     ("flags", "fault"),
     [
         (["--listen", "8080:80800"], "--listen: "),
-        (["--upstream", "https://bank.example"], "--upstream: https is known, but not built yet"),
+        (["--upstream", "https://bank.example/v1"], "--upstream: holds a path"),
         (["--store", "redis://127.0.0.1:6379/0"], "--service: is missing, and a shared store needs it"),
         (["--store", "mysql://db"], "--store: no store is called mysql://"),
         (["--service", "a b"], "--service: `a b` is not a name"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +24,7 @@ from gateway.settings import (
     LogSettings,
     Overrides,
     Settings,
+    TlsSettings,
     UpstreamSettings,
     load,
     load_text,
@@ -183,6 +186,43 @@ grace: 1m
     assert settings.grace == MINUTE
 
 
+def test_an_upstream_over_tls() -> None:
+    """A URL is enough, on port 443 and by the host's own name; what `tls` says besides lands where it is used."""
+    plain_url = read(WHOLE.replace('{url: "http://127.0.0.1:9000"}', "https://shop.example")).upstreams["app"]
+    assert plain_url == UpstreamSettings("app", "shop.example", 443, tls=TlsSettings("shop.example"))
+    assert plain_url.tls is not None
+    context = plain_url.tls.context
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+    whole = "{url: https://10.0.0.1:8443, tls: {server_name: shop.internal, verify: false}}"
+    careless = read(WHOLE.replace('{url: "http://127.0.0.1:9000"}', whole)).upstreams["app"]
+    assert careless == UpstreamSettings("app", "10.0.0.1", 8443, tls=TlsSettings("shop.internal", verify=False))
+    assert careless.tls is not None
+    assert careless.tls.context.verify_mode == ssl.CERT_NONE
+
+
+def test_the_authorities_of_a_file_stand_instead_of_the_system_s(tmp_path: Path) -> None:
+    """Whoever names an authority trusts that one, and no other."""
+    ca = tmp_path / "ca.pem"
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(ca)
+    text = WHOLE.replace('{url: "http://127.0.0.1:9000"}', f"{{url: https://a, tls: {{ca: {ca}}}}}")
+    tls = read(text).upstreams["app"].tls
+    assert tls == TlsSettings("a", str(ca))
+    trusted = tls.context.get_ca_certs(binary_form=True)
+    assert trusted == [ssl.PEM_cert_to_DER_cert(authority.cert_pem.bytes().decode())]
+
+
+def test_what_the_file_of_all_fields_says_of_tls_is_read(tmp_path: Path) -> None:
+    """The commented line of config/gateway.yaml, put to use."""
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(ca)
+    text = SHIPPED.replace("# tls: {", "tls: {").replace("http://127.0.0.1:9000 ", "https://127.0.0.1:9000 ")
+    tls = read(text.replace("/etc/ssl/internal-ca.pem", str(ca))).upstreams["shop"].tls
+    assert tls == TlsSettings("shop.internal", str(ca))
+
+
 def test_grace_is_the_longest_lease() -> None:
     """A drain waits for whoever may still be running, unless the file says how long."""
     slow = WHOLE.replace("}", ", timeout: 5m}")
@@ -310,7 +350,6 @@ IN_A_ROUTE = [
     ("missing: {derive: {window: 10s}}", "missing", f"`derive` is {NOT_BUILT}; use pass or refuse"),
     ("fingerprint: {ignore: [/a]}", "fingerprint.ignore", TO_COME),
     ("fingerprint: {body: canonical-json}", "fingerprint.body", f"`canonical-json` is {NOT_BUILT}; use raw"),
-    ("store_down: forward", "store_down", f"`forward` is {NOT_BUILT}; use refuse"),
 ]
 
 
@@ -360,8 +399,26 @@ AT_THE_TOP = [
     (
         "store: sqlite:///a?durability=full",
         "store",
-        "`?durability=full` is not read; use ?durability=power (the default) or ?durability=process",
+        "durability: `full` is not read; use power (the default) or process",
     ),
+    (
+        "store: sqlite:///a?max_bytes=1GB",
+        "store",
+        "max_bytes: expected a size such as 1MiB, found `1GB`; use 1GiB",
+    ),
+    ("store: sqlite:///a?max_bytes=64KiB", "store", "max_bytes: `64KiB` is too little; use 1MiB or more"),
+    (
+        "store: sqlite:///a?max_byte=1GiB",
+        "store",
+        "`max_byte` is not read behind the ? of sqlite://; use durability or max_bytes",
+    ),
+    (
+        "store: sqlite:///a?durability=power&durability=process",
+        "store",
+        "`durability` stands there twice; use it once",
+    ),
+    ("store: memory://?max_records=0", "store", "max_records: `0` is no number of records; use 100000"),
+    ("store: memory://a", "store", "memory:// takes no place behind it; use memory://"),
     (
         "store: rediss://h",
         "store",
@@ -403,6 +460,7 @@ AT_THE_TOP = [
     ("limits:", "limits", "expected a mapping, found nothing"),
     ("log: {format: xml}", "log.format", "expected auto, json or text, found `xml`"),
     ("grace: forever", "grace", "expected a duration such as 30s, found `forever`"),
+    ("margin: 50ms", "margin", "50ms is less than clocks and schedulers may be late; use 100ms or more"),
     ("upstreams: {}", "upstreams", "is written twice, first on line 1; keep one"),
     (
         "admin: {listen: ':8080'}",
@@ -443,12 +501,13 @@ def test_a_fault_at_the_top(added: str, path: str, message: str) -> None:
     assert faults(lambda: read(text, {"EMPTY": ""})) == [Fault(path, 6, message)]
 
 
+A_PEM_FILE = "use a PEM file with the certificates of the authorities that are trusted"
 #: The upstream on line 2: path below upstreams.app, message.
 OF_AN_UPSTREAM = [
     ("127.0.0.1:9000", "", "the scheme is missing; use http://127.0.0.1:9000"),
     ("':9000'", "", "the scheme is missing; use http://127.0.0.1:9000"),
-    ("https://a", "", f"https is {NOT_BUILT}; use http://"),
-    ("ftp://a", "", "an upstream speaks http, not ftp; use http://a"),
+    ("127.0.0.1:443", "", "the scheme is missing; use https://127.0.0.1:443"),
+    ("ftp://a", "", "an upstream speaks http or https, not ftp; use http://a"),
     (
         "http://a/v1",
         "",
@@ -459,12 +518,40 @@ OF_AN_UPSTREAM = [
         "",
         "holds a user name or password, which is never sent; use http://HOST:PORT",
     ),
+    (
+        "https://a/v1",
+        "",
+        "holds a path, and a request goes on with the path that the client sent; use https://a",
+    ),
+    ("https://a..b", "", "`a..b` is not the name or address of a host; use a URL such as https://127.0.0.1:9000"),
+    (
+        f"http://{'a' * 64}",
+        "",
+        f"`{'a' * 59}…` is not the name or address of a host; use a URL such as http://127.0.0.1:9000",
+    ),
     ("http://a:0", "", "0 is not a port (1–65535); use a URL such as http://127.0.0.1:9000"),
     ("7", "", "expected a mapping, found the number 7"),
     ("{timeout: 3s}", ".url", "is missing; use url: http://HOST:PORT"),
     ("{url: http://a, timout: 3s}", ".timout", "unknown field; did you mean `timeout`?"),
     ("{url: http://a, timeout: 0s}", ".timeout", "`0s` is no time at all; use 1ms or more"),
-    ("{url: http://a, tls: {}}", ".tls", TO_COME),
+    ("{url: http://a, tls: {}}", ".tls", "is for a service that speaks TLS; use url: https://HOST:PORT, or remove it"),
+    ("{url: https://a, tls: true}", ".tls", "expected a mapping, found the boolean true"),
+    ("{url: https://a, tls: {verfy: false}}", ".tls.verfy", "unknown field; did you mean `verify`?"),
+    ("{url: https://a, tls: {verify: 0}}", ".tls.verify", "expected true or false, found the number 0"),
+    ("{url: https://a, tls: {ca: /no/such.pem}}", ".tls.ca", f"there is no such file; {A_PEM_FILE}"),
+    ("{url: https://a, tls: {ca: /}}", ".tls.ca", f"cannot be read: Is a directory; {A_PEM_FILE}"),
+    ("{url: https://a, tls: {ca: /dev/null}}", ".tls.ca", f"holds no certificate that can be read; {A_PEM_FILE}"),
+    (
+        "{url: https://a, tls: {ca: /no/such.pem, verify: false}}",
+        ".tls.ca",
+        "is for what `verify: false` leaves undone; remove one of the two",
+    ),
+    (
+        "{url: https://a, tls: {server_name: 'https://b'}}",
+        ".tls.server_name",
+        "`https://b` is not the name or address of a host; use the name in the certificate alone, such as "
+        "shop.internal",
+    ),
     ("{url: http://a, connections: 0}", ".connections", "0 is out of bounds; use 1 to 1000000"),
 ]
 
@@ -967,3 +1054,8 @@ def test_any_value_in_any_field_is_read_or_refused_in_our_words(added: list[tupl
     lines = sorted(added, key=lambda line: -line[0])
     text = WHOLE + "".join(f"{' ' * indent}{field}: {value}\n" for indent, field, value in lines)
     faults_of(text, {"X": "x"})
+
+
+def test_the_scheme_of_a_store_may_stand_in_capitals() -> None:
+    """`REDIS://` names what `redis://` names, and is handed on so that the store can read it."""
+    assert read(WHOLE + "service: a\nstore: REDIS://h:1/0\n").store == "redis://h:1/0"

@@ -205,7 +205,8 @@ def settled(found: Found | None, settlement: Settlement) -> tuple[Done | Found, 
     record = found.record
     if record.holder == settlement.holder and record.state in settlement.movable:
         return Done.DONE, settlement.record if settlement.record is not None else Write.DELETE
-    return refused(found, settlement), Write.LEAVE
+    result = refused(found, settlement)
+    return result, Write.AGAIN if result is Done.DONE else Write.LEAVE
 
 
 def refused(found: Found, settlement: Settlement) -> Done | Found:
@@ -222,7 +223,14 @@ def replaced(found: Found | None, stamp: Stamp, to: Record | None) -> tuple[Done
         return Done.GONE, Write.LEAVE
     if stamp.stands(found):
         return Done.WON, to if to is not None else Write.DELETE
+    if taken_before(found, to):
+        return Done.WON, Write.AGAIN
     return found, Write.LEAVE
+
+
+def taken_before(found: Found, to: Record | None) -> bool:
+    """Whether the takeover `to`, asked for again, had been made and stands: it is won, as a claim is."""
+    return to is not None and found.record.holder == to.holder and found.record.state is to.state is State.IN_FLIGHT
 
 
 # ── The records that the gate writes ──────────────────────────────────────────────────────────────
@@ -236,7 +244,8 @@ def claim(
 
 
 def takeover(seen: Record, *, holder: bytes, route: str, lease: int, life: int, window: int, wall: int) -> Record:
-    """The claim of a second run: a fresh holder and a fresh life, the first sight remembered."""
+    """The claim of a second run: a fresh holder and a fresh life; the first sight is remembered, and the doubt
+    that it takes over from, for the release of a run that never was."""
     return replace(
         seen,
         state=State.IN_FLIGHT,
@@ -247,7 +256,7 @@ def takeover(seen: Record, *, holder: bytes, route: str, lease: int, life: int, 
         life=life,
         lease=lease,
         window=window,
-        doubt=Doubt.NONE,
+        doubt=Doubt.LAPSED if seen.state is State.IN_FLIGHT else seen.doubt,
         answer=None,
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import select
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -68,6 +69,10 @@ class Connection(asyncio.Protocol):
         self._idle = idle
         self._gone = gone
         self._transport: asyncio.Transport | None = None
+        #: What the bytes go over in the end: the same, or with TLS the connection under it. Only this one knows
+        #: what is still unsent; and one that is paused here is read no further, where uvloop's TLS reads on, and
+        #: throws away what it has when the end comes.
+        self._wire: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._head: Head | None = None
@@ -90,18 +95,24 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        return not self._tainted and self._transport is not None and not self._transport.is_closing()
+        return not self._tainted and self._wire is not None and not self._wire.is_closing()
 
     def quiet(self) -> bool:
         """Whether nothing has come since it fell idle. A byte or an end that the loop has not read yet counts:
-        read after the next request was written, it would be taken for that one's answer."""
+        read after the next request was written, it would be taken for that one's answer. With TLS the byte may
+        be of a ticket and no answer at all; that costs a handshake, and nothing else."""
         if not self.usable:
             return False
         if self._poll is None:
-            assert self._transport is not None
+            assert self._wire is not None
             self._poll = select.poll()
-            self._poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+            self._poll.register(self._wire.get_extra_info("socket").fileno(), select.POLLIN)
         return not self._poll.poll(0)
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        assert self._transport is not None
+        return self._transport
 
     @property
     def early(self) -> bool:
@@ -133,14 +144,14 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def pause_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._wire is not None and not self._wire.is_closing():
             self._paused = True
-            self._transport.pause_reading()
+            self._wire.pause_reading()
 
     def resume_reading(self) -> None:
         self._paused = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        if self._wire is not None and not self._wire.is_closing():
+            self._wire.resume_reading()
 
     def abort(self) -> None:
         """End it at once; whoever reads hears nothing more."""
@@ -152,7 +163,12 @@ class Connection(asyncio.Protocol):
     # ── From the upstream ─────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
+        self._transport = self._wire = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
+
+    def secured(self, transport: asyncio.Transport, wire: asyncio.Transport) -> None:
+        """Like `connection_made`, once the handshake of `transport`, TLS over `wire`, is finished."""
+        self._transport = transport
+        self._wire = wire
 
     def pause_writing(self) -> None:
         if self._receiver is not None:
@@ -169,8 +185,8 @@ class Connection(asyncio.Protocol):
             return
         if not self._begun:
             self._begun = True
-            assert self._transport is not None
-            self._early = self._writing or self._transport.get_write_buffer_size() > 0
+            assert self._wire is not None
+            self._early = self._writing or self._wire.get_write_buffer_size() > 0
         self._head_bytes += len(data)
         assert self._parser is not None
         try:
@@ -193,17 +209,32 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self._receiver is None:
             self.abort()
-        elif self._head is not None and self._head.until_close and not self._whole:
+        elif self._head is not None and self._head.until_close and not self._whole and self._said_farewell():
             self._tainted = True
             self._finish()
         else:
             self._lose(LostReason.CLOSED, "the connection was closed before the response was whole")
         return False
 
+    def _said_farewell(self) -> bool:
+        """Whether the end that was just heard is the sender's own. Over TLS that takes a close_notify: without
+        it, whoever can cut a wire can end a body that has no length (RFC 8446 §6.1). uvloop tells no end without
+        one here, only `connection_lost`; asyncio does, so TLS itself is asked: past a close_notify it reads
+        nothing, and else it waits for more."""
+        if self._wire is self._transport:
+            return True
+        assert self._transport is not None
+        try:
+            return not self._transport.get_extra_info("ssl_object").read(1)
+        except ssl.SSLZeroReturnError:
+            return True
+        except ssl.SSLError:
+            return False
+
     def connection_lost(self, error: Exception | None) -> None:
         if self._receiver is not None:
             self._lose(LostReason.CLOSED, str(error or "the connection was closed"))
-        self._transport = None
+        self._transport = self._wire = None
         self._gone(self)
 
     def _lose(self, reason: LostReason, detail: str) -> None:

@@ -1,8 +1,13 @@
-"""Connections to one upstream: made when needed, used again while they are fresh, and never too many."""
+"""Connections to one upstream: made when needed, used again while they are fresh, and never too many.
+
+A connection is given away only after its TLS handshake has finished, so whatever goes wrong until then has
+sent no byte of a request. TLS 1.3 may refuse a client after that: the request may have been read, and is Lost.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,17 +20,29 @@ from .connection import Connection
 #: Seconds for which an idle connection may be used again. Short, because an upstream that closes an idle
 #: connection at the moment when we write to it leaves us not knowing whether it ran the request.
 IDLE_FOR = 1.0
+#: With TLS, where a new one costs two more round trips and a signature.
+TLS_IDLE_FOR = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How the upstream is known: by what `context` trusts, and by the name that it is asked for."""
+
+    context: ssl.SSLContext
+    server_name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an upstream is. `connect` in seconds; `connections` is the most that are open at once."""
+    """Where an upstream is. `connect` in seconds, the handshake included; `connections` is the most that are
+    open at once; `tls` where it speaks TLS."""
 
     name: str
     host: str
     port: int
     connect: float = 2.0
     connections: int = 256
+    tls: Tls | None = None
 
 
 class Wanter(Protocol):
@@ -45,6 +62,7 @@ class Pool:
         #: The upstream as a Host field says it.
         self.authority = (f"[{place.host}]" if ":" in place.host else place.host).encode() + b":%d" % place.port
         self._tasks = tasks
+        self._idle_for = IDLE_FOR if place.tls is None else TLS_IDLE_FOR
         self._idle: list[Connection] = []
         self._open = 0
         self._wanting: deque[Wanter] = deque()
@@ -58,7 +76,7 @@ class Pool:
             now = self.clock.now()
             while self._idle:
                 connection = self._idle.pop()
-                if now - connection.idle_since <= IDLE_FOR and connection.quiet():
+                if now - connection.idle_since <= self._idle_for and connection.quiet():
                     wanter.connected(connection)
                     return
                 connection.abort()
@@ -86,19 +104,13 @@ class Pool:
 
     async def _connect(self, wanter: Wanter) -> None:
         place = self.place
-        loop = asyncio.get_running_loop()
         made = False
         try:
             async with asyncio.timeout(place.connect):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._fell_idle, self._ended), place.host, place.port
-                )
+                connection = await (self._plain() if place.tls is None else self._secured(place.tls))
             made = True
-        except OSError as error:  # TimeoutError and socket.gaierror are some
-            wanter.unconnected(
-                NotSentReason.UNREACHABLE,
-                f"{place.host}:{place.port}: {str(error) or f'no answer in {place.connect:g} s'}",
-            )
+        except (OSError, ValueError) as error:  # TimeoutError, socket.gaierror, ssl.SSLError; UnicodeError
+            wanter.unconnected(NotSentReason.UNREACHABLE, f"{place.host}:{place.port}: {self._why(error)}")
             return
         except asyncio.CancelledError:
             wanter.unconnected(NotSentReason.STOPPED, "the gate is being stopped")
@@ -112,16 +124,64 @@ class Pool:
         else:  # it ended, or spoke first, before we could write
             wanter.unconnected(NotSentReason.UNREACHABLE, f"{place.host}:{place.port}: closed at once")
 
+    async def _plain(self) -> Connection:
+        loop, place = asyncio.get_running_loop(), self.place
+        _, connection = await loop.create_connection(
+            lambda: Connection(self._fell_idle, self._ended), place.host, place.port
+        )
+        return connection
+
+    async def _secured(self, tls: Tls) -> Connection:
+        """Two steps where `create_connection(ssl=…)` takes one, because that one keeps the TCP transport to
+        itself: see `Connection._wire`."""
+        loop, place = asyncio.get_running_loop(), self.place
+        wire, _ = await loop.create_connection(asyncio.Protocol, place.host, place.port)
+        guard = _Handshake()
+        try:
+            secure = await loop.start_tls(
+                wire, guard, tls.context, server_hostname=tls.server_name, ssl_handshake_timeout=place.connect
+            )
+            await asyncio.sleep(0)  # what came behind the handshake is told one turn later
+            if guard.over or secure is None or wire.is_closing():
+                raise ConnectionError(guard.over or "closed in the TLS handshake")
+        except BaseException:
+            wire.abort()
+            raise
+        connection = Connection(self._fell_idle, self._ended)
+        secure.set_protocol(connection)
+        connection.secured(secure, wire)
+        return connection
+
+    def _why(self, error: Exception) -> str:
+        """What kept a connection from being made, for the log."""
+        match error:
+            case ssl.SSLCertVerificationError():
+                return f"certificate verify failed: {error.verify_message}"
+            case ssl.SSLError(reason=str(reason)):
+                return f"the TLS handshake failed: {reason.replace('_', ' ').lower()}"
+            case TimeoutError() if not str(error):
+                return f"no {'answer' if self.place.tls is None else 'TLS handshake'} in {self.place.connect:g} s"
+        return str(error) or "closed in the TLS handshake"
+
     def _fell_idle(self, connection: Connection) -> None:
+        if self._wanting and self.place.tls is not None:
+            # A close_notify that came in one piece with the response has left the socket, and is told next.
+            asyncio.get_running_loop().call_soon(self._pass_on, connection)
+        else:
+            self._pass_on(connection)
+
+    def _pass_on(self, connection: Connection) -> None:
         if self._closed or not connection.usable:
             connection.abort()
-        elif self._wanting:
-            self._wanting.popleft().connected(connection)
-        else:
+        elif not self._wanting:
             connection.idle_since = self.clock.now()
             self._idle.append(connection)
             if self._sweeper is None:
-                self._sweeper = asyncio.get_running_loop().call_later(IDLE_FOR, self._sweep)
+                self._sweeper = asyncio.get_running_loop().call_later(self._idle_for, self._sweep)
+        elif connection.quiet():
+            self._wanting.popleft().connected(connection)
+        else:
+            connection.abort()  # whoever waits is given another once this one has ended
 
     def release(self, connection: Connection) -> None:
         """A connection that was given and not used after all."""
@@ -141,9 +201,25 @@ class Pool:
     def _sweep(self) -> None:
         self._sweeper = None
         now = self.clock.now()
-        stale = [connection for connection in self._idle if now - connection.idle_since > IDLE_FOR]
+        stale = [connection for connection in self._idle if now - connection.idle_since > self._idle_for]
         for connection in stale:
             self._idle.remove(connection)
             connection.abort()
         if self._idle:
-            self._sweeper = asyncio.get_running_loop().call_later(IDLE_FOR, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(self._idle_for, self._sweep)
+
+
+class _Handshake(asyncio.Protocol):
+    """Listens until the handshake is over: a server that speaks or leaves before it was asked is not asked.
+    `over` says why."""
+
+    over = ""
+
+    def data_received(self, data: bytes) -> None:
+        self.over = self.over or "spoke before it was asked"
+
+    def eof_received(self) -> None:
+        self.over = self.over or "closed at once"
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.over = self.over or str(error or "closed at once")

@@ -3,6 +3,7 @@
 source   text → values that remember their lines, `${NAME}` read
 model    the shape of the file, each field documented where it is declared
 values   what a field takes, and what is said of anything else (units, addresses)
+tls      the authorities that a service's certificate is checked against
 check    what fields must agree on; Settings, or every fault with its place
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from . import check
 from .addresses import Address
 from .faults import Fault, Faults
-from .result import Limits, LogSettings, Overrides, Settings, UpstreamSettings
+from .result import Limits, LogSettings, Overrides, Settings, TlsSettings, UpstreamSettings
 from .source import Scalar, Source, read
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "LogSettings",
     "Overrides",
     "Settings",
+    "TlsSettings",
     "UpstreamSettings",
     "load",
     "load_text",

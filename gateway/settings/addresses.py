@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from . import units
 from .faults import short
 
 EVERY_INTERFACE = "0.0.0.0"  # noqa: S104
@@ -18,6 +21,8 @@ _URL = re.compile(
 )
 _STORES_TO_COME = ("rediss", "unix", "redis+unix", "redis+sentinel", "redis+cluster", "postgresql", "postgres")
 NOT_BUILT = "known, but not built yet in this version"
+#: The schemes of an upstream, and the port where the URL names none.
+_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,16 @@ class Address:
         return mine == theirs or mine in everywhere or theirs in everywhere
 
 
-def upstream(url: str) -> tuple[str, int]:
-    """The host and port of `http://HOST:PORT`."""
+class Upstream(NamedTuple):
+    """Where a service listens, and whether it speaks TLS there."""
+
+    host: str
+    port: int
+    tls: bool = False
+
+
+def upstream(url: str) -> Upstream:
+    """What `http://HOST:PORT` or `https://HOST:PORT` names."""
     found = _URL.fullmatch(url)
     if found is None:
         try:
@@ -64,21 +77,29 @@ def upstream(url: str) -> tuple[str, int]:
         except ValueError:
             raise ValueError("expected a URL such as http://127.0.0.1:9000") from None
         host = "127.0.0.1" if meant.host == EVERY_INTERFACE else meant.host
-        raise ValueError(f"the scheme is missing; use http://{Address(host, meant.port)}")
+        meant_scheme = "https" if meant.port == _PORTS["https"] else "http"
+        raise ValueError(f"the scheme is missing; use {meant_scheme}://{Address(host, meant.port)}")
     scheme, where = found["scheme"].lower(), found["where"]
-    if scheme == "https":
-        raise ValueError(f"https is {NOT_BUILT}; use http://")
-    if scheme != "http":
-        raise ValueError(f"an upstream speaks http, not {scheme}; use http://{where or '127.0.0.1:9000'}")
+    if scheme not in _PORTS:
+        raise ValueError(f"an upstream speaks http or https, not {scheme}; use http://{where or '127.0.0.1:9000'}")
     if found["user"] is not None or "@" in found["path"]:
-        raise ValueError("holds a user name or password, which is never sent; use http://HOST:PORT")
+        raise ValueError(f"holds a user name or password, which is never sent; use {scheme}://HOST:PORT")
     if found["path"] not in ("", "/") or found["query"] or found["fragment"]:
-        raise ValueError(f"holds a path, and a request goes on with the path that the client sent; use http://{where}")
+        meant_url = f"{scheme}://{where}"
+        raise ValueError(f"holds a path, and a request goes on with the path that the client sent; use {meant_url}")
     try:
-        host, port = _host_and_port(where, 80)
+        host, port = _host_and_port(where, _PORTS[scheme])
     except ValueError as error:
-        raise ValueError(f"{error}; use a URL such as http://127.0.0.1:9000") from None
-    return host, port or 80
+        raise ValueError(f"{error}; use a URL such as {scheme}://127.0.0.1:9000") from None
+    return Upstream(host, port, scheme == "https")
+
+
+def server_name(text: str) -> str:
+    """The name, or the address, that a certificate is made out to."""
+    try:
+        return _host(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; use the name in the certificate alone, such as shop.internal") from None
 
 
 def store(url: str) -> str:
@@ -94,7 +115,13 @@ def store(url: str) -> str:
     if found["fragment"]:
         raise ValueError("a # cannot stand here; in a password write %23")
     _STORES[scheme](found)
-    return url
+    return scheme + url[len(scheme) :]  # RFC 3986 §3.1: a scheme is the same in capitals
+
+
+def store_options(url: str) -> dict[str, int | str]:
+    """What stands behind the `?` of a store's URL that `store` has accepted."""
+    scheme, query = scheme_of(url), url.partition("?")[2]
+    return _options(scheme, query) if query and scheme in _OPTIONS else {}
 
 
 def scheme_of(url: str) -> str:
@@ -107,8 +134,10 @@ def without_password(url: str) -> str:
 
 
 def _memory(found: re.Match[str]) -> None:
-    if found["where"] or found["path"] or found["query"] or found["user"] is not None:
-        raise ValueError("memory:// takes nothing behind it; use memory://")
+    if found["where"] or found["path"] or found["user"] is not None:
+        raise ValueError("memory:// takes no place behind it; use memory://")
+    if found["query"] is not None:
+        _options("memory", found["query"][1:])
 
 
 def _sqlite(found: re.Match[str]) -> None:
@@ -119,8 +148,8 @@ def _sqlite(found: re.Match[str]) -> None:
         raise ValueError("the file is missing; use sqlite:///oncegate.db, or sqlite:////var/lib/oncegate.db")
     if path.startswith("/:memory:"):
         raise ValueError("a database in memory protects nothing; use memory://")
-    if found["query"] not in (None, "?durability=power", "?durability=process"):
-        raise ValueError(f"`{found['query']}` is not read; use ?durability=power (the default) or ?durability=process")
+    if found["query"] is not None:
+        _options("sqlite", found["query"][1:])
 
 
 def _redis(found: re.Match[str]) -> None:
@@ -142,6 +171,43 @@ def _redis(found: re.Match[str]) -> None:
         raise ValueError("nothing behind a ? is read; leave it out")
 
 
+def _durability(text: str) -> str:
+    if text not in ("power", "process"):
+        raise ValueError(f"`{short(text)}` is not read; use power (the default) or process")
+    return text
+
+
+def _records(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise ValueError(f"`{short(text)}` is no number of records; use 100000")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    return units.size(text, least=1 << 20, most=1 << 44)
+
+
+_OPTIONS: dict[str, dict[str, Callable[[str], int | str]]] = {
+    "memory": {"max_records": _records, "max_bytes": _bytes},
+    "sqlite": {"durability": _durability, "max_bytes": _bytes},
+}
+
+
+def _options(scheme: str, query: str) -> dict[str, int | str]:
+    known, read = _OPTIONS[scheme], dict[str, int | str]()
+    for pair in query.split("&"):
+        name, _, text = pair.partition("=")
+        if name not in known:
+            raise ValueError(f"`{short(name)}` is not read behind the ? of {scheme}://; use {' or '.join(known)}")
+        if name in read:
+            raise ValueError(f"`{name}` stands there twice; use it once")
+        try:
+            read[name] = known[name](text)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return read
+
+
 _STORES = {"memory": _memory, "sqlite": _sqlite, "redis": _redis}
 
 
@@ -157,7 +223,8 @@ def _host(text: str) -> str:
         if not _is_ipv6(text[1:-1]):
             raise ValueError(f"`{short(text)}` is not an IPv6 address")
         return text[1:-1]
-    if not _HOST.fullmatch(text):
+    # A label of a name has 1 to 63 characters (RFC 1035 §2.3.4), or no resolver takes it.
+    if not _HOST.fullmatch(text) or not all(0 < len(label) < 64 for label in text.split(".")):
         raise ValueError(f"`{short(text)}` is not the name or address of a host")
     return text
 

@@ -15,13 +15,13 @@ from pydantic import ValidationError
 
 from ..core.fingerprint import Recipe
 from ..core.policy import DAY, Match, Policy, Route, RouteTable
-from . import addresses, values
+from . import addresses, tls, values
 from .addresses import NOT_BUILT, Address
 from .faults import Fault, Faults, Loc
 from .fields import Shape
-from .model import SHAPES, FileShape, UpstreamShape, shape_at
+from .model import SHAPES, FileShape, TlsShape, UpstreamShape, shape_at
 from .policy import PolicyShape, RouteShape
-from .result import Limits, LogSettings, Overrides, Settings, UpstreamSettings
+from .result import Limits, LogSettings, Overrides, Settings, TlsSettings, UpstreamSettings
 from .source import Kind, Scalar, Source
 from .units import show_duration, show_size
 
@@ -101,7 +101,7 @@ class _Check:
         self.admin = self._either("admin", overrides.admin, Address.parse, file.admin.listen)
         self.store = self._either("store", overrides.store, addresses.store, file.store)
         self.overrides = overrides
-        self.upstreams = {key: _upstream(key, shape) for key, shape in file.upstreams.items()}
+        self.upstreams = {key: self._upstream(key, shape) for key, shape in file.upstreams.items()}
 
     def _either(self, option: str, typed: str | None, parse: Callable[[str], T], otherwise: T) -> T:
         """What the command line says, or else the file."""
@@ -113,6 +113,31 @@ class _Check:
             self.source.faults.append(Fault(f"--{option}", None, str(error)))
             self.source.broken.add((option,))
             return otherwise
+
+    def _upstream(self, name: str, shape: UpstreamShape) -> UpstreamSettings:
+        host, port, _ = shape.url
+        return UpstreamSettings(
+            name, host, port, shape.connect, shape.timeout, shape.late, shape.connections, self._tls(name, shape)
+        )
+
+    def _tls(self, name: str, shape: UpstreamShape) -> TlsSettings | None:
+        source, loc = self.source, ("upstreams", name, "tls")
+        if not shape.url.tls:
+            if shape.tls is not None and source.sound(loc, ("upstreams", name, "url")) and shape.url.host:
+                secure = "https://HOST:PORT"
+                source.fault(loc, f"is for a service that speaks TLS; use url: {secure}, or remove it")
+            return None
+        given = shape.tls or TlsShape()
+        if given.ca is not None and not given.verify:
+            message = "is for what `verify: false` leaves undone; remove one of the two"
+            source.fault((*loc, "ca"), message)
+            return None
+        try:
+            context = tls.context(given.ca, verify=given.verify)
+        except ValueError as error:
+            source.fault((*loc, "ca"), str(error))
+            return None
+        return TlsSettings(given.server_name or shape.url.host, given.ca, given.verify, context)
 
     def top(self, environ: Mapping[str, str]) -> None:
         source, file = self.source, self.file
@@ -167,7 +192,7 @@ class _Check:
             meant = get_close_matches(shape.upstream, self.upstreams, 1, 0.5)
             hint = f"did you mean `{meant[0]}`?" if meant else f"there are {', '.join(self.upstreams)}"
             source.fault((*loc, "upstream"), f"no upstream is called `{shape.upstream}`; {hint}")
-        policy = _policy(shape, self.file.defaults, self.upstreams.get(shape.upstream))
+        policy = _policy(shape, self.file.defaults, self.upstreams.get(shape.upstream), self.file.margin)
         self._doubt_window(n, shape, policy)
         self._statuses(n, shape, policy)
         self._buffers(n, shape, policy)
@@ -268,12 +293,7 @@ def _name(text: str) -> str:
     return values.name(Scalar(text))
 
 
-def _upstream(name: str, shape: UpstreamShape) -> UpstreamSettings:
-    host, port = shape.url
-    return UpstreamSettings(name, host, port, shape.connect, shape.timeout, shape.late, shape.connections)
-
-
-def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings | None) -> Policy:
+def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings | None, margin: int) -> Policy:
     own = route.model_fields_set
     shape = PolicyShape.model_construct(
         **{field: getattr(route if field in own else defaults, field) for field in PolicyShape.model_fields}
@@ -303,6 +323,7 @@ def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings
         drop_headers=shape.drop_headers,
         timeout=upstream.timeout if upstream else plain.timeout,
         late=upstream.late if upstream else plain.late,
+        margin=margin,
     )
 
 

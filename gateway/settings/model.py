@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
+from ..core.policy import MARGIN
 from . import values
-from .addresses import Address
-from .fields import Duration, DurationOrZero, Listen, Many, ManyOrNone, Name, Shape
+from .addresses import Address, Upstream
+from .fields import Duration, DurationOrZero, Flag, Listen, Many, ManyOrNone, Name, Shape
 from .policy import FingerprintShape, KeyShape, MatchShape, PolicyShape, RouteShape
 from .result import Limits, LogFormat, LogKeys, LogSettings, UpstreamSettings
 from .source import Kind, Scalar
@@ -25,13 +26,35 @@ MOST_BUFFERS = 1 << 40
 MOST_HEAD = 16 << 20
 
 
+class TlsShape(Shape):
+    PLACE = "upstreams.NAME.tls"
+
+    ca: Annotated[str | None, PlainValidator(values.file)] = Field(
+        None,
+        description="A PEM file with the certificates of the authorities that are trusted, instead of the "
+        "system's; the system's by default.",
+    )
+    server_name: Annotated[str | None, PlainValidator(values.server_name)] = Field(
+        None,
+        description="The name that is asked for and that the certificate must carry; the host of the URL by default.",
+    )
+    verify: Flag = Field(
+        True, description="false: take whoever answers at that address for the service; true by default."
+    )
+
+
 class UpstreamShape(Shape):
-    TO_COME = frozenset(("tls",))
     ALONE = "url"
     PLACE = "upstreams.NAME"
 
-    url: Annotated[tuple[str, int], PlainValidator(values.upstream_url)] = Field(
-        ("", 0), description="Where the service listens, as http://HOST:PORT without a path; required."
+    url: Annotated[Upstream, PlainValidator(values.upstream_url)] = Field(
+        Upstream("", 0),
+        description="Where the service listens, as http://HOST:PORT or https://HOST:PORT without a path; required.",
+    )
+    tls: TlsShape | None = Field(
+        None,
+        description="How a service at https:// is known, as {ca: FILE, server_name: NAME, verify: true}; by the "
+        "system's authorities and the host of its URL by default.",
     )
     connect: Duration = Field(
         _UPSTREAM.connect, description="How long a connection may take to be made, a duration; 2s by default."
@@ -159,10 +182,15 @@ class FileShape(Shape):
     )
     limits: LimitsShape = Field(LimitsShape(), description="What clients may ask of the gate.")
     log: LogShape = Field(LogShape(), description="How the log is written.")
+    margin: Annotated[int, PlainValidator(values.margin)] = Field(
+        MARGIN,
+        description="How long before its lease an exchange must have ended, and how long past it a takeover "
+        "waits, a duration of at least 100ms: more than a host's clock and scheduler may be late; 5s by default.",
+    )
     grace: Annotated[int | None, PlainValidator(values.duration_or_zero)] = Field(
         None,
         description="How long exchanges under way may take to finish on a stop, a duration; the longest "
-        "lease of all routes (timeout, late and 5s) by default.",
+        "lease of all routes (timeout, late and margin) by default.",
     )
 
 
@@ -177,6 +205,8 @@ def shape_at(loc: tuple[Any, ...]) -> type[Shape]:
             return LogShape
         case ("upstreams", _):
             return UpstreamShape
+        case ("upstreams", _, "tls"):
+            return TlsShape
         case ("defaults",):
             return PolicyShape
         case ("routes", int()):
@@ -193,6 +223,7 @@ def shape_at(loc: tuple[Any, ...]) -> type[Shape]:
 SHAPES: tuple[type[Shape], ...] = (
     FileShape,
     UpstreamShape,
+    TlsShape,
     PolicyShape,
     RouteShape,
     MatchShape,

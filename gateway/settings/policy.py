@@ -156,9 +156,10 @@ class PolicyShape(Shape):
         description="The longest body that is kept for replays, a size, beyond which only the fact is "
         "remembered; 1MiB by default.",
     )
-    store_down: Annotated[StoreDown, PlainValidator(values.one_of({"refuse": StoreDown.REFUSE}, ("forward",)))] = Field(
+    store_down: Annotated[StoreDown, PlainValidator(values.one_of({each.value: each for each in StoreDown}))] = Field(
         _POLICY.store_down,
-        description="What becomes of guarded requests while the store is away; refuse (503) by default.",
+        description="What becomes of guarded requests while the store is away: refuse (503) or forward (they run, "
+        "labelled unprotected and counted, and a duplicate may run too); refuse by default.",
     )
     store_wait: DurationOrZero = Field(
         _POLICY.store_wait,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,8 +15,18 @@ LogKeys = Literal["digest", "full"]
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """How a service that speaks TLS is known. `context` is what these were checked with, and what is used."""
+
+    server_name: str
+    ca: str | None = None
+    verify: bool = True
+    context: ssl.SSLContext = field(default_factory=ssl.create_default_context, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """A service behind the gate, and how long it may take."""
+    """A service behind the gate, and how long it may take. `tls` where it speaks TLS."""
 
     name: str
     host: str
@@ -24,6 +35,7 @@ class UpstreamSettings:
     timeout: int = Policy().timeout
     late: int = Policy().late
     connections: int = 256
+    tls: TlsSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,9 @@ T = TypeVar("T")
 #: Sources of a key, a scope or a credential that DESIGN names and this version does not read.
 SOURCES_TO_COME = ("body", "form", "query", "path", "cookie", "jwt", "client_cert")
 
+#: The shortest margin, in milliseconds: a loaded host runs a timer that late.
+LEAST_MARGIN = 100
+
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _YAML_TRUE = ("true", "yes", "on")
@@ -65,6 +68,17 @@ def duration(value: object, *, zero: bool = False) -> int:
         case Scalar(text, Kind.TEXT | Kind.NUMBER) if text:
             return units.duration(text, zero=zero)
     raise ValueError(f"expected a duration such as 30s, found {found(value)}")
+
+
+def margin(value: object) -> int:
+    """A duration by which clocks and schedulers may be late."""
+    found = duration(value)
+    if found < LEAST_MARGIN:
+        least = units.show_duration(LEAST_MARGIN)
+        raise ValueError(
+            f"{units.show_duration(found)} is less than clocks and schedulers may be late; use {least} or more"
+        )
+    return found
 
 
 def duration_or_zero(value: object) -> int:
@@ -160,8 +174,17 @@ def address(value: object) -> addresses.Address:
     return addresses.Address.parse(_text(value, "an address such as 127.0.0.1:8080"))
 
 
-def upstream_url(value: object) -> tuple[str, int]:
+def upstream_url(value: object) -> addresses.Upstream:
     return addresses.upstream(_text(value, "a URL such as http://127.0.0.1:9000"))
+
+
+def server_name(value: object) -> str:
+    return addresses.server_name(_text(value, "a name such as shop.internal"))
+
+
+def file(value: object) -> str:
+    """The path of a file. Whether it can be read is looked at later, with what it is for."""
+    return _text(value, "the path of a file such as /etc/ssl/ca.pem")
 
 
 def store_url(value: object) -> str:

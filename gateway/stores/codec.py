@@ -27,6 +27,9 @@ fixed offsets that no later version moves::
             h     field lines as they go on the wire
             …     body, to the end
 
+A record that was cut short is refused as unreadable wherever the layout shows it. It does not show a body
+that lost its end, since a body has no length of its own: neither Redis nor SQLite stores half a value.
+
 For the six parts of the plain recipe and a label of ten characters the header is 104 bytes; with a name
 of 46 (`og:` and 43 characters) that is 150 of our own.
 """
@@ -60,7 +63,9 @@ class Unreadable(ValueError):
 def encode(record: Record) -> bytes:
     """The bytes of a record."""
     fingerprint = record.fingerprint
-    label = record.route.encode()[:255]
+    label = record.route.encode()
+    if len(label) > 255:
+        label = label[:255].decode(errors="ignore").encode()  # not within a character
     times = (
         record.first_seen | record.expires << 48 | record.life << 96 | record.lease << 136 | record.window << 176
     ).to_bytes(_TIMES, "little")
@@ -111,14 +116,18 @@ def decode(value: bytes) -> Record:
         size = value[position]
         position += 1
         label = value[position : (position := position + size)].decode()
+        if position > len(value):
+            raise Unreadable("a record that is cut short")
         answer = None
         if position < len(value):
             kept, length = value[position], int.from_bytes(value[position + 1 : position + 5], "little")
-            position += 5
-            head = value[position : (position := position + length)]
-            if len(head) != length:
-                raise Unreadable("a record whose head is cut short")
-            answer = Answer(status, head, value[position:] if kept else None)
+            head_at = position + 5
+            position = head_at + length
+            if position > len(value):
+                raise Unreadable("a record whose answer is cut short")
+            answer = Answer(status, value[head_at:position], value[position:] if kept else None)
+        elif state & 15 == State.COMPLETED:
+            raise Unreadable("a completed record without its answer")
         return Record(
             _STATES[state & 15],
             holder,

@@ -5,18 +5,27 @@ from __future__ import annotations
 import heapq
 
 from ..core.record import Done, Found, Record, Settlement, Stamp, Write, claimed, replaced, settled
-from ..ports import Clock
+from ..ports import Clock, StoreFull
 
 _SWEEP = 64
+MAX_RECORDS = 100_000
+MAX_BYTES = 256 << 20
 
 
 class MemoryStore:
-    """A dict of records, each with the instant at which it ends, by the clock that it is given."""
+    """A dict of records, each with the instant at which it ends, by the clock that it is given.
+
+    At `max_records`, or once the answers that it holds have `max_bytes`, claims are refused. Whoever has claimed
+    before may settle: what is told is what happened, and it is bounded by what is in flight.
+    """
 
     kind = "memory"
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES) -> None:
         self._clock = clock
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._records: dict[bytes, tuple[Record, float]] = {}
         self._ends: list[tuple[float, bytes]] = []
 
@@ -33,12 +42,17 @@ class MemoryStore:
     async def close(self) -> None:
         self._records.clear()
         self._ends.clear()
+        self._bytes = 0
 
     async def wait_available(self, seconds: float) -> bool:
         return True
 
     async def claim(self, name: bytes, claim: Record) -> Done | Found:
         result, change = claimed(self._find(name), claim)
+        if isinstance(change, Record) and self._full():
+            self._sweep(len(self._ends))
+            if self._full():
+                raise StoreFull(f"{len(self._records)} records with {self._bytes} bytes of answers are in memory")
         return self._make(name, change, result)
 
     async def settle(self, name: bytes, settlement: Settlement) -> Done | Found:
@@ -63,19 +77,29 @@ class MemoryStore:
         record, ends = entry
         left = ends - self._clock.now()
         if left <= 0:
-            del self._records[name]
+            self._drop(name)
             return None
         return Found(record, record.life - round(left * 1000))
 
     def _make(self, name: bytes, change: Record | Write, result: Done | Found) -> Done | Found:
         if isinstance(change, Record):
             ends = self._clock.now() + change.life / 1000
+            self._drop(name)
             self._records[name] = (change, ends)
+            self._bytes += _size(change)
             heapq.heappush(self._ends, (ends, name))
             self._sweep(_SWEEP)
         elif change is Write.DELETE:
-            self._records.pop(name, None)
+            self._drop(name)
         return result
+
+    def _full(self) -> bool:
+        return len(self._records) >= self._max_records or self._bytes >= self._max_bytes
+
+    def _drop(self, name: bytes) -> None:
+        entry = self._records.pop(name, None)
+        if entry is not None:
+            self._bytes -= _size(entry[0])
 
     def _sweep(self, most: int) -> None:
         now = self._clock.now()
@@ -83,5 +107,10 @@ class MemoryStore:
             _, name = heapq.heappop(self._ends)
             entry = self._records.get(name)
             if entry is not None and entry[1] <= now:
-                del self._records[name]
+                self._drop(name)
             most -= 1
+
+
+def _size(record: Record) -> int:
+    answer = record.answer
+    return 0 if answer is None else len(answer.head) + len(answer.body or b"")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -19,7 +20,7 @@ import hiredis
 from redis.asyncio.connection import parse_url
 
 from ..core.record import Done, Found, Record, Settlement, Stamp, State, refused
-from ..ports import Observer, StoreAway, StoreFull, StoreUnusable
+from ..ports import Observer, RecordUnreadable, StoreAway, StoreFull, StoreUnusable
 from ..tasks import Tasks
 from .codec import VERSION, Unreadable, decode, encode
 from .pipeline import Pipeline, RedisError
@@ -77,8 +78,10 @@ class RedisStore:
     async def open(self) -> None:
         try:
             await self._connect()
-        except StoreAway as away:
-            self._lost(away.why)
+        except StoreUnusable:
+            raise
+        except Exception as error:
+            self._failed(error)
         self._tasks.start(self._stay_connected())
         self._tasks.start(self._watch())
 
@@ -135,13 +138,16 @@ class RedisStore:
             b"".join(b"%d" % state for state in settlement.movable),
             record,
             if_absent=settlement.tells_again and record is not None,
+            made=b"" if record is None else b"%d" % record.state,
         )
         if isinstance(reply, list):
             return refused(self._found(*reply), settlement)
         return _SETTLED[reply]
 
     async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
-        reply = await self._change(name, stamp.holder, b"%d" % stamp.state, to, lapsed_for=stamp.lapsed_for)
+        takes = to is not None and to.state is State.IN_FLIGHT
+        made = b"%d" % State.IN_FLIGHT if takes else b""
+        reply = await self._change(name, stamp.holder, b"%d" % stamp.state, to, lapsed_for=stamp.lapsed_for, made=made)
         if isinstance(reply, list):
             return self._found(*reply)
         return Done.WON if reply == 1 else Done.GONE
@@ -161,6 +167,7 @@ class RedisStore:
         *,
         if_absent: bool = False,
         lapsed_for: int | None = None,
+        made: bytes = b"",
     ) -> Any:
         return await self._script(
             name,
@@ -171,6 +178,7 @@ class RedisStore:
             b"0" if to is None else b"%d" % to.life,
             b"1" if if_absent else b"0",
             b"" if lapsed_for is None else b"%d" % lapsed_for,
+            made,
         )
 
     async def _script(self, name: bytes, verb: bytes, *arguments: bytes) -> Any:
@@ -204,13 +212,15 @@ class RedisStore:
             self._pipeline.abort(f"Redis: {error}")
         return StoreAway(f"Redis: {error}", ambiguous=False)
 
-    def _found(self, value: bytes, left: int) -> Found:
+    def _found(self, value: bytes, left: int | RedisError) -> Found:
+        if isinstance(left, RedisError):
+            raise self._away(left)
         if left == -1:
-            raise StoreAway("a record without an expiry: something else writes under this prefix", ambiguous=False)
+            raise RecordUnreadable("a record without an expiry: something else writes under this prefix")
         try:
             record = decode(value)
         except Unreadable as error:
-            raise StoreAway(f"Redis holds {error}", ambiguous=False) from error
+            raise RecordUnreadable(f"Redis holds {error}") from error
         return Found(record, record.life - left)
 
     # ── The connection ────────────────────────────────────────────────────────────────────────────
@@ -220,6 +230,15 @@ class RedisStore:
         self._trouble = why
         self._up.clear()
         self._down.set()
+
+    def _failed(self, error: Exception) -> None:
+        """No connection was made. Whatever the reason, it is shown, and another is tried."""
+        if isinstance(error, StoreAway | StoreUnusable):
+            self._lost(str(error))
+            return
+        host, port = self._address
+        self._lost(f"Redis at {host}:{port} cannot be talked to: {error!r}")
+        self._observer.alarm("the Redis connector failed", error=repr(error))
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -236,6 +255,8 @@ class RedisStore:
             raise StoreAway(
                 f"Redis at {host}:{port} cannot be reached: {str(error) or 'timed out'}", ambiguous=False
             ) from error
+        if not pipeline.usable:  # it was lost while we were on our way here, and nobody would tell us again
+            raise StoreAway(f"Redis at {host}:{port} closed the connection", ambiguous=False)
         self._pipeline = pipeline
         self._trouble = ""
         self._down.clear()
@@ -256,7 +277,7 @@ class RedisStore:
                 raise StoreAway(f"Redis refused {command[0].decode()}: {reply}", ambiguous=False)
         info = dict(line.split(":", 1) for line in replies[-1].decode().splitlines() if ":" in line)
         version = info.get("redis_version", "0.0")
-        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST:  # 8.0-rc1 is one
             raise StoreUnusable(f"Redis {version} is too old: SET … NX GET needs Redis 7.0 or later, or Valkey")
 
     async def _stay_connected(self) -> None:
@@ -266,8 +287,8 @@ class RedisStore:
                 try:
                     await self._connect()
                     pause = _FIRST_PAUSE
-                except (StoreAway, StoreUnusable) as error:
-                    self._trouble = str(error)
+                except Exception as error:
+                    self._failed(error)
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _LONGEST_PAUSE)
             else:

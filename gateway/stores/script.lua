@@ -3,15 +3,18 @@
 -- allow-oom: at the memory limit claims stop, answers do not.
 --
 -- KEYS[1]  the record
--- ARGV     verb, version, holder, states, value, life, if_absent, lapsed_for
+-- ARGV     verb, version, holder, states, value, life, if_absent, lapsed_for, made
 --   look                                            what is there
 --   again    version holder                         the same bytes again under the life that is left
---   change   version holder states value life if_absent lapsed_for
+--   change   version holder states value life if_absent lapsed_for made
 --     states       the states that are moved, as digits ("13")
 --     value        the new record; empty: the record becomes absent
 --     life         of the new record, milliseconds
 --     if_absent    "1": where nothing is there, write it all the same (the store forgot)
 --     lapsed_for   "" or how many milliseconds past its lease a record in flight must be
+--     made         "" or the state, as a digit, in which a record by the value's own holder is this very change,
+--                  made before: it is written again under the life that is left, and that is 1 too
+--                  (WAIT covers only what its connection wrote)
 --
 -- Returns 1 done · 2 nothing was there, and it was written · 0 nothing is there · {record, PTTL} what
 -- stands in the way. Offsets are those of stores/codec.py.
@@ -25,22 +28,27 @@ if not found then
   return 0
 end
 local left = redis.call('PTTL', key)
-if verb == 'look' or string.byte(found, 1) ~= tonumber(ARGV[2]) or string.sub(found, 4, 15) ~= ARGV[3] then
-  return {found, left}
-end
-local state = string.byte(found, 2) % 16
-if verb == 'again' then
-  if state ~= 1 then return {found, left} end
+if verb == 'look' or string.byte(found, 1) ~= tonumber(ARGV[2]) then return {found, left} end
+local holder, state = string.sub(found, 4, 15), string.byte(found, 2) % 16
+local function again()
   redis.call('SET', key, found, 'KEEPTTL')
   return 1
 end
-if not string.find(ARGV[4], tostring(state), 1, true) then return {found, left} end
+if verb == 'again' then
+  if holder ~= ARGV[3] or state ~= 1 then return {found, left} end
+  return again()
+end
+local function refused()
+  if tostring(state) == ARGV[9] and holder == string.sub(ARGV[5], 4, 15) then return again() end
+  return {found, left}
+end
+if holder ~= ARGV[3] or not string.find(ARGV[4], tostring(state), 1, true) then return refused() end
 if ARGV[8] ~= '' and state == 1 then
   local function duration(at)
     local a, b, c, d, e = string.byte(found, at, at + 4)
     return a + 256 * (b + 256 * (c + 256 * (d + 256 * e)))
   end
-  if duration(66) - left < duration(71) + tonumber(ARGV[8]) then return {found, left} end
+  if duration(66) - left < duration(71) + tonumber(ARGV[8]) then return refused() end
 end
 if ARGV[5] == '' then
   redis.call('DEL', key)

@@ -19,12 +19,13 @@ import queue
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.record import Done, Found, Record, Settlement, Stamp, State, refused
-from ..ports import Clock, StoreAway, StoreFull, StoreUnusable
+from ..core.record import Done, Found, Record, Settlement, Stamp, State, refused, taken_before
+from ..ports import Clock, RecordUnreadable, StoreAway, StoreFull, StoreUnusable
 from .codec import Unreadable, decode, encode
 
 APPLICATION_ID = 0x4F6E6365  # "Once"
@@ -76,13 +77,23 @@ NETWORK_FILE_SYSTEMS = frozenset((
 _BATCH = 512
 _SWEEP_EVERY = 2.0
 _BUSY_TIMEOUT_MS = 5_000
+#: Bytes that claims leave to answers: of the file's bound (an eighth of it where that is less), and of the disk.
+_SPARE = 32 << 20
+_SPARE_ON_DISK = 2 << 20
+#: What an opening may be told that need not be so a moment later, and for how many seconds it then waits.
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_OPEN_PAUSE = 0.01
 
 Work = Callable[[sqlite3.Connection, int], Any]
 _Item = tuple[Work, "asyncio.Future[Any]", bool]
 
 
 class SqliteStore:
-    """The store on `path`. `durability` is `power` or `process`; `max_bytes` bounds the file, 0 for no bound."""
+    """The store on `path`. `durability` is `power` or `process`; `max_bytes` bounds the file, 0 for no bound.
+
+    Claims stop while there is still room, in the file and on the disk, and what is left is for the answers of
+    those that are in flight: one that found no room would be told to its client as `not-stored`.
+    """
 
     kind = "sqlite"
 
@@ -91,6 +102,7 @@ class SqliteStore:
         self._clock = clock
         self._durability = durability
         self._max_bytes = max_bytes
+        self._most_pages = self._spare_pages = 0
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -132,6 +144,8 @@ class SqliteStore:
         value = encode(claim)
 
         def work(db: sqlite3.Connection, now: int) -> Done | Found:
+            if (short := self._short_of_room(db)) and _look(db, name, now) is None:
+                raise StoreFull(short)
             if db.execute(_CLAIM, (*_row(name, claim, value, now), now)).fetchall():
                 return Done.WON
             found = _look(db, name, now)
@@ -170,7 +184,10 @@ class SqliteStore:
         def work(db: sqlite3.Connection, now: int) -> Done | Found:
             if _change(db, name, to, value, where, now, stamp.lapsed_for):
                 return Done.WON
-            return _look(db, name, now) or Done.GONE
+            found = _look(db, name, now)
+            if found is None:
+                return Done.GONE
+            return Done.WON if taken_before(found, to) else found
 
         result: Done | Found = await self._do(work)
         return result
@@ -239,7 +256,9 @@ class SqliteStore:
                 try:
                     results.append((future, None, work(db, now)))
                 except Unreadable as error:
-                    results.append((future, StoreAway(str(error), ambiguous=False), None))
+                    results.append((future, RecordUnreadable(str(error)), None))
+                except StoreFull as error:
+                    results.append((future, error, None))
                 except sqlite3.Error:
                     raise
                 except Exception as error:
@@ -298,6 +317,21 @@ class SqliteStore:
                 f"{self._path} is on a network file system ({kind}), where SQLite's locks do not hold; "
                 "use a local disk, or a redis:// store"
             )
+        # Where waiting for a lock might be a deadlock SQLite answers BUSY at once, whatever the busy timeout says: at
+        # the change to WAL, and while another connection recovers one (https://www.sqlite.org/rescode.html#busy).
+        # Gates that start together on one fresh file meet both. So the whole opening is made again, on a connection
+        # that holds no lock yet.
+        until = self._clock.now() + _BUSY_TIMEOUT_MS / 1000
+        while True:
+            try:
+                return self._connect()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _LOCKED or self._clock.now() >= until:
+                    raise
+            time.sleep(_OPEN_PAUSE)
+
+    def _connect(self) -> sqlite3.Connection:
+        """A connection to the file, which is made where it is not there yet."""
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
@@ -317,7 +351,9 @@ class SqliteStore:
             db.execute("COMMIT")
             if self._max_bytes:
                 size = db.execute("PRAGMA page_size").fetchone()[0]
-                db.execute(f"PRAGMA max_page_count = {max(self._max_bytes // size, 16)}")
+                self._most_pages = max(self._max_bytes // size, 16)
+                self._spare_pages = min(self._most_pages // 8, _SPARE // size)
+                db.execute(f"PRAGMA max_page_count = {self._most_pages}")
             stat = os.stat(self._path)
         except BaseException:
             db.close()
@@ -340,6 +376,18 @@ class SqliteStore:
                 f"{SCHEMA_VERSION}); start that version, or name another file and accept that live keys are forgotten"
             )
         return False
+
+    def _short_of_room(self, db: sqlite3.Connection) -> str:
+        """Why no more is claimed for want of room; empty while there is enough."""
+        if self._most_pages:
+            (pages,) = db.execute("PRAGMA page_count").fetchone()
+            (free,) = db.execute("PRAGMA freelist_count").fetchone()
+            if self._most_pages - pages + free <= self._spare_pages:
+                return f"{self._path} is full: what is left of its max_bytes is for answers"
+        disk = os.statvfs(self._path.parent)
+        if disk.f_blocks and disk.f_bavail * disk.f_frsize <= _SPARE_ON_DISK:
+            return f"the disk of {self._path} is full: what is left of it is for answers"
+        return ""
 
     def _same_file(self) -> bool:
         """Whether the path still leads to the file that was opened. Another one in its place would

@@ -99,13 +99,13 @@ SETTLE: dict[str, dict[str, tuple[Done | str, Write | str]]] = {
         "in flight, mine": (Done.DONE, WRITTEN),
         "in flight, mine, lapsed": (Done.DONE, WRITTEN),
         "in doubt, mine": (Done.DONE, WRITTEN),
-        "completed, mine": (Done.DONE, Write.LEAVE),
+        "completed, mine": (Done.DONE, Write.AGAIN),
     },
     "hold": {
         "absent": (Done.FORGOT, WRITTEN),
         "in flight, mine": (Done.DONE, WRITTEN),
         "in flight, mine, lapsed": (Done.DONE, WRITTEN),
-        "in doubt, mine": (Done.DONE, Write.LEAVE),
+        "in doubt, mine": (Done.DONE, Write.AGAIN),
     },
     "release of attempt 1": {
         "absent": (Done.GONE, Write.LEAVE),
@@ -116,7 +116,7 @@ SETTLE: dict[str, dict[str, tuple[Done | str, Write | str]]] = {
         "absent": (Done.GONE, Write.LEAVE),
         "in flight, mine": (Done.DONE, WRITTEN),
         "in flight, mine, lapsed": (Done.DONE, WRITTEN),
-        "in doubt, mine": (Done.DONE, Write.LEAVE),
+        "in doubt, mine": (Done.DONE, Write.AGAIN),
     },
 }
 ELSE = (FOUND, Write.LEAVE)
@@ -164,7 +164,7 @@ def test_a_store_that_moved_nothing_asks_what_that_means(kind: str, what: str) -
     """`refused`, which the stores call on what their script found, says the same as `settled`."""
     found, mine = standing(what), settlement(kind)
     assert found is not None
-    if SETTLE[kind].get(what, ELSE)[1] is Write.LEAVE:
+    if SETTLE[kind].get(what, ELSE)[1] in (Write.LEAVE, Write.AGAIN):
         assert refused(found, mine) == settled(found, mine)[0]
 
 
@@ -212,6 +212,16 @@ def test_a_change_under_the_stamp_of_another_holder_is_never_made(state: State) 
         found = standing(what)
         assert found is not None
         assert replaced(found, Stamp(state, b"a third one.."), None) == (found, Write.LEAVE)
+
+
+def test_a_takeover_asked_again_is_won_and_written_again() -> None:
+    """What stands is its own claim, in flight: the reply was lost. Once it has been settled it is won no more."""
+    seen = in_doubt(first_claim(OTHERS))
+    stamp, mine = Stamp(State.IN_DOUBT, OTHERS), second_claim(seen)
+    assert replaced(Found(mine, 5), stamp, mine) == (Done.WON, Write.AGAIN)
+    for settled_since in (completed(mine), in_doubt(mine)):
+        found = Found(settled_since, 5)
+        assert replaced(found, stamp, mine) == (found, Write.LEAVE)
 
 
 def test_a_change_of_what_is_gone() -> None:
@@ -270,7 +280,7 @@ def test_a_takeover_is_a_fresh_claim_of_the_same_request() -> None:
     """A holder, a life and a lease of its own; the first sight and the fingerprint are the first one's."""
     seen = in_doubt(first_claim(OTHERS))
     made = takeover(seen, holder=MINE, route="new", lease=10, life=30, window=20, wall=WALL + 9)
-    assert made == Record(State.IN_FLIGHT, MINE, 2, PRINT, "new", WALL, WALL + 39, 30, 10, 20)
+    assert made == Record(State.IN_FLIGHT, MINE, 2, PRINT, "new", WALL, WALL + 39, 30, 10, 20, 0, seen.doubt)
     assert made.written == WALL + 9
     third = takeover(in_doubt(made), holder=OTHERS, route="new", lease=10, life=30, window=20, wall=WALL)
     assert third.attempt == 3
@@ -289,7 +299,10 @@ def test_a_takeover_that_did_not_run_goes_back_in_doubt_for_what_is_left() -> No
     back = made.record
     assert back is not None
     assert (back.state, back.attempt, back.holder, back.answer) == (State.IN_DOUBT, 1, MINE, None)
-    assert back.doubt is not Doubt.NONE
+    assert back.doubt is in_doubt(first_claim(OTHERS)).doubt
+    lapsed = release(second_claim(first_claim(OTHERS), wall=WALL), elapsed=1_000, wall=WALL).record
+    assert lapsed is not None
+    assert lapsed.doubt is Doubt.LAPSED  # what was taken over had only lapsed
     assert back.expires == mine.expires
     assert back.life == mine.life - 1_000
     assert back.first_seen == WALL

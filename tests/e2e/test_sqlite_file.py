@@ -247,6 +247,33 @@ async def _status(running: RunningGate, key: str) -> int:
     return (await ask(running.port, key=key)).status
 
 
+async def test_a_bound_on_the_file_stops_claims_before_anything_runs(origin: Origin, file: Path) -> None:
+    """A gate's process with `?max_bytes=1MiB` and answers of 20 kB: POSTs are stored until there is room for answers
+    only; then 503 with Retry-After, not forwarded. No answer was lost for want of room, and all are replayed."""
+
+    async def answers_at_great_length(exchange: Exchange) -> None:
+        await exchange.respond(201, b"x" * 20_000)
+
+    origin.answer = answers_at_great_length
+    here = GateProcess(before(origin, Path(f"{file}?max_bytes=1MiB"), policy="store_wait: 0s"))
+    try:
+        await here.start()
+        count = 0
+        while (answer := await ask(here.port, key=f"k{count}")).status == 201:
+            assert answer.label == "stored"
+            count += 1
+            assert count < 100, "it never got full"
+        assert count > 20
+        assert (answer.status, answer.problem, answer.get("Retry-After")) == (503, "store-unavailable", "1")
+        assert origin.effects == {b"k%d" % n: 1 for n in range(count)}
+        for n in range(count):
+            assert (await ask(here.port, key=f"k{n}")).replayed
+        assert len(origin.requests) == count
+        assert file.stat().st_size <= 1 << 20
+    finally:
+        here.close()
+
+
 async def test_a_crowd_meets_a_full_disk(origin: Origin, file: Path) -> None:
     """Four hundred first requests at once, and room for half of their claims at most: each is either 201, run once
     and given again, or 503 and not run."""

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
+import uvloop
 
 from tests.edge.stand import ByHand
 from tests.harness import Origin
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]] | None:
+    """A module that says BOTH_LOOPS runs on the standard loop too."""
+    if getattr(item.getparent(pytest.Module).module, "BOTH_LOOPS", False):  # type: ignore[attr-defined, union-attr]
+        return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+    return None
 
 
 @pytest.fixture

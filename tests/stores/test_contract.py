@@ -198,6 +198,37 @@ async def test_takeover_needs_the_state_and_the_holder_that_were_seen(world: Wor
     assert (found.record.holder, found.record.attempt) == (winner.holder, 2)
 
 
+async def test_a_takeover_asked_again_is_won(world: World) -> None:
+    """A takeover whose reply was lost is asked again, and is won; its life goes on. Once settled, it is not."""
+    first = a_claim()
+    await world.store.claim(NAME, first)
+    await world.store.settle(NAME, records.hold(first, doubt=Doubt.LOST, status=0, wall=0))
+    stamp = Stamp(State.IN_DOUBT, first.holder, 5_000)
+    taker = records.takeover(first, holder=a_holder(), route="r", lease=LEASE, life=LEASE * 2, window=WINDOW, wall=0)
+    assert await world.store.replace(NAME, stamp, taker) is Done.WON
+    await world.pass_time(10_000)
+    assert await world.store.replace(NAME, stamp, taker) is Done.WON
+    found = await world.store.look(NAME)
+    assert found is not None
+    assert found.record == taker
+    assert 10_000 <= found.age < 12_000
+    await world.store.settle(NAME, records.keep(taker, an_answer(), wall=0))
+    assert isinstance(await world.store.replace(NAME, stamp, taker), Found)
+
+
+async def test_a_keep_asked_again_keeps_its_life(world: World) -> None:
+    """The answer is written again under the life that is left: its window does not begin anew."""
+    claim = a_claim()
+    keep = records.keep(claim, an_answer(), wall=0)
+    await world.store.claim(NAME, claim)
+    await world.store.settle(NAME, keep)
+    await world.pass_time(10_000)
+    assert await world.store.settle(NAME, keep) is Done.DONE
+    found = await world.store.look(NAME)
+    assert found is not None
+    assert 10_000 <= found.age < 12_000
+
+
 async def test_a_completed_record_is_never_taken_over(world: World) -> None:
     """State in the compare: the holder still stands, but its record has been completed meanwhile."""
     first = a_claim()

@@ -30,6 +30,7 @@ class Histories(RuleBasedStateMachine):
         self.model: dict[bytes, tuple[Record, int]] = {}
         self.time = 0
         self.claims: list[Record] = []
+        self.takeovers: list[tuple[bytes, Stamp, Record]] = []
 
     @initialize()
     def opened(self) -> None:
@@ -106,6 +107,15 @@ class Histories(RuleBasedStateMachine):
         )
         self.claims.append(taker)
         stamp = Stamp(state, seen.holder, late)
+        self.takeovers.append((name, stamp, taker))
+        self._replace(name, stamp, taker)
+
+    @rule(position=picks)
+    def take_over_again(self, position: int) -> None:
+        if self.takeovers:
+            self._replace(*self.takeovers[-1 - position % len(self.takeovers)])
+
+    def _replace(self, name: bytes, stamp: Stamp, taker: Record) -> None:
         step = records.replaced(self.found(name), stamp, taker)
         self.expect(name, self.loop.run_until_complete(self.world.store.replace(name, stamp, taker)), step)
 

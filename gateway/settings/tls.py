@@ -1,0 +1,40 @@
+"""How a service that speaks TLS is known: made once, where the file is checked, and used for every connection."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+_INSTEAD = "use a PEM file with the certificates of the authorities that are trusted"
+
+
+def context(ca: str | None, *, verify: bool) -> ssl.SSLContext:
+    """A client's context: TLS 1.2 or later, HTTP/1.1, certificates checked against `ca` or else the system's store.
+
+    ValueError where `ca` is no such file. Nothing is resumed, and there is no early data: Python's ssl sends
+    none, so no byte of a request leaves before the handshake is finished.
+    """
+    pem = None if ca is None else _pem(ca)
+    try:
+        made = ssl.create_default_context(cafile=None if pem is None else ca)
+    except (ssl.SSLError, OSError):
+        raise ValueError(f"holds no certificate that can be read; {_INSTEAD}") from None
+    if not verify:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    # In a handshake of TLS 1.2 within the connection, what was written would wait where nobody can count it: an
+    # answer that came before the request had left would be taken for one that came after.
+    made.options |= ssl.OP_NO_RENEGOTIATION
+    made.set_alpn_protocols(["http/1.1"])
+    return made
+
+
+def _pem(ca: str) -> bytes:
+    try:
+        return Path(ca).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"there is no such file; {_INSTEAD}") from None
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"cannot be read: {why}; {_INSTEAD}") from None
