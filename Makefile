@@ -5,7 +5,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 UPSTREAM ?=
 
-.PHONY: help run demo test check fmt bench lock clean
+.PHONY: help run demo test faults check fmt bench lock clean
 
 help:            ## the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,6 +26,9 @@ demo: $(STAMP)   ## ten seconds that show what it does
 
 test: $(STAMP)   ## the whole suite, against real servers
 	@$(BIN)/python -m pytest
+
+faults: $(STAMP) ## the promise while processes, networks and stores break: the long form, with every defect
+	@ONCEGATE_FAULTS=long $(BIN)/python -m pytest tests/faults
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

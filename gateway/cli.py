@@ -15,7 +15,7 @@ from typing import Any
 import click
 import uvloop
 
-from . import __version__
+from . import __version__, failpoints
 from .app import App, StoreUnusable
 from .demo import sample, story
 from .settings import Faults, Overrides, Settings, load, plain
@@ -74,6 +74,11 @@ def run(
 ) -> None:
     """Run the gate until SIGTERM or SIGINT."""
     settings = _settings(config, upstream, Overrides(listen=listen, admin=admin, store=store, service=service))
+    if spec := os.environ.get("ONCEGATE_FAILPOINT"):
+        try:
+            failpoints.arm(spec)
+        except ValueError as error:
+            _give_up(USAGE, str(error))
     _serving(lambda: _run(settings))
 
 

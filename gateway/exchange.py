@@ -24,16 +24,18 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, assert_never
 
+from . import failpoints
 from .core import record as records
-from .core.decide import Forward, Refuse, Replay, Settle, Wait, in_doubt, mismatch, resolve, settle
+from .core.decide import Forward, PassReason, Refuse, Replay, Settle, Wait, in_doubt, mismatch, resolve, settle
 from .core.fingerprint import Fingerprint, difference
 from .core.key import Key
 from .core.message import Request, preferred_wait, remembered
 from .core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
-from .core.policy import Route
+from .core.policy import Route, StoreDown
 from .core.problem import Label, Problem, Refusal
 from .core.record import Done, Found, Kind, Record, Settlement, Stamp, State
 from .core.reply import Again, First, Live, Reply
+from .failpoints import Point
 from .flights import GONE, LOOK_AGAIN, TIMED_OUT, Ending, Failed, Flight, Flights, LookAgain, Stands, Told
 from .ports import (
     Account,
@@ -42,6 +44,7 @@ from .ports import (
     Clock,
     DuplicateKind,
     Observer,
+    RecordUnreadable,
     Store,
     StoreAway,
     StoreFull,
@@ -126,6 +129,7 @@ class Exchange:
         "sending",
         "started",
         "t0",
+        "unprotected",
         "unsure",
         "wait_until",
     )
@@ -139,6 +143,7 @@ class Exchange:
         self.wait_until = self.started + self.policy.wait / 1000
         self.claim: Record | None = None
         self.unsure = False
+        self.unprotected = False
         self.sending = False
         self.lingers = False
         request = ask.request
@@ -212,7 +217,8 @@ class Exchange:
                 return await self._fly(flight)
 
     async def _claim(self) -> Done | Found:
-        """Claim the key: WON, or what stands. A store that is away is waited for, as the policy says."""
+        """Claim the key: WON, or what stands. A store that is away is waited for, as the policy says; past that
+        the key is ours as far as anybody knows, where the policy says `store_down: forward`."""
         gate, policy, ask = self.gate, self.policy, self.ask
         self.t0 = gate.clock.now()
         claim = records.claim(
@@ -224,7 +230,8 @@ class Exchange:
             window=policy.window,
             wall=gate.clock.wall(),
         )
-        return await self._ask_for(claim, "claim", lambda: gate.store.claim(ask.name, claim))
+        forward = policy.store_down is StoreDown.FORWARD
+        return await self._ask_for(claim, "claim", lambda: gate.store.claim(ask.name, claim), otherwise_ours=forward)
 
     async def _take_over(self, seen: Found) -> Done | Found | None:
         """Take over a key in doubt: WON, what stands now, or None where nothing does any more."""
@@ -244,12 +251,18 @@ class Exchange:
         return None if result is Done.GONE else result
 
     async def _ask_for(
-        self, claim: Record, operation: str, call: Callable[[], Coroutine[Any, Any, Done | Found]]
+        self,
+        claim: Record,
+        operation: str,
+        call: Callable[[], Coroutine[Any, Any, Done | Found]],
+        *,
+        otherwise_ours: bool = False,
     ) -> Done | Found:
         """Ask for a claim until the store has answered, or its patience or the time to send is over.
 
         A claim that nobody knows of, when it is not won in the end, is given up: the settler releases
-        it until the store has answered. (A lost reply, asked again and found taken, may yet land.)
+        it until the store has answered. (A lost reply, asked again and found taken, may yet land.) With
+        `otherwise_ours` it is not given up for the store's being away: it is settled like one that was won.
         """
         gate = self.gate
         give_up = self.t0 + min(self.policy.store_wait, self.policy.send_by) / 1000
@@ -274,7 +287,12 @@ class Exchange:
                 self.claim = claim
                 self.unsure = unsure
                 return Done.WON
-        except StoreAway:
+        except StoreAway as away:
+            if otherwise_ours and not isinstance(away, RecordUnreadable):
+                won = self.unprotected = self.unsure = True
+                self.claim = claim
+                self.account.detail = away.why
+                return Done.WON
             raise
         except BaseException:
             # Cancelled, or a bug: the command may have been done all the same.
@@ -334,7 +352,11 @@ class Exchange:
         assert claim is not None
         self.account.verdict = VerdictName.FORWARD
         self.account.attempt = claim.attempt
+        if self.unprotected:
+            self.account.unprotected = PassReason.STORE_DOWN.value
         flight.claimed(claim, self.t0 + claim.lease / 1000)
+        if failpoints.armed:
+            failpoints.reach(Point.CLAIMED)
         outcome: Outcome | None = None
         attempt: Attempt | None = None
         try:
@@ -358,10 +380,12 @@ class Exchange:
             raise
         if isinstance(result, Found):
             return self._superseded(result, stream)
-        if result is Done.FORGOT:
+        if result is Done.FORGOT and not self.unprotected:
             self.gate.observer.store_forgot(self.ask.route.name)
         if settlement.kind is Kind.RELEASE and (result is Done.GONE or self.unsure):
             self.gate.settler.repeat(self.ask.name, settlement, self.ask.route.name, self.t0 + claim.lease / 1000)
+        if failpoints.armed and result is not None:
+            failpoints.reach(Point.STORED)
         mine, theirs = self._answers(outcome, settlement, stored=result is not None, live=stream is not None)
         self._reply(mine, stream)
         return theirs
@@ -431,12 +455,12 @@ class Exchange:
             self.account.record_bytes = len(answer.head) + len(answer.body or b"")
             expires = record.expires if stored else None
             if answer.body is None:
-                label = Label.NOT_KEPT if stored else Label.NOT_STORED
+                label = self._label(Label.NOT_KEPT, stored)
                 not_kept = resolve(Found(record, 0), claim.fingerprint, self.policy)
                 assert isinstance(not_kept, Refuse)
                 theirs = Told(not_kept.refusal)
             else:
-                label = Label.STORED if stored else Label.NOT_STORED
+                label = self._label(Label.STORED, stored)
                 theirs = Told(Again(answer, Label.REPLAYED if stored else label, seen, expires))
             return form(response, label, seen, expires), theirs
         if settlement.kind is Kind.HOLD:
@@ -448,6 +472,9 @@ class Exchange:
             return form(response, label, seen), theirs
         answer = remembered(response, keep=self.policy.keep_headers, drop=self.policy.drop_headers)
         return First(response, label, seen), Told(Again(answer, label, seen, replayed=False))
+
+    def _label(self, kept: Label, stored: bool) -> Label:
+        return Label.UNPROTECTED if self.unprotected else kept if stored else Label.NOT_STORED
 
     def _superseded(self, found: Found, stream: Stream | None) -> Ending:
         """Another holder's record stands. It is the truth for everybody, this client too: no two clients
@@ -497,13 +524,18 @@ class Exchange:
                 if stream is not None:
                     stream.abort()
 
-        life = settlement.record.life if settlement.record is not None else claim.life
+        if self.unprotected:
+            until = self.t0 + claim.lease / 1000
+        else:
+            life = settlement.record.life if settlement.record is not None else claim.life
+            until = self.gate.clock.now() + life / 1000
         self.gate.settler.take(
             self.ask.name,
             settlement,
             route=self.ask.route.name,
-            until=self.gate.clock.now() + life / 1000,
+            until=until,
             ended=ended,
+            claimed=not self.unprotected,
         )
 
     # ── Following: attach to a flight of this process ─────────────────────────────────────────────

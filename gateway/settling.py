@@ -45,9 +45,11 @@ class Settler:
         route: str,
         until: float,
         ended: Callable[[Done | Found | None], None] | None = None,
+        claimed: bool = True,
     ) -> None:
-        """Settle in the background until `until` (the clock's seconds); `ended` hears how."""
-        self._tasks.start(self._settle(name, settlement, route, until, ended))
+        """Settle in the background until `until` (the clock's seconds); `ended` hears how. Not `claimed`: the
+        store was away when it should have been, so that to find nothing is no loss."""
+        self._tasks.start(self._settle(name, settlement, route, until, ended, claimed))
 
     def give_up(self, name: bytes, claim: Record, *, t0: float) -> None:
         """Release a claim of ours of which nobody knows whether it was, or will yet be, made."""
@@ -59,7 +61,7 @@ class Settler:
                 self.repeat(name, settlement, claim.route, lease_ends)
 
         until = t0 + claim.life / 1000
-        self._tasks.start(self._settle(name, settlement, claim.route, until, again))
+        self._tasks.start(self._settle(name, settlement, claim.route, until, again, True))
 
     def repeat(self, name: bytes, settlement: Settlement, route: str, lease_ends: float) -> None:
         """A release found nothing to release: a claim on its way may land late. Send it again later."""
@@ -80,11 +82,12 @@ class Settler:
         route: str,
         until: float,
         ended: Callable[[Done | Found | None], None] | None,
+        claimed: bool,
     ) -> None:
         result: Done | Found | None = None
         try:
             result = await self._persist(name, settlement, until)
-            if result is Done.FORGOT:
+            if result is Done.FORGOT and claimed:
                 self._observer.store_forgot(route)
             elif result is None:
                 self._observer.alarm("a settlement was never acknowledged", route=route, kind=settlement.kind.value)

@@ -413,6 +413,8 @@ def _impatient(settings: object) -> object:
 class GateProcess:
     """A gate in a process of its own, that can be killed."""
 
+    module = "gateway.cli"
+
     def __init__(self, text: str, *, environ: dict[str, str] | None = None) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="oncegate-gate-")
         self.port, self.admin_port = free_port(), free_port()
@@ -426,7 +428,7 @@ class GateProcess:
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "gateway.cli", "run", "--config", str(self.file),
+                    sys.executable, "-m", self.module, "run", "--config", str(self.file),
                     "--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}",
                 ],
                 stdout=out, stderr=out, env=self._environ,

@@ -20,6 +20,7 @@ from typing import cast
 
 import httptools
 
+from .. import failpoints
 from ..core.message import Field, Request, values
 from ..core.problem import Problem, Refusal
 from ..core.reply import Reply
@@ -176,6 +177,8 @@ class Visit:
                 wall=conn.server.clock.wall(),
                 length=stream.length if stream is not None else None,
             )
+        if failpoints.armed:
+            data = conn.half(data)
         conn.write(data)
         if stream is None:
             conn.done(self)
@@ -661,6 +664,10 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             self._moved = True
             self._transport.write(data)
+
+    def half(self, data: bytes) -> bytes:
+        """For a test that ends the process in the middle of a reply: what is left to be written."""
+        return failpoints.reply(self._transport, data) if self._transport is not None else data
 
     def problem(self, visit: Visit, refusal: Refusal) -> bytes:
         server = self.server

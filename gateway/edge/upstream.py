@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 
+from .. import failpoints
 from ..core.message import Field, Request, Response
 from ..core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
+from ..failpoints import Point
 from ..ports import Sink
 from .budget import Budget
 from .connection import Connection, Head
@@ -126,8 +128,10 @@ class GuardedAttempt:
         else:
             self._connection = connection
             self.sent = True
-            connection.start(self, bodiless=False, data=self._data)
-            self._data = b""
+            data, self._data = self._data, b""
+            if failpoints.armed:
+                data = failpoints.send(connection.transport, data)
+            connection.start(self, bodiless=False, data=data)
 
     def unconnected(self, reason: NotSentReason, detail: str) -> None:
         self._conclude(NotSent(reason, detail))
@@ -141,6 +145,8 @@ class GuardedAttempt:
     def resume_writing(self) -> None: ...
 
     def head(self, head: Head) -> None:
+        if failpoints.armed:
+            failpoints.reach(Point.HEAD_READ)
         self._head = head
         if _is_stream(head.fields):
             self._overflow(Completeness.STREAM)
@@ -164,6 +170,8 @@ class GuardedAttempt:
         if self.stream is not None:
             self.stream.end(clean=True)
             return
+        if failpoints.armed:
+            failpoints.reach(Point.BODY_READ)
         head, connection = self._head, self._connection
         assert head is not None and connection is not None
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)

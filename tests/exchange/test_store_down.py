@@ -1,0 +1,164 @@
+"""`store_down: forward`: while the store is away requests run, labelled and counted; what they did is remembered."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.policy import StoreDown
+from gateway.ports import RecordUnreadable
+
+from .upstream import Plan, answers, unreachable
+from .virtual import virtual
+from .wire import FULL, LOST, Fault, late
+from .world import LEASE, World
+
+WAIT = 3.0
+
+
+def forwarding(**changes: object) -> World:
+    return World(store_down=StoreDown.FORWARD, **changes)
+
+
+@virtual
+async def test_a_request_runs_labelled_and_counted() -> None:
+    """It waits as long as the policy says, then runs; the label and the count say that nothing guarded it."""
+    async with forwarding() as world:
+        gate = world.process()
+        gate.wire.cut()
+        client = gate.send()
+        assert await client.answer() == "201 unprotected: run 1"
+        assert client.at == pytest.approx(WAIT, abs=0.3)
+        assert client.account is not None
+        assert client.account.unprotected == "store_down"
+        assert [ran.key for ran in world.service.ran] == [b"k"]
+        await world.passes(LEASE)
+        assert await world.state() == "absent", "the store stayed away: nothing is remembered"
+
+
+@virtual
+async def test_a_duplicate_here_attaches_all_the_same() -> None:
+    """The local table needs no store: one run for a crowd in one process."""
+    async with forwarding() as world:
+        gate = world.process()
+        gate.wire.cut()
+        world.service.will(answers(after=2))
+        crowd = gate.crowd(20)
+        assert {await client.answer() for client in crowd} == {"201 unprotected: run 1"}
+        assert [ran.key for ran in world.service.ran] == [b"k"]
+
+
+@pytest.mark.parametrize("away", [WAIT + 0.5, WAIT + 5, LEASE - 3])
+@virtual
+async def test_it_is_remembered_if_the_store_returns_within_the_lease(away: float) -> None:
+    """From then on duplicates replay, here and elsewhere; that nothing was claimed is no loss of the store's."""
+    async with forwarding() as world:
+        gate, other = world.process(), world.process()
+        gate.wire.cut(away)
+        assert await gate.send().answer() == "201 unprotected: run 1"
+        await world.passes(away + 2.5 - world.time)
+        assert await world.state() == "completed #1"
+        assert await gate.send().answer() == "201 replayed: run 1"
+        assert await other.send().answer() == "201 replayed: run 1"
+        assert gate.observer.forgot == 0
+        assert gate.observer.alarms == []
+
+
+@virtual
+async def test_past_its_lease_it_is_not_written_any_more() -> None:
+    """Whoever took the key since may have run it: what is told so late would only hide that."""
+    async with forwarding() as world:
+        world.most_effects = 2
+        gate = world.process()
+        gate.wire.cut(LEASE + 2)
+        assert await gate.send().answer() == "201 unprotected: run 1"
+        await world.passes(LEASE + 5 - world.time)
+        assert await world.state() == "absent"
+        assert await gate.send().answer() == "201 stored: run 2"
+
+
+@virtual
+async def test_a_claim_that_was_made_unheard_is_the_same_claim() -> None:
+    """Every reply is lost, every command done: it runs under that claim's holder, and Keep completes it."""
+    async with forwarding() as world:
+        gate, other = world.process(), world.process()
+        gate.wire.next("claim", *[LOST] * 500)
+        assert await gate.send().answer() == "201 unprotected: run 1"
+        assert await world.state() == "completed #1"
+        assert await other.send().answer() == "201 replayed: run 1"
+
+
+@virtual
+async def test_what_did_not_run_leaves_nothing_behind() -> None:
+    """The service refused the connection: released, also a claim that lands after that."""
+    async with forwarding() as world:
+        gate = world.process()
+        world.service.will(unreachable())
+        gate.wire.next("claim", late(WAIT + 0.5), *[Fault(dropped=True)] * 500)
+        assert await gate.send().answer() == "502 upstream-unreachable"
+        await world.passes(0.6)
+        assert await world.state() == "in flight #1"
+        await world.passes(5)
+        assert await world.state() == "absent"
+
+
+@virtual
+async def test_a_full_store_is_one_that_is_away() -> None:
+    """No room for a claim: it runs unprotected, and the answer is written where that fits."""
+    async with forwarding() as world:
+        gate = world.process()
+        gate.wire.next("claim", FULL)
+        assert await gate.send().answer() == "201 unprotected: run 1"
+        assert await world.state() == "completed #1"
+
+
+@virtual
+async def test_a_key_that_is_known_to_be_taken_is_not_run_over() -> None:
+    """Another gate's request was seen in flight before the store went away: running now would be running twice."""
+    async with forwarding() as world:
+        gate, other = world.process(), world.process()
+        world.service.will(answers(after=8))
+        first = other.send()
+        await world.passes(0.1)
+        second = gate.send()
+        await world.passes(0.5)
+        gate.wire.cut()
+        assert await second.answer() == "503 store-unavailable"
+        assert await first.answer() == "201 stored: run 1"
+        gate.wire.mend()
+
+
+@virtual
+async def test_a_doubt_that_is_known_is_not_run_over() -> None:
+    """The takeover is a claim on a key that may have run: without the store's word it is not made."""
+    from gateway.core.policy import OnDoubt
+
+    async with forwarding(on_doubt=OnDoubt.RERUN) as world:
+        gate = world.process()
+        await world.put_in_doubt()
+        gate.wire.next("replace", *[Fault(dropped=True)] * 500)
+        assert await gate.send().answer() == "503 store-unavailable"
+        assert world.service.ran == []
+
+
+@virtual
+async def test_a_record_that_cannot_be_read_is_not_run_over() -> None:
+    """It was written by a newer version, say: the store is there, and holds the key."""
+    async with forwarding() as world:
+        gate = world.process()
+        gate.wire.next("claim", *[Fault(raises=RecordUnreadable("a record of version 9"))] * 500)
+        assert await gate.send().answer() == "503 store-unavailable"
+        assert world.service.ran == []
+
+
+@virtual
+async def test_whoever_ran_it_meanwhile_has_the_word() -> None:
+    """Two gates, one of which had the store: both ran, as the policy accepts, and both clients hold one answer."""
+    async with forwarding() as world:
+        world.most_effects = 2
+        gate, other = world.process(), world.process()
+        world.service.will(answers(after=1), Plan())
+        gate.wire.cut(WAIT + 0.5)
+        client = gate.send()
+        await world.passes(WAIT + 0.3)
+        assert await other.send().answer() == "201 stored: run 2"
+        assert await client.answer() == "201 replayed: run 2"

@@ -1,0 +1,291 @@
+"""Gates with one defect each, switched on by name, so that the suite can be seen to fail.
+
+    ONCEGATE_DEFECT=NAME python -m tests.faults.defects run --config …
+
+Each is a fault that systems of this kind have had. Nothing of it is in the product: the gate is started
+from here, and one thing in it is replaced. `ONCEGATE_SKEW` sets this gate's wall clock ahead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import gateway.core.decide as decide
+import gateway.core.policy as policy
+import gateway.core.record as record
+import gateway.edge.server as server
+import gateway.edge.upstream as upstream
+import gateway.exchange as exchange
+import gateway.settling as settling
+import gateway.stores.redis as redis_store
+from gateway import app, cli, clock, flights
+from gateway.core.outcome import Answered, LostReason
+from gateway.core.record import Done, Found, Kind
+
+DEFECTS: dict[str, Callable[[], None]] = {}
+
+
+def defect(install: Callable[[], None]) -> Callable[[], None]:
+    DEFECTS[install.__name__.replace("_", "-")] = install
+    return install
+
+
+@defect
+def check_then_set() -> None:
+    """The claim looks, and then sets: two gates find nothing and both set."""
+
+    async def claim(self: Any, name: bytes, mine: Any) -> Any:
+        if (found := await self.look(name)) is not None:
+            return found
+        life = b"%d" % mine.life
+        await self._call(redis_store._pack(b"SET", self._prefix + name, redis_store.encode(mine), b"PX", life))
+        return Done.WON
+
+    redis_store.RedisStore.claim = claim  # type: ignore[method-assign]
+
+
+@defect
+def holder_without_state() -> None:
+    """The script compares the holder and not the state: a takeover moves a record that was completed meanwhile."""
+    compared = b"if holder ~= ARGV[3] or not string.find(ARGV[4], tostring(state), 1, true) then"
+    script = redis_store._SCRIPT.replace(compared, b"if holder ~= ARGV[3] then")
+    assert script != redis_store._SCRIPT
+    redis_store._SCRIPT = script
+    redis_store._SHA = hashlib.sha1(script).hexdigest().encode()
+
+
+@defect
+def cancel_on_disconnect() -> None:
+    """The exchange ends with its client."""
+    running: dict[Any, asyncio.Task[Any]] = {}
+    leave = server.Visit.leave
+
+    def begin(self: Any, ask: Any, client: Any) -> None:
+        running[client] = self.tasks.start(exchange.Exchange(self, ask, client).run())
+
+    def left(self: Any) -> None:
+        leave(self)
+        if self in running:
+            running.pop(self).cancel()
+
+    exchange.Gate.begin = begin  # type: ignore[method-assign]
+    server.Visit.leave = left  # type: ignore[method-assign]
+
+
+@defect
+def release_on_timeout() -> None:
+    """No answer in time is taken for "not done"."""
+    settle = decide.settle
+
+    def released(outcome: Any, rules: Any) -> Any:
+        verdict = settle(outcome, rules)
+        if getattr(outcome, "reason", None) is LostReason.TIMEOUT:
+            return dataclasses.replace(verdict, kind=Kind.RELEASE)
+        return verdict
+
+    exchange.settle = released
+
+
+@defect
+def release_on_loss() -> None:
+    """A connection that breaks after the request was sent is taken for "not done"."""
+    settle = decide.settle
+
+    def released(outcome: Any, rules: Any) -> Any:
+        verdict = settle(outcome, rules)
+        if getattr(outcome, "reason", None) is LostReason.CLOSED:
+            return dataclasses.replace(verdict, kind=Kind.RELEASE)
+        return verdict
+
+    exchange.settle = released
+
+
+@defect
+def bare_503_released() -> None:
+    """A 503 without Retry-After is taken for "not done"."""
+    decide.RELEASED = policy.RELEASED | {503}
+
+
+@defect
+def lease_by_the_local_clock() -> None:
+    """A record's age is told by this gate's own wall clock."""
+    lapsed = record.Record.lapsed
+
+    def by_wall(self: Any, age: int) -> bool:
+        return lapsed(self, clock.HostClock().wall() - self.written)
+
+    record.Record.lapsed = by_wall  # type: ignore[method-assign]
+    resolve = decide.resolve
+
+    def resolved(found: Any, mine: Any, rules: Any) -> Any:
+        age = clock.HostClock().wall() - found.record.written
+        return resolve(Found(found.record, age), mine, rules)
+
+    exchange.resolve = resolved
+    redis_store._SCRIPT = redis_store._SCRIPT.replace(b"if ARGV[8] ~= '' and state == 1 then", b"if false then")
+    redis_store._SHA = hashlib.sha1(redis_store._SCRIPT).hexdigest().encode()
+
+
+@defect
+def answer_before_store() -> None:
+    """The client is told first, and the record is written a moment later."""
+
+    async def timed(self: Any, operation: str, call: Any) -> Any:
+        if operation != "settle":
+            return await original(self, operation, call)
+
+        async def later() -> None:
+            await asyncio.sleep(0.02)
+            await call
+
+        self.gate.tasks.start(later())
+        return Done.DONE
+
+    original = exchange.Exchange._timed
+    exchange.Exchange._timed = timed  # type: ignore[method-assign]
+
+
+@defect
+def holder_id_reused() -> None:
+    """Every claim has the same holder."""
+    app.Mint.holder = lambda self: b"x" * record.HOLDER_BYTES  # type: ignore[method-assign]
+
+
+@defect
+def claim_lives_for_the_window() -> None:
+    """The claim is written to live for the window of its answer."""
+    policy.Policy.claim_life = property(lambda self: self.window)  # type: ignore[assignment,method-assign]
+
+
+@defect
+def lapse_frees_the_key() -> None:
+    """The claim lives for its lease, and then the key is free again."""
+    policy.Policy.claim_life = property(lambda self: self.lease)  # type: ignore[assignment,method-assign]
+
+
+@defect
+def waiter_stampede() -> None:
+    """Whoever waits goes to the store and the upstream by itself when a release wakes it."""
+    flights.Flights.get = lambda self, name: None  # type: ignore[method-assign]
+
+    def opened(self: Any, name: bytes) -> Any:
+        flight = flights.Flight(name)
+        self._by_name[(name, id(flight))] = flight
+        return flight
+
+    flights.Flights.open = opened  # type: ignore[method-assign]
+    flights.Flights.forget = lambda self, flight: self._by_name.pop((flight.name, id(flight)), None)  # type: ignore[method-assign]
+    exchange.JITTER = 0.0
+
+
+@defect
+def not_told_again() -> None:
+    """A Keep that finds nothing writes nothing: the store forgot, and so does the gate."""
+    record.Settlement.tells_again = property(lambda self: False)  # type: ignore[assignment,method-assign]
+
+
+@defect
+def release_not_repeated() -> None:
+    """A claim of which nobody knew is released once, and may land after that."""
+    settling.Settler.repeat = lambda self, *args, **more: None  # type: ignore[method-assign]
+
+
+@defect
+def deadline_from_the_send() -> None:
+    """The deadline counts from when the process gets to send, and not from the claim."""
+    attempt = exchange.Exchange._attempt
+
+    async def late(self: Any, flight: Any, claim: Any) -> Any:
+        self.t0 = self.gate.clock.now()
+        return await attempt(self, flight, claim)
+
+    exchange.Exchange._attempt = late  # type: ignore[method-assign]
+
+
+@defect
+def sent_again_when_lost() -> None:
+    """The request is written again on a new connection when the first one breaks (as HTTP clients do for PUT)."""
+    lost = upstream.GuardedAttempt.lost
+
+    def again(self: Any, reason: Any, detail: str) -> None:
+        if reason is LostReason.CLOSED and self not in tried:
+            tried.add(self)
+            self._data, self._connection, self._head = written[self], None, None
+            self._pool.acquire(self)
+            return
+        lost(self, reason, detail)
+
+    connected = upstream.GuardedAttempt.connected
+
+    def remembering(self: Any, connection: Any) -> None:
+        written[self] = self._data
+        connected(self, connection)
+
+    tried: set[Any] = set()
+    written: dict[Any, bytes] = {}
+    upstream.GuardedAttempt.lost = again  # type: ignore[method-assign]
+    upstream.GuardedAttempt.connected = remembering  # type: ignore[method-assign]
+
+
+@defect
+def truncation_kept() -> None:
+    """An answer that was cut within its body is taken for one that ended."""
+    lost = upstream.GuardedAttempt.lost
+
+    def kept(self: Any, reason: Any, detail: str) -> None:
+        if self._head is not None and self.stream is None:
+            self._conclude(Answered(upstream.Response(self._head.status, self._head.fields, b"".join(self._chunks))))
+            return
+        lost(self, reason, detail)
+
+    upstream.GuardedAttempt.lost = kept  # type: ignore[method-assign]
+
+
+@defect
+def fingerprint_ignored() -> None:
+    """The key alone says what the request is."""
+    decide.difference = exchange.difference = lambda theirs, mine: None
+
+
+@defect
+def stopped_at_once() -> None:
+    """SIGTERM ends the process with whatever is in flight."""
+
+    async def stop(self: Any) -> Any:
+        os._exit(0)
+
+    app.App.stop = stop  # type: ignore[method-assign]
+
+
+@defect
+def body_not_awaited() -> None:
+    """A guarded request is forwarded when its connection ends, with as much of its body as came."""
+    eof = server.ClientConnection.connection_lost
+
+    def lost(self: Any, error: Any) -> None:
+        visit = self._reading
+        if visit is not None and isinstance(visit.way, server.Guarded):
+            body = b"".join(visit.chunks)
+            self.server.gate.begin(self.server.door.ask(visit.head, body, self._peer, visit.way), visit)
+        eof(self, error)
+
+    server.ClientConnection.connection_lost = lost  # type: ignore[method-assign]
+
+
+def main() -> None:
+    name, skew = os.environ.get("ONCEGATE_DEFECT", ""), float(os.environ.get("ONCEGATE_SKEW") or 0)
+    if skew:
+        wall = clock.HostClock.wall
+        clock.HostClock.wall = lambda self: wall(self) + int(skew * 1000)  # type: ignore[method-assign]
+    if name:
+        DEFECTS[name]()
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
