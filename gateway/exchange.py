@@ -361,6 +361,8 @@ class Exchange:
         attempt: Attempt | None = None
         try:
             outcome, attempt = await self._attempt(flight, claim)
+            if not isinstance(outcome, Answered):
+                self.account.detail = outcome.detail
             verdict = settle(outcome, self.policy)
             settlement = self._settlement(claim, outcome, verdict)
             self.account.settlement, self.account.reason = verdict.kind, verdict.reason
@@ -693,7 +695,7 @@ def _status(outcome: Outcome) -> int:
 
 
 def _not_sent(outcome: NotSent) -> Refusal:
-    if outcome.reason in (NotSentReason.NO_CONNECTION, NotSentReason.STOPPED):
+    if outcome.reason is not NotSentReason.UNREACHABLE:
         return Refusal(Problem.OVERLOADED, retry_after=1, label=Label.RELEASED)
     return Refusal(Problem.UPSTREAM_UNREACHABLE, retry_after=1)
 

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import assert_never
 
 from .fingerprint import Difference, Fingerprint, difference, differing_parts
+from .instant import instant
 from .key import Key, ScopePart, Unreadable, find, misnamed
 from .message import Fields, values
 from .outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
@@ -121,12 +122,10 @@ def resolve(found: Found, mine: Fingerprint, policy: Policy) -> Replay | Refuse 
         return Replay(record)
     if record.state is State.IN_FLIGHT and not record.lapsed(found.age):
         return Wait(record.lease - found.age)
-    if (
-        policy.on_doubt is OnDoubt.RERUN
-        and record.attempt < policy.max_attempts
-        and (record.state is State.IN_DOUBT or found.age >= record.lease + policy.margin)
-    ):
-        return Forward(found)
+    if policy.on_doubt is OnDoubt.RERUN and record.attempt < policy.max_attempts:
+        if record.state is State.IN_DOUBT or found.age >= record.lease + policy.margin:
+            return Forward(found)
+        return Wait(record.lease + policy.margin - found.age)  # and then take it over
     return Refuse(in_doubt(record))
 
 
@@ -151,8 +150,12 @@ def mismatch(different: Difference, record: Record, mine: Fingerprint, policy: P
 
 
 def in_doubt(record: Record) -> Refusal:
-    """What is known of a key in doubt: which attempt, and what the upstream last said."""
-    known = f"Attempt {record.attempt} was sent"
+    """What is known of a key in doubt: since when, which attempt, and what the upstream last said."""
+    if record.state is State.IN_FLIGHT or record.doubt is Doubt.LAPSED:
+        known = f"Attempt {record.attempt} may have been sent: its gateway died or stood still. First seen at "
+        known += instant(record.first_seen).decode()
+    else:
+        known = f"Attempt {record.attempt} was sent, and the key is in doubt since {instant(record.written).decode()}"
     if record.status:
         known += f"; the service last said {record.status}"
     return Refusal(Problem.IN_DOUBT, known + ".")

@@ -201,12 +201,12 @@ class Visit:
         self.answered = True
         self._conn.write(data)
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: Refusal, detail: str = "") -> None:
         if not self.gone:
             self.answered = True
             self._conn.write(self._conn.problem(self, refusal))
             self._conn.done(self)
-            self._conn.account(self, refusal.problem.status, refusal)
+            self._conn.account(self, refusal.problem.status, refusal, detail=detail)
 
     def finish(self, status: int, *, reusable: bool) -> None:
         if self.gone:
@@ -389,7 +389,7 @@ class ClientConnection(asyncio.Protocol):
                 self.give_back(visit)
             visit.leave()
             if visit.tunnel is not None:
-                self.account(visit, visit.tunnel.status, left=True)
+                self.account(visit, visit.tunnel.status, detail="the client left")
 
     def pause_writing(self) -> None:
         self.full = True
@@ -679,7 +679,7 @@ class ClientConnection(asyncio.Protocol):
             body_wanted=visit.head.method != b"HEAD",
         )
 
-    def account(self, visit: Visit, status: int, refusal: Refusal | None = None, *, left: bool = False) -> None:
+    def account(self, visit: Visit, status: int, refusal: Refusal | None = None, *, detail: str = "") -> None:
         """Tell the observer of a request that had no exchange."""
         head, way = visit.head, visit.way
         account = Account(way.route.name if way.route is not None else "-", head.method, head.target, self._peer)
@@ -696,8 +696,7 @@ class ClientConnection(asyncio.Protocol):
         if refusal is not None:
             account.problem = refusal.problem.slug
             account.label = refusal.shown_as
-        if left:
-            account.detail = "the client left"
+        account.detail = detail
         self.server.observer.finished(account)
 
     def pause(self) -> None:

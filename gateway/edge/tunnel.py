@@ -28,8 +28,8 @@ class Guest(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Answer with a problem: nothing was written yet."""
+    def refuse(self, refusal: Refusal, detail: str = "") -> None:
+        """Answer with a problem: nothing was written yet. `detail` is for the log."""
 
     def finish(self, status: int, *, reusable: bool) -> None:
         """The response is written, whole; `reusable` if its end can be seen on the connection."""
@@ -148,7 +148,9 @@ class Tunnel:
     def unconnected(self, reason: NotSentReason, detail: str) -> None:
         if not self._over:
             self._stop()
-            self._guest.refuse(Refusal(Problem.UPSTREAM_UNREACHABLE, retry_after=1, label=Label.UNPROTECTED))
+            unreachable = reason is NotSentReason.UNREACHABLE
+            problem = Problem.UPSTREAM_UNREACHABLE if unreachable else Problem.OVERLOADED
+            self._guest.refuse(Refusal(problem, retry_after=1, label=Label.UNPROTECTED), detail)
 
     # ── From the connection ───────────────────────────────────────────────────────────────────────
 
@@ -210,7 +212,7 @@ class Tunnel:
             return
         self._stop()
         if self._head is None:
-            self._guest.refuse(Refusal(Problem.UPSTREAM_LOST, label=Label.UNPROTECTED))
+            self._guest.refuse(Refusal(Problem.UPSTREAM_LOST, label=Label.UNPROTECTED), detail)
         else:
             self._guest.cut(self._head.status)
 

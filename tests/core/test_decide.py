@@ -198,8 +198,8 @@ SECOND_DOUBT = record(State.IN_DOUBT, attempt=2)
 DUPLICATES = [
     (IN_FLIGHT, 0, "wait", "wait"),
     (IN_FLIGHT, LEASE - 1, "wait", "wait"),
-    (IN_FLIGHT, LEASE, "in-doubt", "in-doubt"),  # who takes over lets a margin pass first
-    (IN_FLIGHT, LEASE + MARGIN - 1, "in-doubt", "in-doubt"),
+    (IN_FLIGHT, LEASE, "in-doubt", "wait"),  # who takes over lets a margin pass first
+    (IN_FLIGHT, LEASE + MARGIN - 1, "in-doubt", "wait"),
     (IN_FLIGHT, LEASE + MARGIN, "in-doubt", "forward"),
     (IN_DOUBT, 0, "in-doubt", "forward"),
     (IN_DOUBT, 10 * LEASE, "in-doubt", "forward"),
@@ -268,7 +268,7 @@ def test_a_key_is_run_again_up_to_max_attempts(most: int, attempts: list[int]) -
 def test_a_takeover_waits_for_the_margin_of_its_policy() -> None:
     """One setting, for both sides of the lease."""
     policy = replace(RERUN, margin=7)
-    assert said(resolve(Found(IN_FLIGHT, LEASE + 6), PRINT, policy)) == "in-doubt"
+    assert resolve(Found(IN_FLIGHT, LEASE + 6), PRINT, policy) == Wait(1)
     assert said(resolve(Found(IN_FLIGHT, LEASE + 7), PRINT, policy)) == "forward"
 
 
@@ -327,9 +327,17 @@ def test_other_credentials_are_told_nothing_more(stands: Record) -> None:
 
 
 def test_what_is_known_of_a_doubt() -> None:
-    """Which attempt, and what the service last said, if it said anything."""
-    assert in_doubt(IN_DOUBT).more == "Attempt 1 was sent."
-    assert in_doubt(replace(SECOND_DOUBT, status=504)).more == "Attempt 2 was sent; the service last said 504."
+    """Since when, which attempt, and what the service last said, if it said anything. Of a claim whose owner
+    died nobody knows that it was sent."""
+    at = {"expires": 1_800_000_700_000, "first_seen": 1_800_000_000_000}  # its life is 700 s
+    since = "2027-01-15T08:00:00.000Z"
+    assert in_doubt(replace(IN_DOUBT, **at)).more == f"Attempt 1 was sent, and the key is in doubt since {since}."
+    assert in_doubt(replace(SECOND_DOUBT, **at, status=504)).more == (
+        f"Attempt 2 was sent, and the key is in doubt since {since}; the service last said 504."
+    )
+    died = f"Attempt 1 may have been sent: its gateway died or stood still. First seen at {since}."
+    assert in_doubt(replace(IN_FLIGHT, **at)).more == died
+    assert in_doubt(replace(IN_DOUBT, **at, doubt=Doubt.LAPSED)).more == died
     assert detail(TOMBSTONE).startswith("The service answered 201.")
 
 

@@ -187,7 +187,7 @@ async def test_a_claim_won_too_late_is_released_unused() -> None:
     async with World(store_wait=15_000) as world:
         gate = world.process()
         gate.wire.next("claim", slow(10.5))
-        assert await gate.send().answer() == "502 upstream-unreachable"
+        assert await gate.send().answer() == "503 overloaded (released)"
         assert world.service.attempts == []
         assert await world.state() == "absent"
 
@@ -213,7 +213,7 @@ async def test_a_host_that_slept_sends_nothing_late() -> None:
         client = gate.send()
         await world.passes(0.5)
         world.clock.asleep = 3600.0
-        assert await client.answer() == "502 upstream-unreachable"
+        assert await client.answer() == "503 overloaded (released)"
         assert world.service.ran == []
 
 
