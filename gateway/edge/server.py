@@ -38,6 +38,8 @@ _DROPPED = 64 << 10
 #: the response with it before the client has read it.
 _LINGER = 2.0
 _LINGER_BYTES = 4 << 20
+#: Connections over the limit that are told so; beyond them new ones are reset.
+_TURNED_AWAY = 256
 #: Pipelined requests that are read ahead.
 _AHEAD = 16
 #: Bytes that are parsed at once: a packet may bring thousands of small requests, each of which takes far more
@@ -317,13 +319,17 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
         server = self.server
-        if server.draining or len(server.connections) >= server.patience.connections:
+        surplus = len(server.connections) - server.patience.connections
+        if server.draining or surplus >= _TURNED_AWAY:
             transport.abort()
             return
         server.connections.add(self)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         self._since = server.loop.time()
+        if surplus >= 0:  # one too many, which is told so before it has asked
+            self._deafen()
+            self._last_words(Refusal(Problem.OVERLOADED, "Too many clients are connected.", retry_after=1))
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:

@@ -500,15 +500,22 @@ async def test_a_connection_that_lingers_does_not_linger_for_ever(origin: Origin
 
 
 async def test_only_so_many_clients_may_be_connected(origin: Origin) -> None:
-    """One more is cut off at once; once one has left there is room again."""
+    """One more is told so and closed, whether it has asked or not; once one has left there is room again."""
     async with edge(configuration(origin.url, top="limits: {connections: 3}")) as gate:
         clients = [await gate.connect() for _ in range(3)]
         for client in clients:
             await client.send(GET)
             assert (await client.read(method=b"GET")).status == 201
-        fourth = await Client.connect(gate.port)
-        assert await fourth.ended()
-        fourth.close()
+        for request in (keyed("k"), b""):
+            fourth = await Client.connect(gate.port)
+            await fourth.send(request)
+            refused = await fourth.read()
+            assert (refused.status, refused.problem, refused.get("Retry-After")) == (503, "overloaded", "1")
+            assert refused.get("Idempotency-Outcome") == "no-effect"
+            assert await fourth.ended()
+            fourth.close()
+        await eventually(lambda: len(gate.server.connections) == 3, "those that were turned away are gone")
+        assert [received for received in origin.requests if received.key] == []
         await clients[0].send(GET)
         assert (await clients[0].read(method=b"GET")).status == 201
         clients[1].close()

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import h11
@@ -37,6 +38,12 @@ class Gate(GateProcess):
         super().__init__(text, environ=environ)
         if defect or skew:
             self.module = "tests.faults.defects"
+
+    def metric(self, name: str) -> float:
+        """The sum of a counter's values, as a scrape shows them now."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
     @property
     def reached(self) -> bool:

@@ -34,6 +34,7 @@ SCENES: dict[str, scenes.Scene] = {
     "a claim lands late": scenes.late_claim,
     "a Keep meets a takeover": scenes.keep_meets_takeover,
     "the store forgets": scenes.forgets,
+    "the store forgets one record": partial(scenes.forgets, all_of_it=False),
     "the store fails": scenes.store_faults,
     "a release storm": scenes.release_storm,
 }
