@@ -20,7 +20,7 @@ from tests.harness import Client, request, reset
 
 from .history import now
 from .proxy import Mode, claims, settles
-from .stage import LEASE, Gate, Stage
+from .stage import LEASE, TIMES, Gate, Stage
 
 Scene = Callable[[Path, str], Awaitable[list[str]]]
 
@@ -112,7 +112,7 @@ async def second_signal(folder: Path, defect: str) -> list[str]:
 # ── Clients ───────────────────────────────────────────────────────────────────────────────────────
 
 
-async def cut_clients(folder: Path, defect: str, *, count: int = 60) -> list[str]:
+async def cut_clients(folder: Path, defect: str, *, count: int = 60 if TIMES == 1 else 500) -> list[str]:
     """Clients are cut off at a random byte of their request, or while they wait; then they retry. What was cut
     before its body ended does not run."""
     dice = random.Random(str(folder.name))
@@ -262,7 +262,7 @@ async def late_claim(folder: Path, defect: str) -> list[str]:
         return found if last.status == 201 else [*found, f"an orphan stands in the way: {last.status} {last.slug}"]
 
 
-async def keep_meets_takeover(folder: Path, defect: str, *, count: int = 20) -> list[str]:
+async def keep_meets_takeover(folder: Path, defect: str, *, count: int = 20 if TIMES == 1 else 100) -> list[str]:
     """A Keep delayed past its lease and a takeover reach the store together, in any order: one answer each."""
     async with Stage(folder, "redis", defect=defect, policy="on_doubt: rerun") as stage:
         slow, fast = await stage.proxy(store=True), await stage.proxy(store=True)
