@@ -103,6 +103,7 @@ class SqliteStore:
         self._durability = durability
         self._max_bytes = max_bytes
         self._most_pages = self._spare_pages = 0
+        self._short: str | None = None
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -144,7 +145,7 @@ class SqliteStore:
         value = encode(claim)
 
         def work(db: sqlite3.Connection, now: int) -> Done | Found:
-            if (short := self._short_of_room(db)) and _look(db, name, now) is None:
+            if (short := self._room(db)) and _look(db, name, now) is None:
                 raise StoreFull(short)
             if db.execute(_CLAIM, (*_row(name, claim, value, now), now)).fetchall():
                 return Done.WON
@@ -247,6 +248,7 @@ class SqliteStore:
             away = StoreAway(self._trouble, ambiguous=False)
             return [(future, away, None) for _, future, _ in batch]
         results: list[tuple[asyncio.Future[Any], Any, Any]] = []
+        self._short = None
         begun = committing = False
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -376,6 +378,12 @@ class SqliteStore:
                 f"{SCHEMA_VERSION}); start that version, or name another file and accept that live keys are forgotten"
             )
         return False
+
+    def _room(self, db: sqlite3.Connection) -> str:
+        """`_short_of_room`, looked at once for a batch: a system call and two statements for each claim would show."""
+        if self._short is None:
+            self._short = self._short_of_room(db)
+        return self._short
 
     def _short_of_room(self, db: sqlite3.Connection) -> str:
         """Why no more is claimed for want of room; empty while there is enough."""
