@@ -5,7 +5,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 UPSTREAM ?=
 
-.PHONY: help run demo test faults check fmt bench lock clean
+.PHONY: help run demo test faults check fmt bench model lock clean
 
 help:            ## the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -42,6 +42,9 @@ fmt: $(STAMP)    ## format, and mend what can be mended
 
 bench: $(STAMP)  ## CPU per request, and the ratio to nginx where nginx and wrk are installed
 	@$(BIN)/python -m loadtest.bench
+
+model: $(STAMP)  ## search the record protocol's model, with every rule and without each (needs spin and gcc)
+	@$(BIN)/python docs/model/check.py
 
 lock: $(STAMP)   ## pin the versions anew (pyproject.toml has the floors)
 	$(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate --group dev -o requirements.lock pyproject.toml

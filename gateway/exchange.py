@@ -380,12 +380,12 @@ class Exchange:
             if stream is not None:
                 stream.abort()
             raise
+        if settlement.kind is Kind.RELEASE and (result is Done.GONE or self.unsure):
+            self.gate.settler.repeat(self.ask.name, settlement, self.ask.route.name, self.t0 + claim.lease / 1000)
         if isinstance(result, Found):
             return self._superseded(result, stream)
         if result is Done.FORGOT and not self.unprotected:
             self.gate.observer.store_forgot(self.ask.route.name)
-        if settlement.kind is Kind.RELEASE and (result is Done.GONE or self.unsure):
-            self.gate.settler.repeat(self.ask.name, settlement, self.ask.route.name, self.t0 + claim.lease / 1000)
         if failpoints.armed and result is not None:
             failpoints.reach(Point.STORED)
         mine, theirs = self._answers(outcome, settlement, stored=result is not None, live=stream is not None)

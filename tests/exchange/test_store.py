@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.policy import SECOND
 from gateway.core.problem import Label
-from gateway.core.record import Done, Found
+from gateway.core.record import Done, Found, Kind, Settlement
 from gateway.core.reply import Again, First
 
 from .upstream import Plan, answers, breaks, never, refuses, streams, unreachable
@@ -622,3 +623,27 @@ def test_a_wire_is_a_store() -> None:
     for verb in ("claim", "settle", "replace", "look", "open", "close", "wait_available", "available", "trouble"):
         assert hasattr(Wire, verb)
     assert {Done.WON, Found}
+
+
+@virtual
+async def test_a_release_that_finds_another_holder_is_repeated_where_its_claim_may_still_land() -> None:
+    """A claim's first try is still on its way; the second is won, and its release finds that another gate's record
+    stands. What lands when that record has ended is released as well: it leaves no false doubt."""
+    async with World(window=2 * SECOND) as world:
+        world.most_effects = 2
+        gate, other = world.process(), world.process()
+        gate.wire.next("claim", late(4.9))
+        gate.wire.next("settle", slow(0.2))
+        world.service.will(refuses(429), answers())
+        first = gate.send()
+        await world.passes(0.15)
+        found = await world.look()
+        assert found is not None
+        await world.store.settle(world.ask().name, Settlement(Kind.RELEASE, found.record.holder, None))
+        assert await other.send().answer() == "201 stored: run 2"
+        await first.answer()
+        await world.passes(3)
+        assert await world.state() == "absent", "the window of the answer is over"
+        await world.passes(5.5 - world.time)
+        assert gate.wire.told("claim")[-1] is Done.WON, "it has landed"
+        assert await world.state() == "absent", "the claim that landed late is released"
