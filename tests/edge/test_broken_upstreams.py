@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from dataclasses import dataclass
 
 import pytest
 
 from tests.edge.stand import (
     GET,
+    HELD,
     OK,
     SOON,
     ByHand,
     Edge,
     Peer,
+    drink,
     edge,
     eventually,
+    feed,
+    fields_of,
+    head_of,
     keyed,
     not_kept,
+    values,
 )
 from tests.harness import Client, Origin, ask, configuration
 
@@ -25,7 +33,7 @@ from tests.harness import Client, Origin, ask, configuration
 
 @dataclass(frozen=True)
 class Broken:
-    """What an upstream writes and how it ends; what the client gets; what a duplicate gets then."""
+    """What an upstream writes and how it goes on; what the client gets; what a duplicate gets then."""
 
     answer: bytes
     then: str = "close"
@@ -33,10 +41,15 @@ class Broken:
     problem: str | None = "upstream-lost"
     label: str = "in-doubt"
     again: tuple[int, str | None, str] = (409, "in-doubt", "in-doubt")
+    #: Of an answer that is one.
+    body: bytes = b"body"
+    #: Whether the connection is still in order, and serves the next request.
+    reused: bool = False
 
 
 LATE = {"status": 504, "problem": "upstream-timeout", "then": "stay"}
 KEPT = {"status": 200, "problem": None, "label": "stored", "again": (200, None, "replayed")}
+EMPTY = {"status": 204, "problem": None, "label": "stored", "again": (204, None, "replayed"), "body": b""}
 
 BROKEN = {
     # It ends too soon
@@ -54,6 +67,12 @@ BROKEN = {
     "no last chunk": Broken(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"),
     "no end of the trailers": Broken(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n"),
     "a body without length, reset": Broken(OK + b"\r\nhalf", "reset"),
+    "nothing, then half a close": Broken(b"", "half-close"),
+    "half a head, then half a close": Broken(OK + b"Content-Length: 4\r\nX-", "half-close"),
+    "half a body, then half a close": Broken(OK + b"Content-Length: 100\r\n\r\nhalf", "half-close"),
+    "no last chunk, then half a close": Broken(
+        OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", "half-close"
+    ),
     # It does not come
     "silence": Broken(b"", **LATE),  # type: ignore[arg-type]
     "silence after half a head": Broken(OK + b"X-", **LATE),  # type: ignore[arg-type]
@@ -64,6 +83,18 @@ BROKEN = {
     ),
     "silence behind a body without length": Broken(OK + b"\r\nhalf", **LATE),  # type: ignore[arg-type]
     "interim responses only": Broken(b"HTTP/1.1 103 Hints\r\n\r\n" * 3, **LATE),  # type: ignore[arg-type]
+    # It comes by single bytes, and is not whole in time
+    "a head that drips": Broken(OK + b"X: ", "drip", 504, "upstream-timeout"),
+    "interim responses, then a head that drips": Broken(
+        b"HTTP/1.1 103 Hints\r\n\r\n" + OK + b"X: ", "drip", 504, "upstream-timeout"
+    ),
+    "a body that drips": Broken(
+        OK + b"Content-Length: 100000\r\n\r\n", "drip", 504, "upstream-timeout"
+    ),
+    "a chunk that drips": Broken(
+        OK + b"Transfer-Encoding: chunked\r\n\r\nffff\r\n", "drip", 504, "upstream-timeout"
+    ),
+    "a body without length that drips": Broken(OK + b"\r\n", "drip", 504, "upstream-timeout"),
     # It is no HTTP/1.1
     "rubbish": Broken(b"rubbish\r\n\r\n"),
     "a TLS alert": Broken(b"\x15\x03\x01\x00\x02\x02\x46"),
@@ -130,7 +161,34 @@ BROKEN = {
         **KEPT,  # type: ignore[arg-type]
     ),
     "a reset behind it": Broken(OK + b"Content-Length: 4\r\n\r\nbody", "reset", **KEPT),  # type: ignore[arg-type]
-    "no reason phrase": Broken(b"HTTP/1.1 200\r\nContent-Length: 4\r\n\r\nbody", "stay", **KEPT),  # type: ignore[arg-type]
+    "half a close behind it": Broken(OK + b"Content-Length: 4\r\n\r\nbody", "half-close", **KEPT),  # type: ignore[arg-type]
+    "half a close behind a last chunk": Broken(
+        OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        "half-close",
+        **KEPT,  # type: ignore[arg-type]
+    ),
+    "half a close where a length should be": Broken(
+        OK + b"\r\nbody", "half-close", 200, None, "not-kept", (409, "response-not-kept", "not-kept")
+    ),
+    "a body behind a 204": Broken(
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nbody", "stay", **EMPTY  # type: ignore[arg-type]
+    ),
+    "chunks behind a 204": Broken(
+        b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        "stay",
+        **EMPTY,  # type: ignore[arg-type]
+    ),
+    "a body without length behind a 204": Broken(
+        b"HTTP/1.1 204 No Content\r\n\r\nbody", "close", **EMPTY  # type: ignore[arg-type]
+    ),
+    "a response behind a 204": Broken(
+        b"HTTP/1.1 204 No Content\r\n\r\n" + OK + b"Content-Length: 4\r\n\r\nevil",
+        "stay",
+        **EMPTY,  # type: ignore[arg-type]
+    ),
+    "no reason phrase": Broken(
+        b"HTTP/1.1 200\r\nContent-Length: 4\r\n\r\nbody", "stay", reused=True, **KEPT  # type: ignore[arg-type]
+    ),
     "HTTP/1.0": Broken(b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nbody", "close", **KEPT),  # type: ignore[arg-type]
     "a 500": Broken(
         b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nbody", "close", 500, None, "stored", (500, None, "replayed")
@@ -144,7 +202,8 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 async def test_a_broken_upstream_is_told_as_what_it_is(hand: ByHand, name: str) -> None:
     """Bytes were sent and no whole answer came back: 502 or 504 and in doubt, never a bare 500, never run again,
-    and no truncated answer is ever replayed. A whole answer is kept, whatever came behind it."""
+    and no truncated answer is ever replayed. A whole answer is kept, whatever came behind it. The next request is
+    served as if nothing had been."""
     row = BROKEN[name]
     timing = "timeout: 150ms, late: 150ms" if row.status == 504 else "timeout: 20s"
     async with edge(configuration(hand.url, upstream=timing)) as gate:
@@ -161,21 +220,65 @@ async def test_a_broken_upstream_is_told_as_what_it_is(hand: ByHand, name: str) 
             # A reset overtakes what it comes behind: it is sent once that was read.
             await eventually(lambda: _has_read(gate, row), "the gate has read what was sent")
             peer.reset()
+        elif row.then == "half-close":
+            peer.writer.write_eof()
+        drops = asyncio.ensure_future(drip(peer)) if row.then == "drip" else None
         answer = await client.read(seconds=SOON)
         assert (answer.status, answer.problem, answer.label) == (row.status, row.problem, row.label)
         if row.problem is not None:
             assert answer.get("Idempotency-Outcome") == "unknown"
         else:
-            assert answer.body == b"body"
+            assert answer.body == row.body
         await gate.settled()
+        if drops is not None:
+            assert await drops > 5  # it never stood still
         again = await ask(gate.port, key="k", body=b"body", host="a")
         assert (again.status, again.problem, again.label) == row.again
         if again.problem is None:
-            assert again.body == b"body"
+            assert again.body == row.body
         # On the client's own connection too; and nothing was forwarded a second time.
         await client.send(keyed("k", b"body"))
         assert (await client.read()).label == row.again[2]
         assert hand.connections == 1
+        if row.reused:
+            await next_is_served(gate, peer)
+            assert hand.connections == 1
+        else:
+            await next_is_served(gate, hand)
+            assert await rest(peer) == b""
+
+
+async def next_is_served(gate: Edge, upstream: ByHand | Peer) -> None:
+    """The next request reaches the upstream, by a connection made for it or by the one given, and is answered."""
+    client = await gate.connect()
+    await client.send(keyed("next"))
+    peer = await upstream.accept() if isinstance(upstream, ByHand) else upstream
+    assert b"\r\nIdempotency-Key: next\r\n" in await peer.head()
+    await peer.answer(b"next", 201)
+    answer = await client.read()
+    assert (answer.status, answer.body, answer.label) == (201, b"next", "stored")
+
+
+async def rest(peer: Peer) -> bytes:
+    """What else the upstream was sent by this connection, which must end."""
+    data = b""
+    try:
+        async with asyncio.timeout(SOON):
+            while more := await peer.reader.read(1 << 16):
+                data += more
+    except ConnectionError:
+        pass
+    return data
+
+
+async def drip(peer: Peer) -> int:
+    """Write a byte every ten milliseconds until the gate has left; gives how many were written."""
+    for count in itertools.count():
+        if peer.reader.at_eof() or peer.reader.exception() is not None:
+            return count
+        peer.writer.write(b"1")
+        await asyncio.sleep(0.01)
+    raise AssertionError
 
 
 def _has_read(gate: Edge, row: Broken) -> bool:
@@ -258,6 +361,7 @@ async def test_an_early_success_is_no_answer(narrow: ByHand, response: bytes) ->
         again = await ask(gate.port, key="k", body=b"x" * LONG, host="a")
         assert (again.status, again.problem) == (409, "in-doubt")
         assert narrow.connections == 1
+        await next_is_served(gate, narrow)
 
 
 @pytest.mark.parametrize("then", ["stay", "close"])
@@ -274,6 +378,7 @@ async def test_an_early_refusal_that_is_complete_is_an_answer(narrow: ByHand, th
         peer.writer.transport.resume_reading()
         assert await peer.ended()
         assert narrow.connections == 1
+        await next_is_served(gate, narrow)
 
 
 async def test_an_early_refusal_that_is_not_complete_is_no_answer(narrow: ByHand) -> None:
@@ -287,6 +392,10 @@ async def test_an_early_refusal_that_is_not_complete_is_no_answer(narrow: ByHand
             peer.writer.write_eof()
             answer = await client.read()
             assert (answer.status, answer.problem, answer.label) == (502, "upstream-lost", "in-doubt"), number
+            again = await ask(gate.port, key="k", body=b"x" * LONG, host="a")
+            assert (again.status, again.problem) == (409, "in-doubt")
+            assert narrow.connections == 2 * number + 1
+            await next_is_served(gate, narrow)
 
 
 # ── Late answers, and bytes that are none ─────────────────────────────────────────────────────────
@@ -313,6 +422,30 @@ async def test_a_late_answer_is_given_to_the_retry(hand: ByHand) -> None:
         assert hand.connections == 1
 
 
+async def test_a_drip_that_ends_past_the_timeout_is_a_late_answer(hand: ByHand) -> None:
+    """The first client is told 504 in the midst of it; once its last byte is there it is kept whole."""
+    async with edge(configuration(hand.url, upstream="timeout: 150ms, late: 10s")) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + b"Content-Length: 1000\r\n\r\n")
+        told, count = asyncio.ensure_future(client.read()), 0
+        while not told.done():
+            await peer.send(b"1")
+            count += 1
+            await asyncio.wait([told], timeout=0.01)
+        answer = await told
+        assert (answer.status, answer.problem, answer.label) == (504, "upstream-timeout", "in-doubt")
+        assert 1 < count < 1000
+        await peer.send(b"2" * (1000 - count))
+        again = await ask(gate.port, key="k", body=b"", host="a")
+        assert (again.status, again.label) == (200, "replayed")
+        assert again.body == b"1" * count + b"2" * (1000 - count)
+        await next_is_served(gate, peer)
+        assert hand.connections == 1
+
+
 async def test_a_late_stream_is_not_kept_and_has_nobody_to_flow_to(hand: ByHand) -> None:
     """Its client was told 504: the stream is cut off at the upstream, and a duplicate hears that it ran."""
     async with edge(configuration(hand.url, upstream="timeout: 150ms, late: 10s")) as gate:
@@ -328,8 +461,8 @@ async def test_a_late_stream_is_not_kept_and_has_nobody_to_flow_to(hand: ByHand)
 
 @pytest.mark.parametrize(
     "surplus",
-    [OK + b"Content-Length: 5\r\n\r\nwrong", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"\r\n", b"x"],
-    ids=["a response", "an unsolicited 408", "an empty line", "a byte"],
+    [OK + b"Content-Length: 5\r\n\r\nwrong", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"\r\n", b"x", b"left over"],
+    ids=["a response", "an unsolicited 408", "an empty line", "a byte", "what is left of the last answer"],
 )
 async def test_bytes_that_nobody_asked_for_are_no_answer(hand: ByHand, surplus: bytes) -> None:
     """Whatever an idle connection says is nobody's answer: it is closed, and the next request goes elsewhere."""
@@ -350,6 +483,34 @@ async def test_bytes_that_nobody_asked_for_are_no_answer(hand: ByHand, surplus: 
         assert (answer.body, answer.label) == (b"two", "stored")
 
 
+@pytest.mark.parametrize(
+    "left", [b"left over", b"\0", b"0\r\n\r\n", b"\r\n\r\nleft over"], ids=["text", "NUL", "a last chunk", "lines"]
+)
+async def test_what_is_left_of_an_answer_spoils_the_next_one(hand: ByHand, left: bytes) -> None:
+    """It arrives behind the next request, and before that one's answer: what comes is no response, and the
+    request in doubt. Neither the left-over nor the answer behind it is kept."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("one"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.answer(b"one", 201)
+        assert (await client.read()).body == b"one"
+        await client.send(keyed("k"))
+        assert b"\r\nIdempotency-Key: k\r\n" in await peer.head()
+        await peer.send(left)
+        await peer.answer(b"two", 201)
+        answer = await client.read()
+        assert (answer.status, answer.problem, answer.label) == (502, "upstream-lost", "in-doubt")
+        again = await ask(gate.port, key="k", body=b"", host="a")
+        assert (again.status, again.problem, again.label) == (409, "in-doubt", "in-doubt")
+        first = await ask(gate.port, key="one", body=b"", host="a")
+        assert (first.status, first.body, first.label) == (201, b"one", "replayed")
+        assert hand.connections == 1
+        await next_is_served(gate, hand)
+        assert await rest(peer) == b""
+
+
 async def test_a_used_connection_that_was_closed_leaves_a_keyed_request_in_doubt(hand: ByHand) -> None:
     """It was written, and nobody knows: it is not written again."""
     async with edge(configuration(hand.url)) as gate:
@@ -365,3 +526,55 @@ async def test_a_used_connection_that_was_closed_leaves_a_keyed_request_in_doubt
         answer = await client.read()
         assert (answer.status, answer.problem, answer.label) == (502, "upstream-lost", "in-doubt")
         assert hand.connections == 1
+
+
+# ── An answer of 100 MB ───────────────────────────────────────────────────────────────────────────
+
+HUGE = 100_000_000
+
+
+async def test_a_huge_answer_is_passed_on_whole_and_not_kept(hand: ByHand) -> None:
+    """Its client gets every byte as it comes, and the gate holds little of it at any time; a duplicate hears that
+    it ran. Over a connection that is used again."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + b"Content-Length: %d\r\n\r\n" % HUGE)
+        fields = fields_of(await head_of(client))
+        assert values(fields, b"idempotency-status") == [b"not-kept"]
+        assert values(fields, b"content-length") == [b"%d" % HUGE]
+        fed = asyncio.ensure_future(feed(peer.writer, HUGE))
+        drunk = asyncio.ensure_future(drink(client.reader, HUGE))
+        most = 0
+        while not drunk.done():
+            most = max(most, gate.held, gate.server.door.budget.taken)
+            await asyncio.wait([drunk], timeout=0.01)
+        assert await drunk == await fed
+        assert most <= HELD
+        await not_kept(gate, 200)
+        assert hand.connections == 1
+        await gate.settled()
+        await next_is_served(gate, peer)
+        assert hand.connections == 1
+
+
+@pytest.mark.parametrize("ending", ["close", "reset"])
+async def test_a_huge_answer_that_is_cut_off_is_not_taken_for_whole(hand: ByHand, ending: str) -> None:
+    """A byte short: its client sees the connection end within the body. A duplicate hears that it ran, and is
+    given nothing of it."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + b"Content-Length: %d\r\n\r\n" % HUGE)
+        await head_of(client)
+        fed = asyncio.ensure_future(feed(peer.writer, HUGE - 1))
+        assert await drink(client.reader, HUGE - 1) == await fed
+        getattr(peer, ending)()
+        assert await client.ended()
+        await not_kept(gate, 200)
+        assert hand.connections == 1
+        await next_is_served(gate, hand)

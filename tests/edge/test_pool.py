@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import threading
 
@@ -19,6 +20,8 @@ from tests.edge.stand import (
     Edge,
     edge,
     eventually,
+    keyed,
+    post,
 )
 from tests.harness import Client, Origin, Response, configuration, request
 
@@ -294,6 +297,54 @@ async def test_a_connection_that_breaks_makes_room_for_who_waits(hand: ByHand) -
         await peer.head()
         await peer.answer(b"second")
         assert (await second.read(method=b"GET")).body == b"second"
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nsurplus", b"x", None],
+    ids=["a response", "a byte", "the end"],
+)
+@pytest.mark.parametrize("guarded", [False, True], ids=["open", "guarded"])
+async def test_what_comes_right_behind_an_answer_is_not_the_one_s_who_waits(
+    hand: ByHand, monkeypatch: pytest.MonkeyPatch, behind: bytes | None, guarded: bool
+) -> None:
+    """At the cap a connection goes on to the next request in the same turn of the loop in which its last answer
+    was read. What has arrived in that turn lies unread: the one who waits is given a fresh connection, and gets
+    its own answer."""
+    finish = Connection._finish
+
+    def overtaken(connection: Connection) -> None:
+        """The next segment arrives when the answer has been read and the connection is not yet free."""
+        monkeypatch.setattr(Connection, "_finish", finish)
+        with socket.socket(fileno=os.dup(peer.writer.get_extra_info("socket").fileno())) as sock:
+            if behind is None:
+                sock.shutdown(socket.SHUT_WR)
+            else:
+                sock.send(behind)
+        assert connection._wire is not None
+        arrived, _, _ = select.select([connection._wire.get_extra_info("socket").fileno()], [], [], SOON)
+        assert arrived, "the segment lies unread"
+        assert connection.usable
+        assert gate.pool._wanting
+        finish(connection)
+
+    async with edge(configuration(hand.url, upstream="connections: 1")) as gate:
+        first, second = await gate.connect(), await gate.connect()
+        await first.send(keyed("one") if guarded else post(b""))
+        peer = await hand.accept()
+        await peer.head()
+        await second.send(keyed("two") if guarded else post(b"", fields=b"X-Number: two\r\n"))
+        await eventually(lambda: gate.pool._wanting, "the second waits")
+        monkeypatch.setattr(Connection, "_finish", overtaken)
+        await peer.answer(b"one")
+        assert (await first.read()).body == b"one"
+        fresh = await hand.accept()
+        assert b": two\r\n" in await fresh.head()
+        await fresh.answer(b"two", 201)
+        answer = await second.read()
+        assert (answer.status, answer.body) == (201, b"two")
+        assert await peer.ended()
+        assert hand.connections == 2
 
 
 async def test_when_the_upstream_is_gone_everybody_who_waits_hears_so(hand: ByHand) -> None:
