@@ -33,7 +33,7 @@ from .core.message import Request, preferred_wait, remembered
 from .core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from .core.policy import Route, StoreDown
 from .core.problem import Label, Problem, Refusal
-from .core.record import Done, Found, Kind, Record, Settlement, Stamp, State
+from .core.record import Done, Found, Kind, Record, Settlement, Stamp
 from .core.reply import Again, First, Live, Reply
 from .failpoints import Point
 from .flights import GONE, LOOK_AGAIN, TIMED_OUT, Ending, Failed, Flight, Flights, LookAgain, Stands, Told
@@ -277,11 +277,7 @@ class Exchange:
                     if isinstance(away, StoreFull) or not await self._back_before(give_up):
                         raise
                     continue
-                won = result is Done.WON or (
-                    isinstance(result, Found)
-                    and result.record.holder == claim.holder
-                    and result.record.state is State.IN_FLIGHT
-                )
+                won = result is Done.WON
                 if not won:
                     return result
                 self.claim = claim

@@ -85,13 +85,14 @@ class Store(Protocol):
         """Wait until it is available, at most so long; says whether it is."""
 
     async def claim(self, name: bytes, claim: Record) -> Done | Found:
-        """WON, or what stands in the way."""
+        """WON, or what stands in the way. Asked again by the same holder it is WON while that claim is in flight."""
 
     async def settle(self, name: bytes, settlement: Settlement) -> Done | Found:
         """DONE, FORGOT, GONE, or what stands under another holder."""
 
     async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
-        """WON if what `stamp` saw still stands, GONE, or what is there now."""
+        """WON if what `stamp` saw still stands, or if `to` is a takeover that was made before and is in flight;
+        GONE, or what is there now."""
 
     async def look(self, name: bytes) -> Found | None:
         """What is there."""

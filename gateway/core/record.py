@@ -191,7 +191,7 @@ def claimed(found: Found | None, claim: Record) -> tuple[Done | Found, Change]:
     """Take a key that is absent. Asked again by the same holder, it is won if still in flight."""
     if found is None:
         return Done.WON, claim
-    if found.record.state is State.IN_FLIGHT and found.record.holder == claim.holder:
+    if made_before(found, claim):
         return Done.WON, Write.AGAIN
     return found, Write.LEAVE
 
@@ -223,14 +223,15 @@ def replaced(found: Found | None, stamp: Stamp, to: Record | None) -> tuple[Done
         return Done.GONE, Write.LEAVE
     if stamp.stands(found):
         return Done.WON, to if to is not None else Write.DELETE
-    if taken_before(found, to):
+    if to is not None and made_before(found, to):
         return Done.WON, Write.AGAIN
     return found, Write.LEAVE
 
 
-def taken_before(found: Found, to: Record | None) -> bool:
-    """Whether the takeover `to`, asked for again, had been made and stands: it is won, as a claim is."""
-    return to is not None and found.record.holder == to.holder and found.record.state is to.state is State.IN_FLIGHT
+def made_before(found: Found, claim: Record) -> bool:
+    """Whether `claim`, or takeover, asked for again, had been made and stands: then it is won."""
+    record = found.record
+    return record.holder == claim.holder and record.state is claim.state is State.IN_FLIGHT
 
 
 # ── The records that the gate writes ──────────────────────────────────────────────────────────────

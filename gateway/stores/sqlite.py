@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.record import Done, Found, Record, Settlement, Stamp, State, refused, taken_before
+from ..core.record import Done, Found, Record, Settlement, Stamp, State, made_before, refused
 from ..ports import Clock, RecordUnreadable, StoreAway, StoreFull, StoreUnusable
 from .codec import Unreadable, decode, encode
 
@@ -151,9 +151,7 @@ class SqliteStore:
                 return Done.WON
             found = _look(db, name, now)
             assert found is not None
-            if found.record.holder == claim.holder and found.record.state is State.IN_FLIGHT:
-                return Done.WON
-            return found
+            return Done.WON if made_before(found, claim) else found
 
         result: Done | Found = await self._do(work, claims=True)
         return result
@@ -188,7 +186,7 @@ class SqliteStore:
             found = _look(db, name, now)
             if found is None:
                 return Done.GONE
-            return Done.WON if taken_before(found, to) else found
+            return Done.WON if to is not None and made_before(found, to) else found
 
         result: Done | Found = await self._do(work)
         return result

@@ -35,6 +35,27 @@ def defect(install: Callable[[], None]) -> Callable[[], None]:
     return install
 
 
+def _rewrite_script(right: bytes, wrong: bytes) -> None:
+    """Replace a part of the script, which must be there, in what is sent to Redis."""
+    script = redis_store._SCRIPT.replace(right, wrong)
+    assert script != redis_store._SCRIPT, right
+    redis_store._SCRIPT = script
+    redis_store._SHA = hashlib.sha1(script).hexdigest().encode()
+
+
+def _release(reason: LostReason) -> None:
+    """Settle what was lost for this reason by a Release."""
+    settle = decide.settle
+
+    def released(outcome: Any, rules: Any) -> Any:
+        verdict = settle(outcome, rules)
+        if getattr(outcome, "reason", None) is reason:
+            return dataclasses.replace(verdict, kind=Kind.RELEASE)
+        return verdict
+
+    exchange.settle = released
+
+
 @defect
 def check_then_set() -> None:
     """The claim looks, and then sets: two gates find nothing and both set."""
@@ -53,10 +74,7 @@ def check_then_set() -> None:
 def holder_without_state() -> None:
     """The script compares the holder and not the state: a takeover moves a record that was completed meanwhile."""
     compared = b"if holder ~= ARGV[3] or not string.find(ARGV[4], tostring(state), 1, true) then"
-    script = redis_store._SCRIPT.replace(compared, b"if holder ~= ARGV[3] then")
-    assert script != redis_store._SCRIPT
-    redis_store._SCRIPT = script
-    redis_store._SHA = hashlib.sha1(script).hexdigest().encode()
+    _rewrite_script(compared, b"if holder ~= ARGV[3] then")
 
 
 @defect
@@ -80,29 +98,13 @@ def cancel_on_disconnect() -> None:
 @defect
 def release_on_timeout() -> None:
     """No answer in time is taken for "not done"."""
-    settle = decide.settle
-
-    def released(outcome: Any, rules: Any) -> Any:
-        verdict = settle(outcome, rules)
-        if getattr(outcome, "reason", None) is LostReason.TIMEOUT:
-            return dataclasses.replace(verdict, kind=Kind.RELEASE)
-        return verdict
-
-    exchange.settle = released
+    _release(LostReason.TIMEOUT)
 
 
 @defect
 def release_on_loss() -> None:
     """A connection that breaks after the request was sent is taken for "not done"."""
-    settle = decide.settle
-
-    def released(outcome: Any, rules: Any) -> Any:
-        verdict = settle(outcome, rules)
-        if getattr(outcome, "reason", None) is LostReason.CLOSED:
-            return dataclasses.replace(verdict, kind=Kind.RELEASE)
-        return verdict
-
-    exchange.settle = released
+    _release(LostReason.CLOSED)
 
 
 @defect
@@ -127,8 +129,7 @@ def lease_by_the_local_clock() -> None:
         return resolve(Found(found.record, age), mine, rules)
 
     exchange.resolve = resolved
-    redis_store._SCRIPT = redis_store._SCRIPT.replace(b"if ARGV[8] ~= '' and state == 1 then", b"if false then")
-    redis_store._SHA = hashlib.sha1(redis_store._SCRIPT).hexdigest().encode()
+    _rewrite_script(b"if ARGV[8] ~= '' and state == 1 then", b"if false then")
 
 
 @defect

@@ -16,6 +16,7 @@ from pathlib import Path
 import redis.asyncio as redis
 
 from gateway.failpoints import Point
+from tests.edge.stand import eventually
 from tests.harness import Client, request, reset
 
 from .history import now
@@ -56,8 +57,7 @@ async def paused(folder: Path, defect: str) -> list[str]:
     async with Stage(folder, "redis", defect=defect) as stage:
         sleeper, other = await stage.gate(failpoint="claimed:stop@1"), await stage.gate()
         first = asyncio.create_task(stage.ask(sleeper, "paused", "first"))
-        await asyncio.sleep(0.3)
-        assert sleeper.reached
+        await eventually(lambda: sleeper.reached, "it has claimed, and stands still", 10)
         during = await stage.retry(other, "paused", "second")
         assert sleeper.process is not None
         sleeper.process.send_signal(signal.SIGCONT)
@@ -76,8 +76,7 @@ async def drained(folder: Path, defect: str) -> list[str]:
         old, new = await stage.gate(), await stage.gate()
         keys = names("drained", 20)
         asked = [asyncio.create_task(stage.ask(old, key, "old", origin="linger=0.4")) for key in keys]
-        while len(stage.asked()) < len(keys):
-            await asyncio.sleep(0.02)
+        await stage.until_asked(len(keys))
         code = await old.terminate()
         seen = await asyncio.gather(*asked)
         await stage.settle(new, keys)
@@ -92,8 +91,7 @@ async def second_signal(folder: Path, defect: str) -> list[str]:
         gate = await stage.gate()
         keys = names("twice", 5)
         asked = [asyncio.create_task(stage.ask(gate, key, "first", origin="linger=0.9")) for key in keys]
-        while len(stage.asked()) < len(keys):
-            await asyncio.sleep(0.02)
+        await stage.until_asked(len(keys))
         assert gate.process is not None
         gate.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.2)
@@ -235,8 +233,7 @@ async def late_release(folder: Path, defect: str) -> list[str]:
         await first
         await asyncio.sleep(0.3)
         second = asyncio.create_task(stage.ask(other, "late", "second", origin="linger=0.7"))
-        while not any(line.effect for line in stage.asked()):
-            await asyncio.sleep(0.02)
+        await stage.until_asked(2)
         for _ in range(2):
             await proxy.held[0].deliver()
         await asyncio.gather(second, stage.retry(one, "late", "third"))
@@ -269,8 +266,7 @@ async def keep_meets_takeover(folder: Path, defect: str, *, count: int = 20 if T
         one, other = await stage.gate(store=slow), await stage.gate(store=fast)
         keys = names("meets", count)
         first = [asyncio.create_task(stage.ask(one, key, "first", origin="linger=0.9")) for key in keys]
-        while len(stage.asked()) < count:
-            await asyncio.sleep(0.01)
+        await stage.until_asked(count)
         slow.pause()
         began = now()
         # The claims were made a moment ago: past their lease and its margin, and not past the store's patience.
@@ -294,8 +290,7 @@ async def forgets(folder: Path, defect: str, *, all_of_it: bool = True) -> list[
         gate = await stage.gate()
         keys = names("forgets", 10)
         first = [asyncio.create_task(stage.ask(gate, key, "first", origin="linger=0.5")) for key in keys]
-        while len(stage.asked()) < len(keys):
-            await asyncio.sleep(0.02)
+        await stage.until_asked(len(keys))
         assert stage.redis is not None
         async with redis.Redis(port=stage.redis.port) as client:
             lost = await client.keys("og:*") if all_of_it else [await client.randomkey()]

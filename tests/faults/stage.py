@@ -16,6 +16,7 @@ from pathlib import Path
 
 import h11
 
+from tests.edge.stand import eventually
 from tests.harness import Client, GateProcess, configuration, request
 from tests.servers import RedisServer, free_port, preferred
 
@@ -54,15 +55,12 @@ class Gate(GateProcess):
 class Stage:
     """Everything of one run, in one folder."""
 
-    def __init__(
-        self, folder: Path, store: str, *, defect: str = "", wait: str = "1s", policy: str = "", upstream: str = ""
-    ) -> None:
+    def __init__(self, folder: Path, store: str, *, defect: str = "", wait: str = "1s", policy: str = "") -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.kind = store
         self.defect = defect
         self.policy = ", ".join(filter(None, (_POLICY, f"wait: {wait}", policy)))
-        self.upstream = ", ".join(filter(None, (_TIMES, upstream)))
         self.history = History(folder / "history.jsonl")
         self.ledger = folder / "ledger.jsonl"
         self.port = free_port()
@@ -115,15 +113,14 @@ class Stage:
         failpoint: str = "",
         store: Proxy | None = None,
         origin: Proxy | None = None,
-        policy: str = "",
         skew: float = 0,
     ) -> Gate:
         """One more gate. `skew`: by how many seconds its wall clock is ahead."""
         text = configuration(
             f"http://127.0.0.1:{origin.port if origin else self.port}",
             store=f"redis://127.0.0.1:{store.port}/0" if store else self.store,
-            policy=", ".join(filter(None, (self.policy, policy))),
-            upstream=self.upstream,
+            policy=self.policy,
+            upstream=_TIMES,
             top="margin: 500ms\ngrace: 2s",
         )
         gate = Gate(text, failpoint=failpoint, defect=self.defect, skew=skew)
@@ -191,6 +188,10 @@ class Stage:
 
     def asked(self) -> list[Effect]:
         return asked(self.ledger)
+
+    async def until_asked(self, count: int) -> None:
+        """Wait until so many requests have reached the origin and are written down."""
+        await eventually(lambda: len(self.asked()) >= count, f"the origin has {count} requests", 10)
 
     def faults(self, *, most: int = 1) -> list[str]:
         return faults(self.history.read(), self.asked(), most=most)
