@@ -31,10 +31,11 @@ from .ops.metrics import Tally
 from .ops.observers import Observers
 from .ports import Clock, Observer, Store, StoreUnusable
 from .settings import Settings, UpstreamSettings
-from .settings.addresses import store_options
+from .settings import stores as urls
 from .settling import Settler
 from .stores.memory import MAX_BYTES, MAX_RECORDS, MemoryStore
-from .stores.redis import RedisStore
+from .stores.redis import Address, RedisStore, Servers
+from .stores.redis import Tls as RedisTls
 from .stores.sqlite import SqliteStore
 from .tasks import Tasks
 
@@ -60,7 +61,7 @@ ONE_GATEWAY = "this store protects one gateway; a second instance of the service
 
 def open_store(url: str, clock: Clock, observer: Observer, *, prefix: str) -> Store:
     """The store of a URL that the settings have accepted."""
-    parts, options = urlsplit(url), store_options(url)
+    parts, options = urlsplit(url), urls.options(url)
     if parts.scheme == "memory":
         return MemoryStore(
             clock,
@@ -74,7 +75,24 @@ def open_store(url: str, clock: Clock, observer: Observer, *, prefix: str) -> St
             durability=str(options.get("durability", "power")),
             max_bytes=int(options.get("max_bytes", 0)),
         )
-    return RedisStore(url, observer, prefix=prefix)
+    return RedisStore(_servers(urls.redis(url)), observer, prefix=prefix)
+
+
+def _servers(place: urls.RedisPlace) -> Servers:
+    return Servers(
+        (Address("", 0, place.path),) if place.path else tuple(Address(*host) for host in place.hosts),
+        master=place.master,
+        database=place.database,
+        user=place.user,
+        password=place.password,
+        sentinel_user=place.sentinel_user,
+        sentinel_password=place.sentinel_password,
+        replicas=place.replicas,
+        wait=place.wait,
+        tls=None
+        if (tls := place.tls) is None
+        else RedisTls(tls.context, tls.ca, tls.cert, tls.key, tls.server_name, tls.verify),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ from .ports import (
     Store,
     StoreAway,
     StoreFull,
+    StoreRefused,
     Stream,
     Upstream,
     VerdictName,
@@ -274,7 +275,7 @@ class Exchange:
                     result = await self._timed(operation, call())
                 except StoreAway as away:
                     unsure = unsure or away.ambiguous
-                    if isinstance(away, StoreFull) or not await self._back_before(give_up):
+                    if isinstance(away, StoreFull | StoreRefused) or not await self._back_before(give_up):
                         raise
                     continue
                 won = result is Done.WON

@@ -44,6 +44,14 @@ class StoreFull(StoreAway):
         super().__init__(why, ambiguous=False)
 
 
+class StoreRefused(StoreAway):
+    """The store answers, and is not fit to be trusted with claims: its message says what to change. Nothing was
+    written. Settlements are made all the same."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why, ambiguous=False)
+
+
 class RecordUnreadable(StoreAway):
     """The record that is there was written by another version, or by nobody: refused, never guessed at, and
     never run over. Nothing was written."""
@@ -277,6 +285,7 @@ __all__ = [
     "Store",
     "StoreAway",
     "StoreFull",
+    "StoreRefused",
     "StoreUnusable",
     "Stream",
     "Upstream",

@@ -339,7 +339,7 @@ IN_A_ROUTE = [
     # What DESIGN names and this version does not do.
     ("mode: shadow", "mode", TO_COME),
     ("send_key: header:X", "send_key", TO_COME),
-    ("durability: power", "durability", TO_COME),
+    ("cors: [a]", "cors", TO_COME),
     ("key: {format: uuid}", "key.format", TO_COME),
     ("key: {min_length: 3}", "key.min_length", TO_COME),
     ("key: {from: body:/id}", "key.from", f"the source `body` is {NOT_BUILT}; use header:NAME"),
@@ -391,7 +391,6 @@ AT_THE_TOP = [
     ("trusted_proxies: []", "trusted_proxies", TO_COME),
     ("store_check: warn", "store_check", TO_COME),
     ("on_amnesia: warn", "on_amnesia", TO_COME),
-    ("durability: single", "durability", TO_COME),
     ("store: mysql://x", "store", "no store is called mysql://; use memory://, sqlite:/// or redis://"),
     ("store: 'redis://:a#b@h'", "store", "a # cannot stand here; in a password write %23"),
     ("store: oncegate.db", "store", "expected memory://, sqlite:///PATH or redis://HOST:PORT/DB"),
@@ -420,9 +419,9 @@ AT_THE_TOP = [
     ("store: memory://?max_records=0", "store", "max_records: `0` is no number of records; use 100000"),
     ("store: memory://a", "store", "memory:// takes no place behind it; use memory://"),
     (
-        "store: rediss://h",
+        "store: redis+cluster://h",
         "store",
-        f"a store at rediss:// is {NOT_BUILT}; use redis://, sqlite:/// or memory://",
+        f"a store at redis+cluster:// is {NOT_BUILT}; use redis://, sqlite:/// or memory://",
     ),
     (
         "store: redis://:pa/ss@h:1",
@@ -433,7 +432,44 @@ AT_THE_TOP = [
     (
         "store: redis://h:1/0?durability=replicated",
         "store",
-        f"durability is {NOT_BUILT}; leave out everything from the ? on",
+        "replicas is missing: how many there are that can be promoted; use &replicas=1",
+    ),
+    (
+        "store: redis://h:1/0?replicas=2",
+        "store",
+        "replicas is for durability=replicated; write that too, or leave it out",
+    ),
+    (
+        "store: redis://h:1/0?durability=replicated&replicas=0",
+        "store",
+        "replicas: `0` is no number of replicas; use 1 to 9",
+    ),
+    (
+        "store: redis://h:1/0?durability=replicated&replicas=1&wait=1m",
+        "store",
+        "wait: `1m` is no time to wait for replicas; use 10ms to 2s",
+    ),
+    ("store: redis://h:1/0?ca=/a", "store", "`ca` is for a Redis that speaks TLS; use rediss://"),
+    ("store: rediss://h:1/0?key=/a", "store", "key is for the certificate in cert; write that too"),
+    (
+        "store: rediss://h:1/0?ca=/a&verify=false",
+        "store",
+        "ca is for what verify=false leaves undone; leave one of the two out",
+    ),
+    (
+        "store: rediss://h:1/0?cert=/no/such/file",
+        "store",
+        "cert, key: there is no such file; use PEM files with a certificate and its key",
+    ),
+    (
+        "store: redis+sentinel://a,b,c",
+        "store",
+        "behind the Sentinels stands the name that they know the primary by; use redis+sentinel://HOST,HOST,HOST/NAME",
+    ),
+    (
+        "store: redis+unix://h/run/redis.sock",
+        "store",
+        "the path of the socket is missing; use redis+unix:///run/redis.sock",
     ),
     (
         "store: redis://h:1",

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ..core.fingerprint import Recipe
 from ..core.policy import DAY, Match, Policy, Route, RouteTable
-from . import addresses, tls, values
+from . import addresses, stores, tls, values
 from .addresses import NOT_BUILT, Address
 from .faults import Fault, Faults, Loc
 from .fields import Shape
@@ -99,7 +99,7 @@ class _Check:
         self.service = self._either("service", overrides.service, _name, file.service)
         self.listen = self._either("listen", overrides.listen, Address.parse, file.listen)
         self.admin = self._either("admin", overrides.admin, Address.parse, file.admin.listen)
-        self.store = self._either("store", overrides.store, addresses.store, file.store)
+        self.store = self._either("store", overrides.store, stores.store, file.store)
         self.overrides = overrides
         self.upstreams = {key: self._upstream(key, shape) for key, shape in file.upstreams.items()}
 
@@ -133,7 +133,7 @@ class _Check:
             source.fault((*loc, "ca"), message)
             return None
         try:
-            context = tls.context(given.ca, verify=given.verify)
+            context = tls.context(given.ca, verify=given.verify, protocol="http/1.1")
         except ValueError as error:
             source.fault((*loc, "ca"), str(error))
             return None
@@ -149,7 +149,7 @@ class _Check:
         scheme = addresses.scheme_of(self.store)
         line = source.line(("store",)) if self.overrides.store is None else None
         named = self.overrides.service is not None or "service" in source.data
-        if scheme == "redis" and not named and source.sound(("service",)):
+        if scheme in stores.REDIS and not named and source.sound(("service",)):
             message = (
                 "is missing, and a shared store needs it: two services on one Redis, called in a chain with "
                 "one propagated key, would replay each other's answers; write service: NAME, or give "

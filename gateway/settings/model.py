@@ -140,7 +140,7 @@ class LogShape(Shape):
 
 
 class FileShape(Shape):
-    TO_COME = frozenset(("durability", "store_check", "on_amnesia", "cors", "trusted_proxies", "tls"))
+    TO_COME = frozenset(("store_check", "on_amnesia", "cors", "trusted_proxies", "tls"))
     PLACE = "the top level"
 
     service: Name = Field(
@@ -155,8 +155,9 @@ class FileShape(Shape):
     admin: AdminShape = Field(AdminShape(), description="The listener for those who run it, as {listen: HOST:PORT}.")
     store: Annotated[str, PlainValidator(values.store_url)] = Field(
         "sqlite:///oncegate.db",
-        description="Where records are kept: memory://, sqlite:///PATH[?durability=power|process] or "
-        "redis://[:PASSWORD@]HOST[:PORT][/DB]; sqlite:///oncegate.db by default.",
+        description="Where records are kept: memory://, sqlite:///PATH[?durability=power|process], "
+        "redis://[[USER]:PASSWORD@]HOST[:PORT][/DB] or one of its kin (docs/redis.md); sqlite:///oncegate.db by "
+        "default.",
     )
     store_scope: Annotated[str | None, PlainValidator(values.one_of({"single": "single"}))] = Field(
         None,

@@ -1,4 +1,4 @@
-"""How a service that speaks TLS is known: made once, where the file is checked, and used for every connection."""
+"""How a server that speaks TLS is known: made once, where the file is checked, and used for every connection."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 _INSTEAD = "use a PEM file with the certificates of the authorities that are trusted"
 
 
-def context(ca: str | None, *, verify: bool) -> ssl.SSLContext:
-    """A client's context: TLS 1.2 or later, HTTP/1.1, certificates checked against `ca` or else the system's store.
+def context(ca: str | None, *, verify: bool, protocol: str = "") -> ssl.SSLContext:
+    """A client's context: TLS 1.2 or later, certificates checked against `ca` or else the system's store, and
+    `protocol` asked for by ALPN.
 
     ValueError where `ca` is no such file. Nothing is resumed, and there is no early data: Python's ssl sends
     none, so no byte of a request leaves before the handshake is finished.
@@ -26,8 +27,20 @@ def context(ca: str | None, *, verify: bool) -> ssl.SSLContext:
     # In a handshake of TLS 1.2 within the connection, what was written would wait where nobody can count it: an
     # answer that came before the request had left would be taken for one that came after.
     made.options |= ssl.OP_NO_RENEGOTIATION
-    made.set_alpn_protocols(["http/1.1"])
+    if protocol:
+        made.set_alpn_protocols([protocol])
     return made
+
+
+def identify(context: ssl.SSLContext, cert: str, key: str | None) -> None:
+    """Show the certificate in `cert` to whoever asks for one. ValueError where the files hold no such pair."""
+    try:
+        context.load_cert_chain(cert, key)
+    except FileNotFoundError:
+        raise ValueError("cert, key: there is no such file; use PEM files with a certificate and its key") from None
+    except (ssl.SSLError, OSError, ValueError) as error:
+        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise ValueError(f"cert, key: no certificate with its key can be read ({why}); use PEM files") from None
 
 
 def _pem(ca: str) -> bytes:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from ..core.fingerprint import DEFAULT_BIND
 from ..core.message import FRAMING, HOP_BY_HOP
 from ..core.policy import glob, normalised, statuses
-from . import addresses, units
+from . import addresses, stores, units
 from .addresses import NOT_BUILT
 from .faults import short
 from .source import Kind, Scalar
@@ -188,7 +188,7 @@ def file(value: object) -> str:
 
 
 def store_url(value: object) -> str:
-    return addresses.store(_text(value, "a URL such as redis://127.0.0.1:6379/0"))
+    return stores.store(_text(value, "a URL such as redis://127.0.0.1:6379/0"))
 
 
 def path(value: object) -> str:

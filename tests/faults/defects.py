@@ -22,7 +22,8 @@ import gateway.edge.server as server
 import gateway.edge.upstream as upstream
 import gateway.exchange as exchange
 import gateway.settling as settling
-import gateway.stores.redis as redis_store
+import gateway.stores.redis.link as link
+import gateway.stores.redis.store as redis_store
 from gateway import app, cli, clock, flights
 from gateway.core.outcome import Answered, LostReason
 from gateway.core.record import Done, Found, Kind
@@ -37,10 +38,10 @@ def defect(install: Callable[[], None]) -> Callable[[], None]:
 
 def _rewrite_script(right: bytes, wrong: bytes) -> None:
     """Replace a part of the script, which must be there, in what is sent to Redis."""
-    script = redis_store._SCRIPT.replace(right, wrong)
-    assert script != redis_store._SCRIPT, right
-    redis_store._SCRIPT = script
-    redis_store._SHA = hashlib.sha1(script).hexdigest().encode()
+    script = link.SCRIPT.replace(right, wrong)
+    assert script != link.SCRIPT, right
+    link.SCRIPT = redis_store.SCRIPT = script
+    link.SHA = redis_store.SHA = hashlib.sha1(script).hexdigest().encode()
 
 
 def _release(reason: LostReason) -> None:
@@ -64,7 +65,7 @@ def check_then_set() -> None:
         if (found := await self.look(name)) is not None:
             return found
         life = b"%d" % mine.life
-        await self._call(redis_store._pack(b"SET", self._prefix + name, redis_store.encode(mine), b"PX", life))
+        await self._main.call(link.pack(b"SET", self._prefix + name, redis_store.encode(mine), b"PX", life))
         return Done.WON
 
     redis_store.RedisStore.claim = claim  # type: ignore[method-assign]

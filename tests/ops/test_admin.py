@@ -14,10 +14,9 @@ from gateway.app import ONE_GATEWAY
 from gateway.clock import HostClock
 from gateway.ops.admin import Readiness, admin_app
 from gateway.ops.metrics import Tally
-from gateway.ports import Nobody
 from gateway.stores.memory import MemoryStore
-from gateway.stores.redis import RedisStore
 from tests.servers import RedisServer, preferred
+from tests.stores.worlds import redis_store
 
 AdminClient = TestClient[web.Request, web.Application]
 Serve = Callable[[web.Application], Awaitable[AdminClient]]
@@ -68,7 +67,7 @@ async def test_a_store_that_is_away_clears_ready_guarded_only(aiohttp_client: Se
     """Redis is away: /ready stays 200, /ready/guarded is 503 with the reason, and without the password; it comes:
     200. Redis is for a fleet, so there is no note."""
     server = RedisServer(preferred())
-    store = RedisStore(f"redis://:swordfish@127.0.0.1:{server.port}/0", Nobody())
+    store = redis_store(f"redis://:swordfish@127.0.0.1:{server.port}/0")
     await store.open()
     try:
         client = await aiohttp_client(admin_app(Readiness(store, started=True), Tally()))

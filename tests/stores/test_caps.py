@@ -12,12 +12,11 @@ import pytest
 from gateway.clock import HostClock
 from gateway.core import record as records
 from gateway.core.record import Done, Found, Record
-from gateway.ports import Nobody, Store, StoreFull
+from gateway.ports import Store, StoreFull
 from gateway.stores.memory import MemoryStore
-from gateway.stores.redis import RedisStore
 from gateway.stores.sqlite import SqliteStore
 from tests.servers import RedisServer, binaries
-from tests.stores.worlds import FakeClock, a_claim, an_answer
+from tests.stores.worlds import FakeClock, a_claim, an_answer, redis_store
 
 MOST = 100_000
 
@@ -120,7 +119,7 @@ async def test_sqlite_on_a_full_disk(small_disk: Path) -> None:
 async def test_redis_at_its_memory_limit(kind: str) -> None:
     """-OOM to a claim of a new key; an answer is still kept (allow-oom), and a completed record is still shown."""
     server = RedisServer(binaries()[kind], arguments=("--maxmemory-policy", "noeviction")).start()
-    store = RedisStore(server.url, Nobody())
+    store = redis_store(server.url)
     await store.open()
     try:
         claim = a_claim()

@@ -10,10 +10,12 @@ import pytest
 from gateway.core import record as records
 from gateway.core.record import Done, Doubt, Found, Stamp, State
 from gateway.ports import Nobody, StoreAway
-from gateway.stores.pipeline import Pipeline
-from gateway.stores.redis import RedisStore
+from gateway.stores.redis import Address, RedisStore, Servers
+from gateway.stores.redis.findings import Info
+from gateway.stores.redis.link import Link
+from gateway.stores.redis.pipeline import Pipeline
 from tests.servers import RedisServer, binaries, preferred
-from tests.stores.worlds import LEASE, WINDOW, a_claim, a_holder, an_answer
+from tests.stores.worlds import LEASE, WINDOW, a_claim, a_holder, an_answer, redis_store
 
 NAME = b"n" * 43
 NUMBERS = b"redis_version:"
@@ -28,7 +30,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def store(server: RedisServer) -> AsyncIterator[RedisStore]:
-    store = RedisStore(server.url, Nobody())
+    store = redis_store(server.url)
     await store.open()
     yield store
     await store.close()
@@ -64,7 +66,7 @@ async def test_a_refused_pttl_is_the_store_being_away(server: RedisServer) -> No
     """An administrator allows SET and not PTTL: whoever meets a record is told that the store is away, and why."""
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "half", "on", ">pw", "~*", "&*", "+@all", "-pttl")
-    store = RedisStore(server.url.replace("//", "//half:pw@"), Nobody())
+    store = redis_store(server.url.replace("//", "//half:pw@"))
     await store.open()
     try:
         assert await store.claim(NAME, a_claim()) is Done.WON
@@ -104,7 +106,7 @@ async def served_in_the_end(change: Callable[[bytes, asyncio.StreamWriter], byte
     redis = RedisServer(preferred()).start()
     between = Between(redis.port, change)
     listening = await asyncio.start_server(between.serve, "127.0.0.1", 0)
-    store = RedisStore(f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0", Nobody())
+    store = redis_store(f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0")
     try:
         await store.open()
         async with asyncio.timeout(10):
@@ -123,21 +125,22 @@ async def served_in_the_end(change: Callable[[bytes, asyncio.StreamWriter], byte
     return between
 
 
-class LosesItsFirst(RedisStore):
-    """Its first connection ends between the last reply of the greeting and the moment at which it would be used."""
+async def test_a_connection_that_has_ended_is_not_put_to_use(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first connection ends between the last reply of the greeting and the moment at which it would be used.
+    Nobody would tell the store of its end a second time: another is made."""
+    greet, left = Link._greet, [1]
 
-    lost = False
-
-    async def _greet(self, pipeline: Pipeline) -> None:
-        await super()._greet(pipeline)
-        if not self.lost:
-            self.lost = True
+    async def lost_at_the_end(self: Link, pipeline: Pipeline) -> Info:
+        info = await greet(self, pipeline)
+        if left:
+            left.clear()
             pipeline.abort("gone")
+        return info
 
-
-async def test_a_connection_that_has_ended_is_not_put_to_use(server: RedisServer) -> None:
-    """Nobody would tell the store of its end a second time: another is made."""
-    store = LosesItsFirst(server.url, Nobody())
+    monkeypatch.setattr(Link, "_greet", lost_at_the_end)
+    store = redis_store(server.url)
     await store.open()
     try:
         assert not store.available
@@ -190,7 +193,7 @@ async def test_a_release_candidate_has_a_version() -> None:
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
 async def test_a_host_that_cannot_be_found_is_named(host: str) -> None:
     """The gate starts all the same, and says which host it does not find."""
-    store = RedisStore(f"redis://{host}:6379/0", Nobody())
+    store = RedisStore(Servers((Address(host, 6379),)), Nobody())
     await store.open()
     try:
         assert not store.available

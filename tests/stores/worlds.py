@@ -10,10 +10,11 @@ from typing import Protocol
 
 import pytest
 
+from gateway.app import open_store
 from gateway.core.fingerprint import Fingerprint
 from gateway.core.message import Answer
 from gateway.core.record import HOLDER_BYTES, Record, claim
-from gateway.ports import Nobody, Store
+from gateway.ports import Nobody, Observer, Store
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis import RedisStore
 from gateway.stores.sqlite import SqliteStore
@@ -71,13 +72,20 @@ class SqliteWorld(MemoryWorld):
         self.folder.cleanup()
 
 
+def redis_store(url: str, observer: Observer | None = None) -> RedisStore:
+    """The store of a Redis URL, as the gate makes it."""
+    store = open_store(url, FakeClock(), observer or Nobody(), prefix="og:")
+    assert isinstance(store, RedisStore)
+    return store
+
+
 class RedisWorld:
     """A Redis of its own. Time passes by shortening what every record has left, in the server."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
         server.client().flushall()
-        self.store: Store = RedisStore(server.url, Nobody())
+        self.store: Store = redis_store(server.url)
 
     async def pass_time(self, milliseconds: int) -> None:
         with self.server.client() as client:

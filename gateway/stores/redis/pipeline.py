@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import hiredis
 
-from ..ports import StoreAway
+from ...ports import StoreAway
 
 Reply = Any
 

@@ -1,0 +1,186 @@
+"""A connection to the server that takes writes, and that is kept: made, watched, and made again.
+
+While it is away calls fail at once; whoever has patience waits for the store. A command that goes
+unanswered for its time ends the connection: a store that hangs must not look like one that thinks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable
+from importlib.resources import files
+
+import hiredis
+
+from ...ports import Observer, StoreAway, StoreUnusable
+from ...tasks import Tasks
+from .findings import Info, read_info
+from .pipeline import Pipeline, RedisError, Reply
+from .servers import Address, Finder, Servers
+
+#: Seconds after which an unanswered command ends its connection.
+COMMAND_TIMEOUT = 2.0
+CONNECT_TIMEOUT = 2.0
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+_OLDEST = (7, 0)
+
+SCRIPT = files(__package__).joinpath("script.lua").read_bytes()
+SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
+
+
+def pack(*words: bytes) -> bytes:
+    """A command as it goes on the wire."""
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows tuples of one
+    return packed
+
+
+class Link:
+    """One such connection. `changed` is called whenever it is made or lost; `patience`: seconds that a command
+    may take beyond `COMMAND_TIMEOUT`."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        finder: Finder,
+        observer: Observer,
+        changed: Callable[[], None],
+        *,
+        patience: float = 0.0,
+    ) -> None:
+        self._servers = servers
+        self._finder = finder
+        self._observer = observer
+        self._changed = changed
+        self._timeout = COMMAND_TIMEOUT + patience
+        self._tasks = Tasks(lambda error: observer.alarm("the Redis connector failed", error=repr(error)))
+        self._down = asyncio.Event()
+        self.pipeline: Pipeline | None = None
+        self.address: Address | None = None
+        self.info: Info = {}
+        self.trouble = "not connected yet"
+
+    async def open(self) -> None:
+        """Connect, and stay connected. Raises StoreUnusable; a server that is away is no error."""
+        try:
+            await self._connect()
+        except StoreUnusable:
+            raise
+        except Exception as error:
+            self._failed(error)
+        self._tasks.start(self._stay_connected())
+        self._tasks.start(self._watch())
+
+    async def close(self) -> None:
+        await self._tasks.cancel()
+        self.abort("the store is closed")
+
+    def abort(self, why: str) -> None:
+        """End the connection; another is made."""
+        if self.pipeline is not None:
+            self.pipeline.abort(why)
+
+    def call(self, packed: bytes, replies: int = 1) -> asyncio.Future[Reply]:
+        """As `Pipeline.call`. Raises StoreAway where there is no connection."""
+        pipeline = self.pipeline
+        if pipeline is None:
+            raise StoreAway(self.trouble, ambiguous=False)
+        return pipeline.call(packed, replies)
+
+    # ── Making it ─────────────────────────────────────────────────────────────────────────────────
+
+    def _lost(self, why: str) -> None:
+        self.pipeline = None
+        self.trouble = why
+        self._down.set()
+        self._changed()
+
+    def _failed(self, error: Exception) -> None:
+        """No connection was made. Whatever the reason, it is shown, and another is tried."""
+        if isinstance(error, StoreAway | StoreUnusable):
+            self._lost(str(error))
+            return
+        self._lost(f"Redis at {self.address or self._servers.hosts[0]} cannot be talked to: {error!r}")
+        self._observer.alarm("the Redis connector failed", error=repr(error))
+
+    async def _connect(self) -> None:
+        address = self.address = await self._finder.find()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                pipeline = await self._reach(address)
+                try:
+                    info = await self._greet(pipeline)
+                except BaseException:
+                    pipeline.abort("the handshake failed")
+                    raise
+        except OSError as error:  # TimeoutError is one
+            why = f"Redis at {address} cannot be reached: {str(error) or 'timed out'}"
+            raise StoreAway(why, ambiguous=False) from error
+        if not pipeline.usable:  # it was lost while we were on our way here, and nobody would tell us again
+            raise StoreAway(f"Redis at {address} closed the connection", ambiguous=False)
+        self.info = info
+        self.pipeline = pipeline
+        self.trouble = ""
+        self._down.clear()
+        self._changed()
+
+    async def _reach(self, address: Address) -> Pipeline:
+        loop, tls = asyncio.get_running_loop(), self._servers.tls
+        if address.path:
+            _, pipeline = await loop.create_unix_connection(lambda: Pipeline(self._lost), address.path)
+            return pipeline
+        context = name = None
+        if tls is not None:
+            context, name = tls.context, tls.server_name or address.host
+        _, pipeline = await loop.create_connection(
+            lambda: Pipeline(self._lost), address.host, address.port, ssl=context, server_hostname=name
+        )
+        return pipeline
+
+    async def _greet(self, pipeline: Pipeline) -> Info:
+        servers = self._servers
+        commands: list[tuple[bytes, ...]] = []
+        if servers.password:
+            user = (servers.user.encode(),) if servers.user else ()
+            commands.append((b"AUTH", *user, servers.password.encode()))
+        if servers.database:
+            commands.append((b"SELECT", b"%d" % servers.database))
+        commands += [(b"CLIENT", b"SETNAME", b"oncegate"), (b"SCRIPT", b"LOAD", SCRIPT), (b"INFO",)]
+        replies = await asyncio.gather(*(pipeline.call(pack(*command)) for command in commands))
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, RedisError):
+                raise StoreAway(f"Redis refused {command[0].decode()}: {reply}", ambiguous=False)
+        info = read_info(replies[-1])
+        version = info.get("redis_version", "0.0")
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST:  # 8.0-rc1 is one
+            raise StoreUnusable(f"Redis {version} is too old: SET … NX GET needs Redis 7.0 or later, or Valkey")
+        if info.get("role", "master") != "master":
+            raise StoreAway(
+                f"Redis at {self.address} is a read-only replica: name its primary in the store's URL, or its "
+                "Sentinels (redis+sentinel://HOST,HOST,HOST/NAME)",
+                ambiguous=False,
+            )
+        return info
+
+    async def _stay_connected(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            if self.pipeline is None:
+                try:
+                    await self._connect()
+                    pause = _FIRST_PAUSE
+                except Exception as error:
+                    self._failed(error)
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                await self._down.wait()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(COMMAND_TIMEOUT / 4)
+            pipeline = self.pipeline
+            if pipeline is not None and pipeline.silent_for() > self._timeout:
+                pipeline.abort(f"Redis did not answer within {self._timeout:g} s")
