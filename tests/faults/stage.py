@@ -55,11 +55,15 @@ class Gate(GateProcess):
 class Stage:
     """Everything of one run, in one folder."""
 
-    def __init__(self, folder: Path, store: str, *, defect: str = "", wait: str = "1s", policy: str = "") -> None:
+    def __init__(
+        self, folder: Path, store: str, *, defect: str = "", wait: str = "1s", policy: str = "",
+        origin: str = "tests.faults.ledger",
+    ) -> None:  # fmt: skip
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.kind = store
         self.defect = defect
+        self.origin = origin
         self.policy = ", ".join(filter(None, (_POLICY, f"wait: {wait}", policy)))
         self.history = History(folder / "history.jsonl")
         self.ledger = folder / "ledger.jsonl"
@@ -70,7 +74,7 @@ class Stage:
         self._origin: subprocess.Popen[bytes] | None = None
 
     async def __aenter__(self) -> Stage:
-        self._origin = subprocess.Popen([sys.executable, "-m", "tests.faults.ledger", str(self.port), str(self.ledger)])
+        self._origin = subprocess.Popen([sys.executable, "-m", self.origin, str(self.port), str(self.ledger)])
         if self.kind == "redis":
             self.redis = await asyncio.to_thread(RedisServer(preferred()).start)
         async with asyncio.timeout(20):
