@@ -89,6 +89,10 @@ class RedisServer:
                     assert time.monotonic() < deadline, f"{self.binary} does not answer"
                     time.sleep(0.02)
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from ..core.instant import http_date, instant
 from ..core.message import Fields, lines, returned
-from ..core.problem import Label, Refusal
+from ..core.problem import NO_EFFECT, UNKNOWN, Label, Refusal
 from ..core.reply import Again, First, Live
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -109,8 +109,15 @@ def _fields(fields: Fields, wall: int) -> bytes:
     return block + b"Date: %b\r\n" % http_date(wall // 1000)
 
 
+#: What a gate in front of this one must hear of a response that passes through both: there it is settled by these
+#: words, whatever its status, and whatever made this gate release or hold it.
+_OUTCOMES = {Label.RELEASED: NO_EFFECT, Label.IN_DOUBT: UNKNOWN}
+
+
 def _own(label: Label, first_seen: int, expires: int | None) -> bytes:
     if expires is None:
+        if (outcome := _OUTCOMES.get(label)) is not None:
+            return b"Idempotency-Status: %b\r\nIdempotency-Outcome: %b\r\n" % (label.encode(), outcome.encode())
         return b"Idempotency-Status: %b\r\n" % label.encode()
     return b"Idempotency-Status: %b\r\nIdempotency-First-Seen: %b\r\nIdempotency-Expires: %b\r\n" % (
         label.encode(),

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -46,6 +47,14 @@ class Gate(GateProcess):
             lines = answer.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
+    def ready_guarded(self) -> str:
+        """What /ready/guarded says."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/ready/guarded", timeout=5) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+
     @property
     def reached(self) -> bool:
         """Whether its failpoint was reached."""
@@ -53,7 +62,7 @@ class Gate(GateProcess):
 
 
 class Stage:
-    """Everything of one run, in one folder."""
+    """Everything of one run, in one folder. `store`: sqlite, redis, or the URL of one that stands already."""
 
     def __init__(
         self, folder: Path, store: str, *, defect: str = "", wait: str = "1s", policy: str = "",
@@ -100,6 +109,8 @@ class Stage:
 
     @property
     def store(self) -> str:
+        if "://" in self.kind:
+            return self.kind
         if self.redis is not None:
             return f"redis://127.0.0.1:{self.redis.port}/0"
         return f"sqlite:///{self.folder}/keys.db"

@@ -1,0 +1,166 @@
+"""One primary, its replicas and the Sentinels over them: real servers of our own on the loopback."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+
+from tests.servers import RedisServer, free_port
+
+MASTER = "payments"
+#: Milliseconds after which a Sentinel holds a silent server for down.
+DOWN_AFTER = 1000
+
+
+class SentinelServer:
+    """One Sentinel. Two of three must agree that a primary is down."""
+
+    def __init__(self, binary: Path, primary: int, *, quorum: int = 2) -> None:
+        self.port = free_port()
+        self._binary = binary
+        self._lines = (
+            f"port {self.port}",
+            "bind 127.0.0.1",
+            f"sentinel monitor {MASTER} 127.0.0.1 {primary} {quorum}",
+            f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER}",
+            f"sentinel failover-timeout {MASTER} 3000",
+            f"sentinel parallel-syncs {MASTER} 5",
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, folder: Path) -> SentinelServer:
+        file = folder / f"sentinel-{self.port}.conf"
+        file.write_text("\n".join(self._lines) + "\n")
+        self._process = subprocess.Popen(
+            [str(self._binary), str(file), "--sentinel", "--loglevel", "warning"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        return self
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, socket_timeout=5, decode_responses=True)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+class Fleet:
+    """`nodes[0]` is the first primary."""
+
+    def __init__(self, binary: Path, *, replicas: int = 2, sentinels: int = 3, stubborn: int = 0) -> None:
+        """The last `stubborn` replicas cannot be told to follow another primary."""
+        primary = RedisServer(binary)
+        follow = ("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0")
+        deaf = (
+            "--rename-command",
+            "REPLICAOF",
+            "OBEY",
+            "--rename-command",
+            "SLAVEOF",
+            "FOLLOW",
+            "--replica-priority",
+            "0",
+        )
+        self.nodes = [primary] + [
+            RedisServer(binary, arguments=follow + (deaf if n >= replicas - stubborn else ())) for n in range(replicas)
+        ]
+        primary.arguments = ("--repl-diskless-sync-delay", "0")
+        self.sentinels = [SentinelServer(binary, primary.port) for _ in range(sentinels)]
+
+    def start(self) -> Fleet:
+        for node in self.nodes:
+            node.start()
+        self.until(lambda: self.in_step(self.nodes[0]) == len(self.nodes) - 1, "all replicas are in step")
+        for sentinel in self.sentinels:
+            sentinel.start(self.nodes[0].folder)
+        self.until(self._all_know, "the Sentinels know each other and all replicas")
+        return self
+
+    def close(self) -> None:
+        for sentinel in self.sentinels:
+            sentinel.close()
+        for node in self.nodes:
+            node.close()
+
+    def url(self, options: str = "") -> str:
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{hosts}/{MASTER}" + (f"?{options}" if options else "")
+
+    # ── What is ───────────────────────────────────────────────────────────────────────────────────
+
+    def in_step(self, node: RedisServer) -> int:
+        """How many replicas acknowledge a write to `node`. (One that is `online` may take a second to do so.)"""
+        try:
+            with node.client() as client:
+                client.set("in-step", 1, px=1000)
+                return int(client.execute_command("WAIT", len(self.nodes) - 1, 50))
+        except redis.RedisError:
+            return 0
+
+    def primary(self) -> RedisServer | None:
+        """The primary that most Sentinels name."""
+        named: list[int] = []
+        for sentinel in self.sentinels:
+            try:
+                with sentinel.client() as client:
+                    named.append(int(client.sentinel_get_master_addr_by_name(MASTER)[1]))
+            except (redis.RedisError, TypeError):
+                continue
+        port = max(set(named), key=named.count) if named else 0
+        return next((node for node in self.nodes if node.port == port), None)
+
+    def _all_know(self) -> bool:
+        for sentinel in self.sentinels:
+            try:
+                with sentinel.client() as client:
+                    state = client.sentinel_master(MASTER)
+            except redis.RedisError:
+                return False
+            if int(state["num-slaves"]) != len(self.nodes) - 1:
+                return False
+            if int(state["num-other-sentinels"]) != len(self.sentinels) - 1:
+                return False
+        return True
+
+    # ── What is done to it ────────────────────────────────────────────────────────────────────────
+
+    def until_promoted(self, old: RedisServer, seconds: float = 20) -> RedisServer:
+        """Wait until the Sentinels have put another in the place of `old`."""
+        self.until(lambda: self.primary() not in (None, old), "another primary is named", seconds)
+        primary = self.primary()
+        assert primary is not None
+        return primary
+
+    def rejoin(self, node: RedisServer, primary: RedisServer) -> None:
+        """Start a dead node again, as a replica (whoever restarts a pod does so; a Sentinel would in ten seconds)."""
+        node.arguments = ("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0")
+        node.start()
+
+    def freeze(self, *nodes: RedisServer) -> None:
+        for node in nodes:
+            node.signal(signal.SIGSTOP)
+
+    def leave_behind(self, primary: RedisServer) -> None:
+        """Freeze all replicas of it, and fill the sockets to them: what is written now does not leave the primary.
+        (A frozen replica would still find in its socket what came while it was.)"""
+        self.freeze(*(node for node in self.nodes if node is not primary))
+        with primary.client() as client:
+            for _ in range(4):
+                client.set("filling", b"x" * (8 << 20), px=1000)
+
+    def thaw(self, *nodes: RedisServer) -> None:
+        for node in nodes:
+            node.signal(signal.SIGCONT)
+
+    @staticmethod
+    def until(what: object, claim: str, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():  # type: ignore[operator]
+            assert time.monotonic() < deadline, f"not in {seconds} s: {claim}"
+            time.sleep(0.05)

@@ -1,0 +1,266 @@
+"""Durability `replicated`: what counts is what every replica has. Real primaries, replicas and Sentinels."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+
+from gateway.core import record as records
+from gateway.core.record import Done, Doubt, Found, Stamp, State
+from gateway.ports import StoreAway, StoreRefused
+from gateway.stores.redis import RedisStore
+from tests.edge.stand import eventually
+from tests.fleet import Fleet
+from tests.servers import RedisServer, binaries
+from tests.stores.worlds import LEASE, WINDOW, a_claim, a_holder, an_answer, redis_store
+
+NAME = b"n" * 43
+WAIT = 0.1
+REPLICATED = "durability=replicated&wait=100ms&replicas="
+
+
+@pytest.fixture(scope="module", params=list(binaries()))
+def standing(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    fleet = Fleet(binaries()[request.param], replicas=1, sentinels=0).start()
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def fleet(standing: Fleet) -> Iterator[Fleet]:
+    """A primary and its replica, empty and in step."""
+    with standing.nodes[0].client() as client:
+        client.flushall()
+    yield standing
+    standing.thaw(*standing.nodes)
+    standing.until(lambda: standing.in_step(standing.nodes[0]) == 1, "the replica is in step")
+
+
+@pytest.fixture
+async def store(fleet: Fleet) -> AsyncIterator[RedisStore]:
+    store = redis_store(f"{fleet.nodes[0].url}?{REPLICATED}1")
+    await store.open()
+    yield store
+    await store.close()
+
+
+def calls(server: RedisServer, command: str) -> int:
+    with server.client() as client:
+        told = client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})
+    return int(told["calls"])
+
+
+async def refused_for_want_of_replicas(call: Callable[[], Awaitable[Done | Found]]) -> None:
+    began = time.monotonic()
+    with pytest.raises(StoreAway, match="0 of 1 replicas have the write") as refused:
+        await call()
+    assert refused.value.ambiguous, "it was written, so it must be asked again or released"
+    assert time.monotonic() - began >= WAIT * 0.9
+
+
+async def test_a_claim_counts_once_the_replica_has_it(fleet: Fleet, store: RedisStore) -> None:
+    """The replica stands still: the claim is refused after its wait, though the primary has it. Then the same
+    claim is asked again and won, and the replica holds it."""
+    replica = fleet.nodes[1]
+    fleet.freeze(replica)
+    claim = a_claim()
+    await refused_for_want_of_replicas(lambda: store.claim(NAME, claim))
+    fleet.thaw(replica)
+    assert await store.claim(NAME, claim) is Done.WON
+    with replica.client() as client:
+        assert client.exists("og:" + NAME.decode())
+
+
+async def test_what_is_asked_again_is_covered_again(fleet: Fleet, store: RedisStore) -> None:
+    """A claim, a takeover and a Keep that the replica has are asked for again while it stands still. An answer at
+    once would say nothing of a replica: each is written again, and waits."""
+    first = a_claim()
+    taker = records.takeover(first, holder=a_holder(), route="r", lease=LEASE, life=LEASE * 2, window=WINDOW, wall=0)
+    hold = records.hold(first, doubt=Doubt.LOST, status=0, wall=0)
+    asked: list[Callable[[], Awaitable[Done | Found]]] = [
+        lambda: store.claim(NAME, first),
+        lambda: store.replace(NAME, Stamp(State.IN_DOUBT, first.holder), taker),
+        lambda: store.settle(NAME, records.keep(taker, an_answer(), wall=0)),
+    ]
+    for ask in asked:
+        if ask is asked[1]:
+            await store.settle(NAME, hold)
+        assert await ask() in (Done.WON, Done.DONE)
+        fleet.freeze(fleet.nodes[1])
+        await refused_for_want_of_replicas(ask)
+        fleet.thaw(fleet.nodes[1])
+        assert await ask() in (Done.WON, Done.DONE)
+
+
+async def test_a_replay_waits_for_no_replica(fleet: Fleet, store: RedisStore) -> None:
+    """While claims wait in vain for a replica, on every lane, duplicates of what is done are answered at once."""
+    claim = a_claim()
+    await store.claim(NAME, claim)
+    await store.settle(NAME, records.keep(claim, an_answer(), wall=0))
+    fleet.freeze(fleet.nodes[1])
+    waiting = [asyncio.ensure_future(store.claim(b"%043d" % n, a_claim())) for n in range(50)]
+    await asyncio.sleep(0.02)
+    began = time.monotonic()
+    found = await store.claim(NAME, a_claim())
+    assert isinstance(found, Found)
+    assert found.record.state is State.COMPLETED
+    assert time.monotonic() - began < WAIT * 0.8
+    assert not any(each.done() for each in waiting)
+    assert all(isinstance(each, StoreAway) for each in await asyncio.gather(*waiting, return_exceptions=True))
+
+
+async def test_what_frees_or_doubts_waits_for_no_replica(fleet: Fleet, store: RedisStore) -> None:
+    """A Hold and a Release count at once: a failover that loses one leaves a claim that lapses into doubt."""
+    held, released = a_claim(), a_claim()
+    await store.claim(b"h" * 43, held)
+    await store.claim(b"r" * 43, released)
+    fleet.freeze(fleet.nodes[1])
+    began = time.monotonic()
+    assert await store.settle(b"h" * 43, records.hold(held, doubt=Doubt.LOST, status=0, wall=0)) is Done.DONE
+    assert await store.settle(b"r" * 43, records.release(released, elapsed=0, wall=0)) is Done.DONE
+    assert time.monotonic() - began < WAIT * 0.8
+
+
+async def test_many_writes_wait_together(fleet: Fleet, store: RedisStore) -> None:
+    """A thousand claims at once cost a few WAITs, not a thousand."""
+    before = calls(fleet.nodes[0], "wait")
+    won = await asyncio.gather(*(store.claim(b"%043d" % n, a_claim()) for n in range(1000)))
+    assert won == [Done.WON] * 1000
+    assert 1 <= calls(fleet.nodes[0], "wait") - before <= 20
+
+
+async def test_a_lane_that_is_lost_leaves_its_claims_unknown(fleet: Fleet, store: RedisStore) -> None:
+    """Its connection is cut while it waits: the claim may stand, so it is asked for again, and then won."""
+    primary, replica = fleet.nodes
+    fleet.freeze(replica)
+    claim = a_claim()
+    asked = asyncio.ensure_future(store.claim(NAME, claim))
+    with primary.client() as client:
+        await eventually(lambda: client.info("clients")["blocked_clients"] == 1, "the claim waits", 2)
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    with pytest.raises(StoreAway) as lost:
+        await asked
+    assert lost.value.ambiguous
+    fleet.thaw(replica)
+    await store.wait_available(5)
+    await eventually(lambda: store.available, "it is connected again", 5)
+    assert await store.claim(NAME, claim) is Done.WON
+
+
+async def test_fewer_acknowledgements_than_replicas_are_refused_by_name(fleet: Fleet, store: RedisStore) -> None:
+    """A second replica comes: within two looks no claim is made any more, and the reason says what to write. It
+    goes: claims are made again. An answer is settled all along."""
+    primary = fleet.nodes[0]
+    claim = a_claim()
+    assert await store.claim(NAME, claim) is Done.WON
+    second = RedisServer(primary.binary, arguments=("--replicaof", f"127.0.0.1 {primary.port}"))
+    await asyncio.to_thread(second.start)
+    try:
+        await eventually(lambda: not store.available, "the second replica is seen", 5)
+        assert "the primary has 2 replicas and replicas=1" in store.trouble
+        assert store.trouble.endswith("use replicas=2")
+        with pytest.raises(StoreRefused, match="use replicas=2") as refused:
+            await store.claim(b"o" * 43, a_claim())
+        assert not refused.value.ambiguous
+        assert await store.settle(NAME, records.keep(claim, an_answer(), wall=0)) is Done.DONE
+    finally:
+        second.close()
+    await eventually(lambda: store.available, "the second replica is gone", 5)
+    assert await store.claim(b"o" * 43, a_claim()) is Done.WON
+
+
+async def test_a_replica_is_no_place_for_claims(fleet: Fleet) -> None:
+    """The URL names a replica: no claim, and the reason says what to name."""
+    store = redis_store(fleet.nodes[1].url)
+    await store.open()
+    try:
+        assert not store.available
+        assert "is a read-only replica: name its primary" in store.trouble
+        with pytest.raises(StoreAway, match="read-only replica"):
+            await store.claim(NAME, a_claim())
+    finally:
+        await store.close()
+
+
+async def test_a_primary_that_becomes_a_replica_is_left(fleet: Fleet, store: RedisStore) -> None:
+    """READONLY is an answer of a server that no longer is the one: nothing was written, and the connection is made
+    anew."""
+    primary, replica = fleet.nodes
+    with replica.client() as other, primary.client() as client:
+        other.execute_command("REPLICAOF", "NO", "ONE")
+        client.execute_command("REPLICAOF", "127.0.0.1", str(replica.port))
+        with pytest.raises(StoreAway):
+            await store.claim(NAME, a_claim())
+        await eventually(lambda: "read-only replica" in store.trouble, "it is named", 5)
+        client.execute_command("REPLICAOF", "NO", "ONE")
+        other.execute_command("REPLICAOF", "127.0.0.1", str(primary.port))
+    await eventually(lambda: store.available, "it is the primary again", 5)
+    fleet.until(lambda: fleet.in_step(primary) == 1, "the replica is in step")
+    claim = a_claim()
+    await eventually(lambda: store.available, "it is available", 5)
+    assert await store.claim(NAME, claim) is Done.WON
+
+
+@pytest.fixture(params=list(binaries()))
+def watched(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    fleet = Fleet(binaries()[request.param], replicas=1).start()
+    yield fleet
+    fleet.thaw(*fleet.nodes)
+    fleet.close()
+
+
+async def test_the_store_follows_its_primary(watched: Fleet) -> None:
+    """The primary is killed: within a second of the promotion the store claims on the new one, where what was won
+    before still stands. One Sentinel is dead, and is passed over."""
+    store = redis_store(watched.url(REPLICATED + "1"))
+    await store.open()
+    try:
+        claim = a_claim()
+        assert await store.claim(NAME, claim) is Done.WON
+        old = watched.nodes[0]
+        old.kill()
+        watched.sentinels[0].close()
+        new = await asyncio.to_thread(watched.until_promoted, old)
+        await eventually(lambda: store.available, "the new primary is found", 3)
+        found = await store.claim(NAME, a_claim())
+        assert isinstance(found, Found)
+        assert found.record.holder == claim.holder
+        watched.rejoin(old, new)
+        watched.until(lambda: watched.in_step(new) == 1, "the old one follows")
+        assert await store.claim(b"o" * 43, a_claim()) is Done.WON
+    finally:
+        await store.close()
+
+
+async def test_the_store_leaves_a_primary_that_another_has_replaced(watched: Fleet) -> None:
+    """The old primary was frozen, and goes on as if nothing had been: the store asks the Sentinels, not it."""
+    store = redis_store(watched.url("durability=single"))
+    await store.open()
+    try:
+        old = watched.nodes[0]
+        watched.freeze(old)
+        await asyncio.to_thread(watched.until_promoted, old)
+        watched.thaw(old)
+        await eventually(lambda: store.available, "the new primary is found", 5)
+        await asyncio.sleep(1.2)
+        assert store.available
+        assert await store.claim(NAME, a_claim()) is Done.WON
+        with old.client() as client:
+            assert not client.exists("og:" + NAME.decode())
+    finally:
+        await store.close()
+
+
+async def test_sentinels_that_know_no_such_primary_are_named(watched: Fleet) -> None:
+    """The gate starts all the same, and says whom it asked for what."""
+    store = redis_store(watched.url().replace("/payments", "/refunds"))
+    await store.open()
+    try:
+        assert not store.available
+        assert "knows a primary `refunds`" in store.trouble
+        assert f"127.0.0.1:{watched.sentinels[0].port}" in store.trouble
+    finally:
+        await store.close()
