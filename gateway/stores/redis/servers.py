@@ -5,14 +5,18 @@ redis-py asks the Sentinels; the connection itself is a `Pipeline`.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError as LibraryError
 
 from ...ports import StoreAway
+
+T = TypeVar("T")
 
 #: Seconds for which one Sentinel may think. Three that hang are passed over within two.
 SENTINEL_TIMEOUT = 0.5
@@ -117,7 +121,7 @@ class _Sentinels:
 
     async def find(self) -> Address:
         try:
-            host, port = await self._sentinels.discover_master(self._master)
+            host, port = await _cancellable(self._sentinels.discover_master(self._master))
         except (LibraryError, OSError) as error:
             raise StoreAway(
                 f"no Sentinel of {self._asked} knows a primary `{self._master}`", ambiguous=False
@@ -126,10 +130,20 @@ class _Sentinels:
 
     async def promotable(self) -> int | None:
         try:
-            state = await self._sentinels.sentinels[0].sentinel_master(self._master)
+            state = await _cancellable(self._sentinels.sentinels[0].sentinel_master(self._master))
         except (LibraryError, OSError):
             return None
         return int(state["num-slaves"]) if isinstance(state, dict) else None
 
     async def close(self) -> None:
         await self._sentinels.aclose()
+
+
+async def _cancellable(asked: Awaitable[T]) -> T:
+    """redis-py may take the cancellation of whoever asks for a Sentinel that does not answer: it is raised again."""
+    try:
+        return await asked
+    finally:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
