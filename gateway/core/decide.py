@@ -7,18 +7,19 @@ settle   something came back from the upstream: keep, release or hold?
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import assert_never
 
+from .fields import fields_of
 from .fingerprint import Difference, Fingerprint, difference, differing_parts
 from .instant import instant
 from .key import Key, ScopePart, Unreadable, find, misnamed
-from .message import Fields, values
+from .message import Lines, values
 from .outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from .policy import HELD, RELEASED, Missing, OnDoubt, Policy
 from .problem import Problem, Refusal
 from .record import Doubt, Found, Kind, Record, State
+from .values import value
 
 #: Methods that HTTP defines as safe (RFC 9110 §9.2.1) are never guarded …
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
@@ -41,21 +42,21 @@ class PassReason(Enum):
         return self not in (PassReason.SAFE_METHOD, PassReason.UNGUARDED_ROUTE)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pass:
     """Stream it through: no store, no limit on its body."""
 
     reason: PassReason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refuse:
     """Answer it with a problem."""
 
     refusal: Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Guard:
     """It is guarded under this key, in this scope."""
 
@@ -63,33 +64,34 @@ class Guard:
     scope: tuple[ScopePart, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Forward:
     """Run it a second time: take over the claim that was found."""
 
     seen: Found
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Replay:
     """Give the stored answer."""
 
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wait:
     """Another request with this key is in flight. `lease_left` is in milliseconds."""
 
     lease_left: int
 
 
-def admit(method: bytes, fields: Fields, policy: Policy) -> Pass | Refuse | Guard:
+def admit(method: bytes, fields: Lines, policy: Policy) -> Pass | Refuse | Guard:
     """Decide on a request's head."""
     if method in SAFE:
         return Pass(PassReason.SAFE_METHOD)
+    fields = fields_of(fields)
     key = find(fields, policy.headers)
-    if isinstance(key, Key) and (bad := misnamed(fields, policy.per_request)):
+    if isinstance(key, Key) and b"connection" in fields.shape.at and (bad := misnamed(fields, policy.per_request)):
         key = Unreadable(f"the Connection field names {bad}, which is not for one hop only")
     if not policy.guard:
         return Pass(PassReason.UNGUARDED_ROUTE if key is None else PassReason.KEY_ON_UNGUARDED_ROUTE)
@@ -178,7 +180,7 @@ class Reason(Enum):
     TIMEOUT = "timeout"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Settle:
     """The verdict on an outcome. `tombstone`: it is kept without its body. `doubt` is set for a Hold."""
 
@@ -214,16 +216,12 @@ def settle(outcome: Outcome, policy: Policy) -> Settle:
 def _settle_answer(answered: Answered, policy: Policy) -> Settle:
     response = answered.response
     status = response.status
-    said: set[bytes] = set()
-    retry_after = False
-    for name, value in response.fields:
-        size = len(name)
-        if size == 19 and name.lower() == b"idempotency-outcome":
-            said.add(value.strip(b" \t").lower())
-        elif size == 11 and name.lower() == b"retry-after":
-            retry_after = True
-    # Who says two things has not said that nothing ran: the most cautious one counts.
-    declared = next((word for word in (b"unknown", b"keep", b"no-effect") if word in said), None)
+    fields = fields_of(response.fields)
+    declared: bytes | None = None
+    if b"idempotency-outcome" in fields.shape.at:
+        said = {word.lower() for word in fields.all(b"idempotency-outcome")}
+        # Who says two things has not said that nothing ran: the most cautious one counts.
+        declared = next((word for word in (b"unknown", b"keep", b"no-effect") if word in said), None)
     if declared is not None and declared in _DECLARATIONS:
         return _DECLARATIONS[declared]
     if declared != b"keep":
@@ -232,7 +230,7 @@ def _settle_answer(answered: Answered, policy: Policy) -> Settle:
         if status in policy.hold:
             return _HOLD_STATUS
         if status not in policy.keep:
-            if status in RELEASED or (status == 503 and retry_after):
+            if status in RELEASED or (status == 503 and b"retry-after" in fields.shape.at):
                 return _RELEASE_STATUS
             if status in HELD:
                 return _HOLD_STATUS

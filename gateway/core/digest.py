@@ -22,11 +22,14 @@ class Purpose(bytes, Enum):
     PART = b"oncegate/part"
     BODY = b"oncegate/body"
     RECIPE = b"oncegate/recipe"
+    SECRET = b"oncegate/secret"
 
 
 _PERSON = {purpose: bytes(purpose.value) for purpose in Purpose}
 #: Most parts are short; making their prefixes anew was a fifth of a fingerprint's cost.
 _PREFIXES = 512
+#: A body up to this size is copied rather than digested in pieces.
+_SHORT = 16 << 10
 _PREFIX = [size.to_bytes(8, "little") for size in range(_PREFIXES)]
 
 
@@ -35,14 +38,23 @@ def digest(purpose: Purpose, parts: Iterable[bytes], secret: bytes = b"") -> byt
     framed: list[bytes] = []
     for part in parts:
         size = len(part)
-        framed.append(_PREFIX[size] if size < _PREFIXES else size.to_bytes(8, "little"))
-        framed.append(part)
-    return blake2b(b"".join(framed), digest_size=32, key=secret, person=_PERSON[purpose]).digest()
+        framed += (_PREFIX[size] if size < _PREFIXES else size.to_bytes(8, "little"), part)
+    hasher = _fresh(purpose, secret).copy()
+    hasher.update(b"".join(framed))
+    return hasher.digest()
+
+
+@lru_cache(maxsize=64)
+def _fresh(purpose: Purpose, secret: bytes) -> blake2b:
+    """To be copied: setting one up anew costs as much as digesting a request."""
+    return blake2b(digest_size=32, key=secret, person=_PERSON[purpose])
 
 
 def body_digest(kind: bytes, segments: Sequence[bytes], secret: bytes = b"") -> bytes:
     """As `digest`, for what may be megabytes long: the segments are not copied together first."""
-    hasher = blake2b(digest_size=32, key=secret, person=_PERSON[Purpose.BODY])
+    if len(segments) == 1 and len(segments[0]) < _SHORT:
+        return digest(Purpose.BODY, (kind, segments[0]), secret)
+    hasher = _fresh(Purpose.BODY, secret).copy()
     for part in (kind, *segments):
         hasher.update(len(part).to_bytes(8, "little"))
         hasher.update(part)

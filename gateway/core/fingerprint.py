@@ -16,7 +16,9 @@ from enum import Enum
 from functools import lru_cache
 
 from .digest import Purpose, body_digest, digest, tag
+from .fields import Shape, fields_of
 from .message import Request
+from .values import value
 
 #: In a route's `bind`: the default set of credentials.
 DEFAULT_BIND = "default"
@@ -62,8 +64,12 @@ class Recipe:
         object.__setattr__(self, "fields", frozenset((*_FIELDS, *self.headers, *named)))
         object.__setattr__(self, "id", digest(Purpose.RECIPE, described)[:4])
 
+    def there(self, shape: Shape) -> tuple[bytes, ...]:
+        """Which of its fields a head of this shape has."""
+        return tuple(name for name in shape.at if name in self.fields)
 
-@dataclass(frozen=True, slots=True)
+
+@value
 class Fingerprint:
     """A request as its record remembers it: 16 + 16 bytes, and 2 for each part in the recipe's order."""
 
@@ -86,15 +92,8 @@ class Difference(Enum):
 
 def fingerprint(request: Request, recipe: Recipe, *, secret: bytes = b"", certificate: bytes = b"") -> Fingerprint:
     """The fingerprint of `request`. `certificate` is the client's, in DER, where TLS gave one."""
-    wanted = recipe.fields
-    found: dict[bytes, list[bytes]] = {}
-    for field_name, value in request.fields:
-        name = field_name.lower()
-        if name in wanted:
-            if name in found:
-                found[name].append(value.strip(b" \t"))
-            else:
-                found[name] = [value.strip(b" \t")]
+    fields = fields_of(request.fields)
+    found = {name: fields.all(name) for name in fields.shape.made(recipe.fields, recipe.there)}
     host = _present([each.lower() for each in found[b"host"]]) if b"host" in found else _ABSENT
     content_type, kind, segments = _body(found.get(b"content-type", ()), request.body)
     content_encoding = _present(found.get(b"content-encoding", ()))
@@ -109,9 +108,19 @@ def fingerprint(request: Request, recipe: Recipe, *, secret: bytes = b"", certif
     return Fingerprint(
         recipe.id,
         digest(Purpose.REQUEST, parts, secret)[:16],
-        digest(Purpose.CREDENTIALS, _credentials(found, recipe.bind, certificate), secret)[:16],
+        _bound(_credentials(found, recipe.bind, certificate), secret)[:16],
         tags,
     )
+
+
+def _bound(credentials: list[bytes], secret: bytes) -> bytes:
+    return digest(Purpose.CREDENTIALS, credentials, secret) if credentials else _nobody(secret)
+
+
+@lru_cache(maxsize=8)
+def _nobody(secret: bytes) -> bytes:
+    """The digest of no credentials at all."""
+    return digest(Purpose.CREDENTIALS, (), secret)
 
 
 @lru_cache(maxsize=1024)

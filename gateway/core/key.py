@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .digest import Purpose, digest
-from .message import Fields, named_by_connection
+from .fields import fields_of
+from .message import Lines, named_by_connection
+from .values import value
 
 #: Longest key, in characters after unquoting.
 LONGEST = 255
@@ -51,14 +52,14 @@ _PARAMETERS = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unreadable:
     """A key that is there and cannot be taken for one. `why` is for the client, and quotes no value."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Key:
     """A key as the client means it. Its text is never stored; `repr` does not show it."""
 
@@ -94,33 +95,33 @@ def read(value: bytes) -> Key | Unreadable:
     return Key(text)
 
 
-def find(fields: Fields, headers: Sequence[bytes] = DEFAULT_HEADERS) -> Key | Unreadable | None:
+def find(fields: Lines, headers: Sequence[bytes] = DEFAULT_HEADERS) -> Key | Unreadable | None:
     """The key that a request carries in one of `headers` (lower case), or None."""
-    found: Key | None = None
-    seen: set[bytes] = set()
-    connection = False
-    for name, value in fields:
-        lowered = name.lower()
-        if lowered == b"connection":
-            connection = True
-        elif lowered in headers:
-            if lowered in seen:
-                return Unreadable(f"the field {lowered.decode()} is repeated")
-            seen.add(lowered)
-            key = read(value)
-            if isinstance(key, Unreadable):
-                return key
-            if found is not None and key != found:
-                return Unreadable("two fields carry different keys")
-            found = key
-    if connection and (bad := misnamed(fields, headers)):
+    fields = fields_of(fields)
+    at, found = fields.shape.at, None
+    for name in headers:
+        positions = at.get(name)
+        if positions is None:
+            continue
+        if len(positions) > 1:
+            return Unreadable(f"the field {name.decode()} is repeated")
+        key = read(fields.values[positions[0]])
+        if isinstance(key, Unreadable):
+            return key
+        if found is not None and key != found:
+            return Unreadable("two fields carry different keys")
+        found = key
+    if b"connection" in at and (bad := misnamed(fields, headers)):
         return Unreadable(f"the Connection field names {bad}, which is not for one hop only")
     return found
 
 
-def misnamed(fields: Fields, headers: Sequence[bytes] = DEFAULT_HEADERS) -> str | None:
+def misnamed(fields: Lines, headers: Sequence[bytes] = DEFAULT_HEADERS) -> str | None:
     """The first end-to-end field (key, credentials, framing, Host) that `Connection` claims for one hop."""
-    for name in sorted(named_by_connection(fields)):
+    named = named_by_connection(fields)
+    if not named:
+        return None
+    for name in sorted(named):
         if name in _NOT_PER_HOP or name in headers:
             return name.decode("latin-1")
     return None
@@ -148,8 +149,7 @@ def record_name(
     in it: renaming or reordering routes forgets no key.
     """
     parts = [service, namespace, origin, len(scope).to_bytes(2, "little")]
-    for label, value in scope:
-        parts.append(label)
-        parts.append(value)
+    for part in scope:
+        parts += part
     parts.append(key.text)
     return urlsafe_b64encode(digest(Purpose.NAME, parts, secret))[:43]

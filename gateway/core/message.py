@@ -1,17 +1,16 @@
-"""Requests and responses as values, and which of their fields travel end to end.
-
-Field names and values are bytes exactly as they came: case, order, repetition and octets above 0x7f
-are the sender's. Only comparison lower-cases.
-"""
+"""Requests and responses as values, and which of their fields travel end to end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
-Field = tuple[bytes, bytes]
-Fields = Sequence[Field]
+from .fields import Field, Shape, fields_of
+from .values import value
+
+#: Lines of a head: `fields.Fields`, or pairs of which these can be made.
+Lines = Sequence[Field]
 
 #: RFC 9110 §7.6.1, and the fields that RFC 2616 §13.5.1 listed besides, as other gateways strip them.
 HOP_BY_HOP = frozenset(
@@ -42,7 +41,7 @@ OWN_RESPONSE_FIELDS = frozenset(
     )
 )
 
-_NEVER_FORWARDED = HOP_BY_HOP | FRAMING
+NEVER_FORWARDED = HOP_BY_HOP | FRAMING
 _NEVER_RETURNED = HOP_BY_HOP | FRAMING | OWN_RESPONSE_FIELDS
 
 
@@ -51,21 +50,21 @@ class Request(NamedTuple):
 
     method: bytes
     target: bytes
-    fields: Fields
+    fields: Lines
     body: bytes = b""
     peer: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Response:
     """A whole final response of an upstream, or its head with what was read of the body so far."""
 
     status: int
-    fields: Fields
+    fields: Lines
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """What is remembered of a response, in the form in which it is sent again.
 
@@ -78,20 +77,20 @@ class Answer:
     body: bytes | None
 
 
-def values(fields: Fields, name: bytes) -> list[bytes]:
+def values(fields: Lines, name: bytes) -> list[bytes]:
     """Every value under `name` (given in lower case), without surrounding white space."""
-    return [value.strip(b" \t") for field, value in fields if field.lower() == name]
+    return fields_of(fields).all(name)
 
 
-def listed(fields: Fields, name: bytes) -> list[bytes]:
+def listed(fields: Lines, name: bytes) -> list[bytes]:
     """The members of a comma-separated list field (RFC 9110 §5.6.1), in lower case."""
     members: list[bytes] = []
-    for value in values(fields, name):
-        members.extend(member.strip(b" \t").lower() for member in value.split(b","))
+    for each in values(fields, name):
+        members.extend(member.strip(b" \t").lower() for member in each.split(b","))
     return [member for member in members if member]
 
 
-def preferred_wait(fields: Fields) -> int | None:
+def preferred_wait(fields: Lines) -> int | None:
     """How long the client wants to wait at most, in milliseconds (`Prefer: wait=n`, RFC 7240 §4.3); None if it
     does not say, or not in whole seconds. The first one counts (§2)."""
     for member in listed(fields, b"prefer"):
@@ -102,27 +101,69 @@ def preferred_wait(fields: Fields) -> int | None:
     return None
 
 
-def named_by_connection(fields: Fields) -> frozenset[bytes]:
+_NOTHING: frozenset[bytes] = frozenset()
+
+
+def named_by_connection(fields: Lines) -> frozenset[bytes]:
     """The names that `Connection` declares to be for this hop only."""
-    return frozenset(listed(fields, b"connection"))
+    fields = fields_of(fields)
+    return frozenset(listed(fields, b"connection")) if b"connection" in fields.shape.at else _NOTHING
 
 
-def forwarded(fields: Fields) -> list[Field]:
+def forwarded(fields: Lines) -> list[Field]:
     """The fields of a request that go on to the upstream."""
-    return _travelling(fields, _NEVER_FORWARDED)
+    fields = fields_of(fields)
+    return [fields[position] for position in travelling(fields, _FORWARDED)]
 
 
-def returned(fields: Fields) -> list[Field]:
+def returned(fields: Lines) -> list[Field]:
     """The fields of a response that go on to the client."""
-    return _travelling(fields, _NEVER_RETURNED)
+    fields = fields_of(fields)
+    return [fields[position] for position in travelling(fields, RETURNED)]
 
 
-def _travelling(fields: Fields, never: frozenset[bytes]) -> list[Field]:
-    for name, _ in fields:
-        if len(name) == 10 and name.lower() == b"connection":
-            never = never | named_by_connection(fields)
-            break
-    return [field for field in fields if field[0].lower() not in never]
+def returned_lines(fields: Lines) -> bytes:
+    """The same as they go on the wire."""
+    fields = fields_of(fields)
+    return fields.shape.block(travelling(fields, RETURNED)).of(fields.values)
+
+
+class Travel:
+    """Which names do not travel further. Made few times, for each direction and policy."""
+
+    __slots__ = ("keep", "never")
+
+    def __init__(self, never: frozenset[bytes], keep: frozenset[bytes] | None = None) -> None:
+        self.never = never
+        self.keep = keep
+
+    def positions(self, shape: Shape) -> tuple[int, ...]:
+        """Of the lines that do, as far as the names say it."""
+        return self._but(shape, _NOTHING)
+
+    def _but(self, shape: Shape, named: frozenset[bytes]) -> tuple[int, ...]:
+        never, keep = self.never | named, self.keep
+        return tuple(
+            position
+            for position, name in enumerate(shape.lowered)
+            if name not in never and (keep is None or name in keep)
+        )
+
+    def of(self, shape: Shape, named: frozenset[bytes]) -> tuple[int, ...]:
+        """Of the lines that do where `Connection` names these besides."""
+        if named.isdisjoint(shape.at):
+            return shape.made(self, self.positions)
+        return self._but(shape, named)
+
+
+_FORWARDED = Travel(NEVER_FORWARDED)
+RETURNED = Travel(_NEVER_RETURNED)
+
+
+def travelling(fields: Lines, travel: Travel) -> tuple[int, ...]:
+    """The positions of the lines that go further."""
+    fields = fields_of(fields)
+    return travel.of(fields.shape, named_by_connection(fields))
 
 
 def lines(fields: Iterable[Field]) -> bytes:
@@ -134,11 +175,16 @@ def lines(fields: Iterable[Field]) -> bytes:
 NOT_REPLAYED = frozenset((b"date", b"set-cookie", b"set-cookie2"))
 
 
+@lru_cache(maxsize=1024)
+def _survives(keep: frozenset[bytes] | None, drop: frozenset[bytes]) -> Travel:
+    return Travel(_NEVER_RETURNED | NOT_REPLAYED | drop, keep)
+
+
 def remembered(
     response: Response,
     *,
     keep: frozenset[bytes] | None = None,
-    drop: frozenset[bytes] = frozenset(),
+    drop: frozenset[bytes] = _NOTHING,
     tombstone: bool = False,
 ) -> Answer:
     """What a duplicate will be given: the response less what does not survive a replay.
@@ -146,10 +192,7 @@ def remembered(
     `keep`, where it is given, lists the only fields that a replay carries; `drop` takes more away.
     Names are in lower case.
     """
-    never = NOT_REPLAYED | drop
-    fields = [
-        field
-        for field in returned(response.fields)
-        if (name := field[0].lower()) not in never and (keep is None or name in keep)
-    ]
-    return Answer(response.status, lines(fields), None if tombstone else response.body)
+    fields = fields_of(response.fields)
+    survive = travelling(fields, _survives(keep, drop))
+    head = fields.shape.block(survive).of(fields.values)
+    return Answer(response.status, head, None if tombstone else response.body)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from .message import Response
+from .values import value
 
 
 class Completeness(Enum):
@@ -17,7 +17,7 @@ class Completeness(Enum):
     UNTIL_CLOSE = "until_close"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answered:
     """A final response: whole, or one whose rest is not read before the client gets it."""
 
@@ -32,7 +32,7 @@ class NotSentReason(Enum):
     STOPPED = "stopped"  # the gate is being stopped
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NotSent:
     """No byte of the request was handed to a transport whose handshake had finished."""
 
@@ -49,7 +49,7 @@ class LostReason(Enum):
     STOPPED = "stopped"  # the gate was stopped while it waited
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Lost:
     """Bytes were sent and no complete response came back: nobody knows. `status` is that of a head, or 0."""
 

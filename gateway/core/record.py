@@ -32,11 +32,12 @@ other store against them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, IntEnum
 
 from .fingerprint import Fingerprint
 from .message import Answer
+from .values import value
 
 #: Bytes of a holder id. 96 random bits: unique among the claims of one key, which is all that is asked.
 HOLDER_BYTES = 12
@@ -62,7 +63,7 @@ class Doubt(IntEnum):
     LAPSED = 6  # the owner died or was paused; never written by it
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Record:
     """What is remembered under (service, namespace, scope, key).
 
@@ -99,7 +100,7 @@ class Record:
         return self.state is State.IN_FLIGHT and age >= self.lease
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Found:
     """A record as the store shows it. `age` is the time since its last write, by the store's clock."""
 
@@ -120,7 +121,7 @@ class Kind(Enum):
     HOLD = "hold"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Settlement:
     """What is to be done with a claim: `record` is what stands afterwards, None for absent."""
 
@@ -146,7 +147,7 @@ _MOVABLE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stamp:
     """The state and holder that somebody saw, and under which a change is still meant.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .message import Answer, Response
 from .problem import Label, Refusal
+from .values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class First:
     """The upstream's own response, for the request that was forwarded. Instants in ms since 1970."""
 
@@ -18,7 +17,7 @@ class First:
     expires: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Again:
     """What was remembered of a response, for a duplicate."""
 
@@ -29,7 +28,7 @@ class Again:
     replayed: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Live:
     """The head of a response whose rest flows on after it, to the first client only."""
 

@@ -17,7 +17,8 @@ from typing import Protocol, cast
 
 import httptools
 
-from ..core.message import Field, listed
+from ..core.fields import Fields, shape_of
+from ..core.message import listed
 from ..core.outcome import LostReason
 
 #: Most bytes of a response's head, or of its trailers; and most interim responses before the final one.
@@ -34,7 +35,7 @@ class Head:
 
     status: int
     reason: bytes
-    fields: list[Field]
+    fields: Fields
     length: int | None
     chunked: bool
     until_close: bool
@@ -76,7 +77,8 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._head: Head | None = None
-        self._fields: list[Field] = []
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
         self._reason = b""
         self._bodiless = False
         self._whole = False
@@ -128,7 +130,8 @@ class Connection(asyncio.Protocol):
         self._receiver = receiver
         self._parser = httptools.HttpResponseParser(self)
         self._head = None
-        self._fields = []
+        self._names = []
+        self._values = []
         self._reason = b""
         self._bodiless = bodiless
         self._whole = self._begun = self._early = False
@@ -271,7 +274,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head is None:  # trailers come later, and are dropped
-            self._fields.append((name, value))
+            self._names.append(name)
+            self._values.append(value)
 
     def on_headers_complete(self) -> None:
         if self._whole:
@@ -290,7 +294,8 @@ class Connection(asyncio.Protocol):
                 return  # llhttp raises HttpParserUpgrade next
             if self._interims > INTERIM_LIMIT:
                 raise Malformed(f"more than {INTERIM_LIMIT} interim responses")
-            self._fields = []
+            self._names = []
+            self._values = []
             self._reason = b""
             if self._receiver is not None:
                 self._receiver.interim(head)
@@ -317,19 +322,14 @@ class Connection(asyncio.Protocol):
             self._whole = True
 
     def _read_head(self, status: int) -> Head:
-        if self._head_bytes > HEAD_LIMIT and sum(len(name) + len(value) for name, value in self._fields) > HEAD_LIMIT:
+        fields = Fields(shape_of(self._names), self._values)
+        if self._head_bytes > HEAD_LIMIT and fields.shape.size + sum(map(len, fields.values)) > HEAD_LIMIT:
             raise Malformed(f"a head of more than {HEAD_LIMIT} bytes")
-        length: int | None = None
-        coded = False
-        for name, value in self._fields:
-            size = len(name)
-            if size == 14 and name.lower() == b"content-length":
-                length = int(value)
-            elif size == 17 and name.lower() == b"transfer-encoding":
-                coded = True
-        if coded:
-            codings = listed(self._fields, b"transfer-encoding")
-            if codings != [b"chunked"]:
-                raise Malformed("a transfer coding other than chunked")
+        at, length = fields.shape.at, None
+        for position in at.get(b"content-length", ()):
+            length = int(fields.values[position])
+        coded = b"transfer-encoding" in at
+        if coded and listed(fields, b"transfer-encoding") != [b"chunked"]:
+            raise Malformed("a transfer coding other than chunked")
         until_close = length is None and not coded and not self._bodiless and status not in (204, 304) and status >= 200
-        return Head(status, self._reason, self._fields, length, coded, until_close)
+        return Head(status, self._reason, fields, length, coded, until_close)

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..core.decide import Guard, Pass, PassReason, Refuse, admit
+from ..core.fields import Fields, Shape
 from ..core.fingerprint import fingerprint, selects_account
 from ..core.key import record_name
-from ..core.message import Field, Request, listed
+from ..core.message import Request, listed
 from ..core.policy import AMBIGUOUS, Route, RouteTable
 from ..core.problem import Problem, Refusal
+from ..core.values import value
 from ..exchange import Ask
 from .budget import Budget
 
@@ -36,7 +38,7 @@ class Head:
 
     method: bytes
     target: bytes
-    fields: list[Field]
+    fields: Fields
     version: str
     size: int
     length: int | None = None
@@ -49,7 +51,7 @@ class Head:
         return self.chunked or bool(self.length)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Guarded:
     """It goes on as a guarded request, once its body is there."""
 
@@ -57,7 +59,7 @@ class Guarded:
     guard: Guard
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Passing:
     """It streams through."""
 
@@ -65,7 +67,7 @@ class Passing:
     reason: PassReason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """It is answered with a problem. `route` where one was found."""
 
@@ -101,6 +103,7 @@ class Door:
         self.budget = budget
         self._hint = hint
         self._known: set[bytes] = set()
+        self._shapes: set[Shape] = set()
 
     def look(self, head: Head) -> Way:
         """Where the request goes."""
@@ -129,18 +132,23 @@ class Door:
         request = Request(head.method, head.target, head.fields, body, peer)
         route, guard = way.route, way.guard
         policy = route.policy
-        for field, _ in head.fields:
-            if field not in self._known:
-                self._meet(field, route)
+        if head.fields.shape not in self._shapes:
+            self._meet(head.fields.shape, route)
         name = record_name(self.service, policy.namespace, guard.scope, guard.key, secret=self.secret)
         return Ask(request, route, guard.key, name, fingerprint(request, policy.recipe, secret=self.secret))
 
-    def _meet(self, field: bytes, route: Route) -> None:
-        """A field that guarded requests had not had before: one that looks like an account selector and is
-        not bound is pointed out, once."""
-        if len(self._known) >= _KNOWN:
-            return
-        self._known.add(field)
+    def _meet(self, shape: Shape, route: Route) -> None:
+        """Names that guarded requests had not had together before: each that is new is looked at."""
+        if len(self._shapes) >= _KNOWN:
+            self._shapes.clear()
+        self._shapes.add(shape)
+        for field in shape.names:
+            if field not in self._known and len(self._known) < _KNOWN:
+                self._known.add(field)
+                self._point_out(field, route)
+
+    def _point_out(self, field: bytes, route: Route) -> None:
+        """A field that looks like an account selector and is not bound is pointed out, once."""
         policy, name = route.policy, field.lower()
         if selects_account(field) and name not in policy.recipe.fields and b"header:" + name not in policy.scope:
             shown = field.decode("latin-1")
@@ -164,28 +172,25 @@ class Door:
             )
         if head.version not in ("1.1", "1.0"):
             return Refusal(Problem.VERSION_UNSUPPORTED)
-        hosts = coded = 0
-        for name, value in head.fields:
-            size = len(name)
-            if size == 4 and name.lower() == b"host":
-                hosts += 1
-                head.host = value.strip(b" \t")
-            elif size == 14 and name.lower() == b"content-length":
-                head.length = int(value)
-            elif size == 17 and name.lower() == b"transfer-encoding":
-                coded += 1
-            elif size == 6 and name.lower() == b"expect":
-                head.expects = head.version == "1.1"
-                if value.strip(b" \t").lower() != b"100-continue":
-                    return _malformed("The expectation is not 100-continue.")
-            elif size == 10 and name.lower() == b"connection" and b"host" in listed([(name, value)], b"connection"):
-                return _malformed("The Connection field names Host.")
-        if hosts != 1 and not (hosts == 0 and head.version == "1.0"):
+        fields = head.fields
+        at, values = fields.shape.at, fields.values
+        hosts = at.get(b"host", ())
+        for position in hosts:
+            head.host = values[position].strip(b" \t")
+        for position in at.get(b"content-length", ()):
+            head.length = int(values[position])
+        if b"expect" in at:
+            head.expects = head.version == "1.1"
+            if any(value.lower() != b"100-continue" for value in fields.all(b"expect")):
+                return _malformed("The expectation is not 100-continue.")
+        if b"connection" in at and b"host" in listed(fields, b"connection"):
+            return _malformed("The Connection field names Host.")
+        if len(hosts) != 1 and not (not hosts and head.version == "1.0"):
             return _malformed("A request has exactly one Host field.")
         if head.host and _HOST.fullmatch(head.host) is None:
             return _malformed("The Host field is not a host.")
-        if coded:
-            if listed(head.fields, b"transfer-encoding") != [b"chunked"]:
+        if b"transfer-encoding" in at:
+            if listed(fields, b"transfer-encoding") != [b"chunked"]:
                 return Refusal(Problem.CODING_UNSUPPORTED)
             if head.version == "1.0":
                 return _malformed("HTTP/1.0 has no transfer codings.")

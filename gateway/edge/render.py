@@ -6,8 +6,9 @@ import json
 from http import HTTPStatus
 from typing import assert_never
 
+from ..core.fields import fields_of
 from ..core.instant import http_date, instant
-from ..core.message import Fields, lines, returned
+from ..core.message import Lines, returned_lines
 from ..core.problem import NO_EFFECT, UNKNOWN, Label, Refusal
 from ..core.reply import Again, First, Live
 
@@ -100,12 +101,12 @@ def connection_field(*, keep_alive: bool, http10: bool) -> bytes:
     return b"Connection: close\r\n"
 
 
-def _fields(fields: Fields, wall: int) -> bytes:
+def _fields(lines: Lines, wall: int) -> bytes:
     """The end-to-end fields of a response; with a Date, if it came without (RFC 9110 §6.6.1)."""
-    block = lines(returned(fields))
-    for name, _ in fields:
-        if len(name) == 4 and name.lower() == b"date":
-            return block
+    fields = fields_of(lines)
+    block = returned_lines(fields)
+    if b"date" in fields.shape.at:
+        return block
     return block + b"Date: %b\r\n" % http_date(wall // 1000)
 
 

@@ -21,7 +21,9 @@ from typing import cast
 import httptools
 
 from .. import failpoints
-from ..core.message import Field, Request, values
+from ..core import fields
+from ..core.fields import Fields, shape_of
+from ..core.message import Request, values
 from ..core.problem import Problem, Refusal
 from ..core.reply import Reply
 from ..exchange import Gate
@@ -298,7 +300,8 @@ class ClientConnection(asyncio.Protocol):
         self._reading: Visit | None = None
         self._peer = ""
         self._target = b""
-        self._fields: list[Field] = []
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
         self._in_head = False
         self._fed = 0
         self._since = 0.0
@@ -415,7 +418,8 @@ class ClientConnection(asyncio.Protocol):
         if self._synthetic or self._deaf:
             return
         self._target = b""
-        self._fields = []
+        self._names = []
+        self._values = []
         self._in_head = True
         self._since = self.server.loop.time()
 
@@ -424,17 +428,17 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:
-            self._fields.append((name, value))
+            self._names.append(name)
+            self._values.append(value)
 
     def on_headers_complete(self) -> None:
         if self._synthetic or self._deaf:
             return
-        parser, fields = self._parser, self._fields
+        parser, values = self._parser, self._values
         self._in_head = False
-        size = len(self._target)
-        for name, value in fields:
-            size += len(name) + len(value) + 4
-        head = Head(parser.get_method(), self._target, fields, parser.get_http_version(), size)
+        shape = shape_of(self._names)
+        size = len(self._target) + shape.size + sum(map(len, values)) + 4 * len(values)
+        head = Head(parser.get_method(), self._target, Fields(shape, values), parser.get_http_version(), size)
         self._upgrading = parser.should_upgrade()
         door = self.server.door
         way = door.look(head)
@@ -643,7 +647,7 @@ class ClientConnection(asyncio.Protocol):
         """Refuse the request that is being read, and close once it is told so."""
         visit, self._reading = self._reading, None
         if visit is None:
-            head = Head(b"-", self._target[:200], [], "1.1", 0)
+            head = Head(b"-", self._target[:200], fields.NONE, "1.1", 0)
             visit = Visit(self, head, Refused(refusal), False)
             self._queue.append(visit)
         visit.keep_alive = False
@@ -787,7 +791,7 @@ def _overloaded() -> Refusal:
     return Refusal(Problem.OVERLOADED, "The bodies that it holds fill its memory.", retry_after=1)
 
 
-def _request_id(fields: list[Field]) -> str:
+def _request_id(fields: Fields) -> str:
     """The client's own id of its request where it sent a sane one, else a fresh one."""
     for value in values(fields, b"x-request-id"):
         if 0 < len(value) <= 128 and value.isascii() and value.decode().isprintable():

@@ -10,7 +10,7 @@ import asyncio
 from typing import Protocol
 
 from ..core.decide import SAFE, PassReason
-from ..core.message import Request, lines, returned
+from ..core.message import Request, returned_lines
 from ..core.outcome import LostReason, NotSentReason
 from ..core.problem import Label, Problem, Refusal
 from .connection import Connection, Head
@@ -156,7 +156,7 @@ class Tunnel:
 
     def interim(self, head: Head) -> None:
         if not self._guest.http10:
-            self._guest.write(b"%b%b\r\n" % (status_line(head.status, head.reason), lines(returned(head.fields))))
+            self._guest.write(b"%b%b\r\n" % (status_line(head.status, head.reason), returned_lines(head.fields)))
 
     def head(self, head: Head) -> None:
         self._head = head
@@ -180,7 +180,7 @@ class Tunnel:
             b"".join(
                 (
                     status_line(head.status, head.reason),
-                    lines(returned(head.fields)),
+                    returned_lines(head.fields),
                     _UNPROTECTED if self._reason.unprotected else b"",
                     framing,
                     connection,

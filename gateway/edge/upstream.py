@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 
 from .. import failpoints
-from ..core.message import Field, Request, Response
+from ..core.fields import Fields, fields_of
+from ..core.message import Request, Response
 from ..core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from ..failpoints import Point
 from ..ports import Sink
@@ -258,16 +259,14 @@ class LiveStream:
                 self._sink.end(clean=clean)
 
 
-def _is_stream(fields: list[Field]) -> bool:
-    for name, value in fields:
-        size = len(name)
-        if size == 12 and name.lower() == b"content-type":
-            if value.lstrip(b" \t").lower().startswith(_STREAMS):
-                return True
-        elif size == 17 and name.lower() == b"x-accel-buffering" and value.strip().lower() == b"no":
+def _is_stream(fields: Fields) -> bool:
+    at, values = fields.shape.at, fields.values
+    for position in at.get(b"content-type", ()):
+        if values[position].lstrip(b" \t").lower().startswith(_STREAMS):
             return True
-    return False
+    return b"x-accel-buffering" in at and any(value.lower() == b"no" for value in fields.all(b"x-accel-buffering"))
 
 
 def _declares_body(request: Request) -> bool:
-    return any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in request.fields)
+    at = fields_of(request.fields).shape.at
+    return b"content-length" in at or b"transfer-encoding" in at

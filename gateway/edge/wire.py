@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from ..core.message import Field, Request, forwarded, lines
+from ..core.fields import Fields, fields_of
+from ..core.message import NEVER_FORWARDED, Request, Travel, forwarded, named_by_connection, travelling
 
-#: A client does not say for itself which attempt this is.
-_OWN_REQUEST_FIELDS = frozenset((b"idempotency-attempt",))
-_CHAIN = b"x-forwarded-for"
-_VIA = b"via"
+#: Of a keyed request these go on as they came: all but what is written anew. A client does not say for itself which
+#: attempt this is.
+_ANEW = frozenset((b"x-forwarded-for", b"via", b"idempotency-attempt"))
+_KEPT = Travel(NEVER_FORWARDED | _ANEW)
+_KEPT_UNEXPECTING = Travel(NEVER_FORWARDED | _ANEW | {b"expect"})
 _PSEUDONYM = b"1.1 oncegate"
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -25,44 +27,36 @@ def request_head(
     `framing` is the field line that frames the body as we send it, or nothing. `authority` is the upstream's
     own: the Host for a client of HTTP/1.0 that sent none (RFC 9112 §3.2 wants one in what we send).
     """
-    peer = request.peer.encode()
-    host: bytes | None = None
-    proto = forwarded_host = False
-    kept: list[Field] = []
-    chain: list[bytes] = []
-    via: list[bytes] = []
-    for field in forwarded(request.fields):
-        name = field[0].lower()
-        if name == b"host":
-            host = field[1]
-        elif name == _CHAIN:
-            chain.append(field[1])
-            continue
-        elif name == _VIA:
-            via.append(field[1])
-            continue
-        elif name == b"x-forwarded-proto":
-            proto = True
-        elif name == b"x-forwarded-host":
-            forwarded_host = True
-        elif (drop_expect and name == b"expect") or name in _OWN_REQUEST_FIELDS:
-            continue
-        kept.append(field)
-    if peer:
-        chain.append(peer)
-    via.append(_PSEUDONYM)
-    own = [b"Via: %b\r\n" % b", ".join(via)]
-    if chain:
-        own.append(b"X-Forwarded-For: %b\r\n" % b", ".join(chain))
-    if not proto:
-        own.append(b"X-Forwarded-Proto: %b\r\n" % scheme)
-    if host is None:
-        kept.insert(0, (b"Host", authority))
-    elif host and not forwarded_host:
-        own.append(b"X-Forwarded-Host: %b\r\n" % host)
-    if number > 1:
-        own.append(b"Idempotency-Attempt: %d\r\n" % number)
-    return b"".join((b"%b %b HTTP/1.1\r\n" % (request.method, request.target), lines(kept), *own, framing, b"\r\n"))
+    fields = fields_of(request.fields)
+    if not named_by_connection(fields).isdisjoint(fields.shape.at):
+        fields = fields_of(forwarded(fields))  # what it names is not there, for what is said below
+    at, values = fields.shape.at, fields.values
+    kept = travelling(fields, _KEPT_UNEXPECTING if drop_expect else _KEPT)
+    hosts = at.get(b"host")
+    return b"".join(
+        (
+            b"%b %b HTTP/1.1\r\n" % (request.method, request.target),
+            b"" if hosts else b"Host: %b\r\n" % authority,
+            fields.shape.block(kept).of(values),
+            _passed_on(fields, b"via", b"Via", _PSEUDONYM),
+            _passed_on(fields, b"x-forwarded-for", b"X-Forwarded-For", request.peer.encode()),
+            b"" if b"x-forwarded-proto" in at else b"X-Forwarded-Proto: %b\r\n" % scheme,
+            b"X-Forwarded-Host: %b\r\n" % values[hosts[0]]
+            if hosts and values[hosts[0]] and b"x-forwarded-host" not in at
+            else b"",
+            b"Idempotency-Attempt: %d\r\n" % number if number > 1 else b"",
+            framing,
+            b"\r\n",
+        )
+    )
+
+
+def _passed_on(fields: Fields, lowered: bytes, name: bytes, mine: bytes) -> bytes:
+    """A list that each hop adds itself to."""
+    if lowered not in fields.shape.at:
+        return b"%b: %b\r\n" % (name, mine) if mine else b""
+    chain = [fields.values[position] for position in fields.shape.at[lowered]]
+    return b"%b: %b\r\n" % (name, b", ".join((*chain, mine) if mine else chain))
 
 
 def sized(length: int) -> bytes:
