@@ -7,7 +7,7 @@ settle   something came back from the upstream: keep, release or hold?
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import assert_never
 
 from .fields import fields_of
@@ -163,7 +163,7 @@ def in_doubt(record: Record) -> Refusal:
     return Refusal(Problem.IN_DOUBT, known + ".")
 
 
-class Reason(Enum):
+class Reason(StrEnum):
     """Why a claim is settled as it is. Metrics and logs say these words."""
 
     ANSWERED = "answered"

@@ -14,8 +14,14 @@ def instant(milliseconds: int) -> bytes:
 
 
 @lru_cache(maxsize=1024)
+def second_of(second: int) -> str:
+    """The same without its fraction and zone, from seconds since 1970."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=1024)
 def _second(second: int) -> bytes:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+    return second_of(second).encode()
 
 
 @lru_cache(maxsize=8)

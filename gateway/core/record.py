@@ -33,7 +33,7 @@ other store against them.
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 
 from .fingerprint import Fingerprint
 from .message import Answer
@@ -113,7 +113,7 @@ class Found:
         return self.record.life - self.age
 
 
-class Kind(Enum):
+class Kind(StrEnum):
     """What is done with a claim."""
 
     KEEP = "keep"

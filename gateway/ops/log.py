@@ -13,15 +13,18 @@ import threading
 from functools import lru_cache
 from typing import TextIO
 
-from ..core.instant import instant
+from ..core.decide import Reason
+from ..core.instant import second_of as _second
+from ..core.record import Kind
 from ..ports import Account, Clock, DuplicateKind, VerdictName
+from .observers import Deaf
 
 #: Seconds for which lines are gathered; how many gathers may wait for the writer.
 _GATHER = 0.1
 _WAITING = 100
 
 
-class Log:
+class Log(Deaf):
     """The observer that writes. `keys`: show the key's text instead of a short digest."""
 
     def __init__(self, out: TextIO, clock: Clock, *, as_json: bool, keys: bool = False) -> None:
@@ -44,8 +47,6 @@ class Log:
         if account.verdict is not VerdictName.PASS:
             self._put(self._format(account))
 
-    def store_called(self, operation: str, seconds: float, *, failed: bool) -> None: ...
-
     def store_forgot(self, route: str) -> None:
         self.alarm("the store forgot a claim that it had acknowledged; it was told again", route=route)
 
@@ -65,37 +66,36 @@ class Log:
         return self._printable(f"{self._now()[11:23]} {level:5} {what}{told}")
 
     def _json(self, account: Account) -> str:
-        parts = [
-            f'{{"time":"{self._now()}","level":"info","route":{_quoted(account.route)},'
-            f'"method":{_quoted(account.method.decode("latin-1"))},"verdict":"{account.verdict}",'
-            f'"status":{account.status},"idempotency":"{account.label}"'
-        ]
+        alike = _alike(
+            account.route,
+            account.method,
+            account.verdict,
+            account.status,
+            account.label,
+            account.duplicate,
+            account.settlement,
+            account.reason,
+            account.problem,
+            account.attempt,
+            account.peer,
+        )
+        line = f'{{"time":"{self._now()}",{alike},"total_ms":{account.total * 1000:.3f}'
         if account.name:
-            parts.append(f'"key":{self._key(account)}')
-        if account.duplicate is not None:
-            parts.append(f'"duplicate":"{account.duplicate}"')
-        if account.settlement is not None and account.reason is not None:
-            parts.append(f'"settlement":"{account.settlement.value}","reason":"{account.reason.value}"')
-        if account.problem:
-            parts.append(f'"problem":"{account.problem}"')
-        if account.attempt:
-            parts.append(f'"attempt":{account.attempt}')
-        for name, seconds in (
-            ("total_ms", account.total),
-            ("upstream_ms", account.upstream),
-            ("claim_ms", account.claim),
-            ("settle_ms", account.settle),
-        ):
-            if seconds is not None:
-                parts.append(f'"{name}":{seconds * 1000:.3f}')
+            line += f',"key":{self._key(account)}'
+        if account.upstream is not None:
+            line += f',"upstream_ms":{account.upstream * 1000:.3f}'
+        if account.claim is not None:
+            line += f',"claim_ms":{account.claim * 1000:.3f}'
+        if account.settle is not None:
+            line += f',"settle_ms":{account.settle * 1000:.3f}'
         if account.age is not None:
-            parts.append(f'"age_s":{account.age:.3f}')
-        parts.append(f'"peer":{_quoted(account.peer)},"request_bytes":{account.request_bytes}')
+            line += f',"age_s":{account.age:.3f}'
+        line += f',"request_bytes":{account.request_bytes}'
         if account.response_bytes:
-            parts.append(f'"response_bytes":{account.response_bytes}')
+            line += f',"response_bytes":{account.response_bytes}'
         if account.detail:
-            parts.append(f'"detail":{json.dumps(account.detail)}')
-        return ",".join(parts) + "}"
+            line += f',"detail":{json.dumps(account.detail)}'
+        return line + "}"
 
     def _text(self, account: Account) -> str:
         what = account.problem or account.label
@@ -121,7 +121,8 @@ class Log:
         return f'"{account.name[:12].decode()}"'
 
     def _now(self) -> str:
-        return instant(self._clock.wall()).decode()
+        wall = self._clock.wall()
+        return f"{_second(wall // 1000)}.{wall % 1000:03d}Z"
 
     # ── Writing ───────────────────────────────────────────────────────────────────────────────────
 
@@ -176,5 +177,32 @@ class Log:
 
 
 @lru_cache(maxsize=1024)
-def _quoted(text: str) -> str:
-    return json.dumps(text)
+def _alike(
+    route: str,
+    method: bytes,
+    verdict: VerdictName,
+    status: int,
+    label: str,
+    duplicate: DuplicateKind | None,
+    settlement: Kind | None,
+    reason: Reason | None,
+    problem: str,
+    attempt: int,
+    peer: str,
+) -> str:
+    """What the lines of many requests have in common."""
+    told: dict[str, object] = {
+        "level": "info",
+        "route": route,
+        "method": method.decode("latin-1"),
+        "verdict": verdict,
+        "status": status,
+        "idempotency": label,
+        "duplicate": duplicate,
+        "settlement": settlement,
+        "reason": reason,
+        "problem": problem or None,
+        "attempt": attempt or None,
+        "peer": peer,
+    }
+    return json.dumps({name: said for name, said in told.items() if said is not None}, separators=(",", ":"))[1:-1]

@@ -5,19 +5,27 @@ from __future__ import annotations
 from ..ports import Account, Observer
 
 
+class Deaf:
+    """An observer that does not care for single calls of the store."""
+
+    def store_called(self, operation: str, seconds: float, *, failed: bool) -> None: ...
+
+
 class Observers:
     """Tells each in turn."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
+        #: Told of every call: only those who care.
+        self._of_calls = [each.store_called for each in observers if not isinstance(each, Deaf)]
 
     def finished(self, account: Account) -> None:
         for observer in self._observers:
             observer.finished(account)
 
     def store_called(self, operation: str, seconds: float, *, failed: bool) -> None:
-        for observer in self._observers:
-            observer.store_called(operation, seconds, failed=failed)
+        for store_called in self._of_calls:
+            store_called(operation, seconds, failed=failed)
 
     def store_forgot(self, route: str) -> None:
         for observer in self._observers:
