@@ -8,6 +8,7 @@ import random
 import secrets
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import web
 
 from .clock import HostClock
+from .core.identity import Identity
 from .core.record import HOLDER_BYTES
 from .edge.budget import Budget
 from .edge.door import Bounds, Door
@@ -34,7 +36,7 @@ from .settings import Settings, UpstreamSettings
 from .settings import stores as urls
 from .settling import Settler
 from .stores.memory import MAX_BYTES, MAX_RECORDS, MemoryStore
-from .stores.redis import Address, RedisStore, Servers
+from .stores.redis import Address, RedisStore, Servers, Trust
 from .stores.redis import Tls as RedisTls
 from .stores.sqlite import SqliteStore
 from .tasks import Tasks
@@ -59,8 +61,16 @@ class Mint:
 ONE_GATEWAY = "this store protects one gateway; a second instance of the service needs redis"
 
 
-def open_store(url: str, clock: Clock, observer: Observer, *, prefix: str) -> Store:
-    """The store of a URL that the settings have accepted."""
+def open_store(
+    url: str,
+    clock: Clock,
+    observer: Observer,
+    *,
+    prefix: str,
+    trust: Trust | None = None,
+    say: Callable[..., None] = lambda level, what, **facts: None,
+) -> Store:
+    """The store of a URL that the settings have accepted. A Redis is trusted as `trust` says."""
     parts, options = urlsplit(url), urls.options(url)
     if parts.scheme == "memory":
         return MemoryStore(
@@ -75,7 +85,12 @@ def open_store(url: str, clock: Clock, observer: Observer, *, prefix: str) -> St
             durability=str(options.get("durability", "power")),
             max_bytes=int(options.get("max_bytes", 0)),
         )
-    return RedisStore(_servers(urls.redis(url)), observer, prefix=prefix)
+    return RedisStore(redis_servers(url), observer, prefix=prefix, trust=trust or Trust(), say=say)
+
+
+def redis_servers(url: str) -> Servers:
+    """The servers of a Redis store's URL that the settings have accepted."""
+    return _servers(urls.redis(url))
 
 
 def _servers(place: urls.RedisPlace) -> Servers:
@@ -114,7 +129,7 @@ class Stopped:
 class App:
     """One gate, from its settings. `start`, then `serve` until a signal, or `stop`."""
 
-    def __init__(self, settings: Settings, *, out: TextIO | None = None) -> None:
+    def __init__(self, settings: Settings, *, out: TextIO | None = None, accept_new_keys: bool = False) -> None:
         self.settings = settings
         self.clock = HostClock()
         out = out or sys.stdout
@@ -122,10 +137,23 @@ class App:
         self.log = Log(out, self.clock, as_json=as_json, keys=settings.log.keys == "full")
         self.tally = Tally()
         self.observer = Observers(self.tally, self.log)
-        self.store = open_store(settings.store, self.clock, self.observer, prefix=settings.prefix)
+        trust = Trust(
+            settings.store_check,
+            settings.on_amnesia,
+            settings.service,
+            Identity.of(settings.routes.routes, settings.secret),
+            accept_new_keys,
+        )
+        self.store = store = open_store(
+            settings.store, self.clock, self.observer, prefix=settings.prefix, trust=trust, say=self.log.say
+        )
         self.tasks = Tasks(lambda error: self.observer.alarm("an exchange failed", error=repr(error)))
         self.settler = Settler(self.store, self.clock, self.observer)
-        self.readiness = Readiness(self.store, note="" if self.store.kind == "redis" else ONE_GATEWAY)
+        self.readiness = Readiness(store, note="" if store.kind == "redis" else ONE_GATEWAY)
+        if isinstance(store, RedisStore):
+            self.readiness.findings = lambda: {found.name: found.text for found in store.findings}
+            self.readiness.accept = store.accept
+            self.tally.findings = lambda: dict.fromkeys((found.name for found in store.findings), 1)
         self.addresses: list[tuple[str, int]] = []
         self.admin_addresses: list[tuple[str, int]] = []
         self._stack = AsyncExitStack()

@@ -15,10 +15,10 @@ from typing import Any
 import click
 import uvloop
 
-from . import __version__, failpoints
+from . import __version__, doctor, failpoints
 from .app import App, StoreUnusable
 from .demo import sample, story
-from .settings import Faults, Overrides, Settings, load, plain
+from .settings import Faults, Overrides, Settings, load, plain, stores
 
 USAGE = 64
 UNAVAILABLE = 69
@@ -64,6 +64,11 @@ def _settings(config: Path | None, upstream: str | None, overrides: Overrides) -
 @click.option("--admin", metavar="HOST:PORT", help="Where /live, /ready and /metrics are.")
 @click.option("--store", metavar="URL", help="memory://, sqlite:///PATH or redis://HOST:PORT/DB.")
 @click.option("--service", metavar="NAME", help="The API whose keys these are; needed with a shared store.")
+@click.option(
+    "--accept-new-keys",
+    is_flag=True,
+    help="Take over a Redis whose marker names another configuration's keys: they are forgotten.",
+)
 def run(
     config: Path | None,
     upstream: str | None,
@@ -71,6 +76,7 @@ def run(
     admin: str | None,
     store: str | None,
     service: str | None,
+    accept_new_keys: bool,
 ) -> None:
     """Run the gate until SIGTERM or SIGINT."""
     settings = _settings(config, upstream, Overrides(listen=listen, admin=admin, store=store, service=service))
@@ -79,7 +85,7 @@ def run(
             failpoints.arm(spec)
         except ValueError as error:
             _give_up(USAGE, str(error))
-    _serving(lambda: _run(settings))
+    _serving(lambda: _run(settings, accept_new_keys))
 
 
 def _serving(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -94,8 +100,8 @@ def _serving(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         _give_up(UNAVAILABLE, f"an address cannot be bound: {error.strerror or error}")
 
 
-async def _run(settings: Settings) -> None:
-    app = App(settings)
+async def _run(settings: Settings, accept_new_keys: bool) -> None:
+    app = App(settings, accept_new_keys=accept_new_keys)
     await app.start()
     # What was made so far stays for good: the collector need not look at it again and again. What a request
     # makes is freed by reference counts; cycles are rare, so the youngest generation may grow.
@@ -117,6 +123,26 @@ def check(file: Path) -> None:
     routes = settings.routes.routes
     guarded = sum(route.policy.guard for route in routes)
     click.echo(f"{file}: good: {len(routes)} routes, {guarded} of them guarded, {len(settings.upstreams)} upstreams")
+
+
+@main.command(name="doctor")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
+@click.option("--store", metavar="URL", help="memory://, sqlite:///PATH or redis://HOST:PORT/DB.")
+def diagnose(config: Path | None, store: str | None) -> None:
+    """Look at the store: what would make it lose keys, and what to change; exit 0 or 69."""
+    if (config is None) == (store is None):
+        _give_up(USAGE, "say what to look at: --config FILE, or --store URL")
+    try:
+        settings = None if config is None else load(config, environ=os.environ)
+        url = settings.store if settings is not None else stores.store(store or "")
+    except Faults as faults:
+        click.echo(str(faults), err=True)
+        sys.exit(USAGE)
+    except ValueError as error:
+        _give_up(USAGE, f"--store: {error}")
+    report = uvloop.run(doctor.look_at(doctor.Store(url, settings)))
+    click.echo(report.text)
+    sys.exit(0 if report.good else UNAVAILABLE)
 
 
 @main.command()

@@ -19,6 +19,7 @@ being stopped and its grace is over.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from .core.policy import Route, StoreDown
 from .core.problem import Label, Problem, Refusal
 from .core.record import Done, Found, Kind, Record, Settlement, Stamp
 from .core.reply import Again, First, Live, Reply
+from .core.values import value
 from .failpoints import Point
 from .flights import GONE, LOOK_AGAIN, TIMED_OUT, Ending, Failed, Flight, Flights, LookAgain, Stands, Told
 from .ports import (
@@ -43,6 +45,7 @@ from .ports import (
     Client,
     Clock,
     DuplicateKind,
+    IdentityChanged,
     Observer,
     RecordUnreadable,
     Store,
@@ -62,11 +65,17 @@ T = TypeVar("T")
 FIRST_LOOK = 0.025
 LAST_LOOK = 0.25
 LOOK_GROWS = 1.5
+#: The same where a bell hears its end. What nobody rings for (a store that forgot, a gate of a version that rings
+#: no bells, a connection that has died and not said so) is still seen within a second, at a tenth of the cost.
+FIRST_SLOW_LOOK = 0.25
+LAST_SLOW_LOOK = 1.0
+#: A store tells ages in whole milliseconds: so long after its lapse a record has lapsed by anybody's rounding.
+PAST_LAPSE = 0.002
 #: After a release elsewhere, one waiter of each process claims once, after up to this long: no herd.
 JITTER = 0.05
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ask:
     """A guarded request, read whole: what it asks, and under which name."""
 
@@ -121,6 +130,7 @@ class Exchange:
 
     __slots__ = (
         "account",
+        "answered",
         "ask",
         "claim",
         "client",
@@ -140,7 +150,7 @@ class Exchange:
         self.ask = ask
         self.client = client
         self.policy = ask.route.policy
-        self.started = self.t0 = gate.clock.now()
+        self.started = self.t0 = self.answered = gate.clock.now()
         self.wait_until = self.started + self.policy.wait / 1000
         self.claim: Record | None = None
         self.unsure = False
@@ -160,11 +170,12 @@ class Exchange:
 
     async def run(self) -> None:
         """Lead the flight of this name, or follow the one that there is, until the client has its answer."""
+        flights, name = self.gate.flights, self.ask.name
         try:
             while True:
-                flight = self.gate.flights.get(self.ask.name)
+                flight = flights.get(name)
                 if flight is None:
-                    await self._lead()
+                    await self._lead(flights.open(name))
                     break
                 if await self._follow(flight):
                     break
@@ -177,17 +188,16 @@ class Exchange:
 
     # ── Leading: ask the store, and own the key or watch whoever does ─────────────────────────────
 
-    async def _lead(self) -> None:
-        flight = self.gate.flights.open(self.ask.name)
+    async def _lead(self, flight: Flight) -> None:
+        ending: Ending = LOOK_AGAIN
+        lists = False
         try:
             ending = await self._claim_and_fly(flight)
-        except BaseException:
-            self.gate.flights.forget(flight)
-            flight.end(LOOK_AGAIN)
-            raise
-        if not self.lingers:
-            self.gate.flights.forget(flight)
-        flight.end(ending)
+            lists = self.lingers
+        finally:
+            if not lists:
+                self.gate.flights.forget(flight)
+            flight.end(ending)
 
     async def _claim_and_fly(self, flight: Flight) -> Ending:
         while True:
@@ -201,14 +211,15 @@ class Exchange:
                     if isinstance(verdict, Forward):
                         found = await self._take_over(verdict.seen)
                         continue
-                    next_found = await self._watch(flight, found)
+                    next_found = await self._watch(flight, found, verdict)
                     if isinstance(next_found, LookAgain):
                         return LOOK_AGAIN
                     found = next_found
                     if found is None:
                         await asyncio.sleep(self.gate.jitter() * JITTER)
             except StoreAway as away:
-                refusal = Refusal(Problem.STORE_UNAVAILABLE, retry_after=1)
+                changed = isinstance(away, IdentityChanged)
+                refusal = Refusal(Problem.IDENTITY_CHANGED if changed else Problem.STORE_UNAVAILABLE, retry_after=1)
                 self.account.detail = away.why
                 if self.account.verdict is VerdictName.PASS:
                     self.account.verdict = VerdictName.REFUSE
@@ -221,7 +232,8 @@ class Exchange:
         """Claim the key: WON, or what stands. A store that is away is waited for, as the policy says; past that
         the key is ours as far as anybody knows, where the policy says `store_down: forward`."""
         gate, policy, ask = self.gate, self.policy, self.ask
-        self.t0 = gate.clock.now()
+        if self.account.claim is not None or self.account.verdict is VerdictName.WAIT:
+            self.t0 = gate.clock.now()  # at first it is the request's own beginning, a moment ago
         claim = records.claim(
             ask.fingerprint,
             holder=gate.mint(),
@@ -269,14 +281,18 @@ class Exchange:
         give_up = self.t0 + min(self.policy.store_wait, self.policy.send_by) / 1000
         unsure = False
         won = False
+        begun = self.t0
         try:
             while True:
                 try:
-                    result = await self._timed(operation, call())
+                    result = await call()
+                    self._called(operation, begun)
                 except StoreAway as away:
+                    self._called(operation, begun, failed=True)
                     unsure = unsure or away.ambiguous
                     if isinstance(away, StoreFull | StoreRefused) or not await self._back_before(give_up):
                         raise
+                    begun = gate.clock.now()
                     continue
                 won = result is Done.WON
                 if not won:
@@ -285,7 +301,7 @@ class Exchange:
                 self.unsure = unsure
                 return Done.WON
         except StoreAway as away:
-            if otherwise_ours and not isinstance(away, RecordUnreadable):
+            if otherwise_ours and not isinstance(away, RecordUnreadable | IdentityChanged):
                 won = self.unprotected = self.unsure = True
                 self.claim = claim
                 self.account.detail = away.why
@@ -309,37 +325,59 @@ class Exchange:
         left = give_up - gate.clock.now()
         return left > 0 and await gate.store.wait_available(left) and gate.clock.now() < give_up
 
-    async def _watch(self, flight: Flight, found: Found) -> Found | LookAgain | None:
+    async def _watch(self, flight: Flight, found: Found, verdict: Wait) -> Found | LookAgain | None:
         """Wait for another process's flight: what it became, None once the key is free, or LOOK_AGAIN
         when this client has stopped waiting (and somebody else here leads on). A store that is away
-        meanwhile is waited for, as the policy says."""
+        meanwhile is waited for, as the policy says.
+
+        It looks when the bell rings, which is first of all when the bell begins to hear: what was settled before
+        that is seen by the look, what is settled after it rings. Nobody rings for a lapse, so it looks then too.
+        """
         gate = self.gate
         self._waits()
-        flight.claimed(found.record, gate.clock.now() + (found.record.lease - found.age) / 1000)
-        pause = FIRST_LOOK
+        now = gate.clock.now()
+        flight.claimed(found.record, now + (found.record.lease - found.age) / 1000)
+        lapses = now + verdict.lease_left / 1000 + PAST_LAPSE
+        often, seldom = FIRST_LOOK, FIRST_SLOW_LOOK
         patience: float | None = None
-        while True:
-            left = self.wait_until - gate.clock.now()
-            if left <= 0 or self.client.gone:
-                self._reply(self._still_in_flight(flight))
-                return LOOK_AGAIN
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * LOOK_GROWS, LAST_LOOK)
+        with gate.store.listen(self.ask.name) as bell:
+            self.client.when_gone(bell.ring)
             try:
-                seen = await self._timed("look", gate.store.look(self.ask.name))
-            except StoreAway:
-                now = gate.clock.now()
-                if patience is None:
-                    patience = now + self.policy.store_wait / 1000
-                if now >= patience:
-                    raise
-                await gate.store.wait_available(max(min(patience, self.wait_until) - now, 0))
-                continue
-            patience = None
-            if seen is None:
-                return None
-            if not isinstance(resolve(seen, self.ask.fingerprint, self.policy), Wait):
-                return seen
+                while True:
+                    now = gate.clock.now()
+                    if now >= self.wait_until or self.client.gone:
+                        self._reply(self._still_in_flight(flight))
+                        return LOOK_AGAIN
+                    if bell.hears:
+                        pause, seldom = seldom, min(seldom * LOOK_GROWS, LAST_SLOW_LOOK)
+                    else:
+                        pause, often = often, min(often * LOOK_GROWS, LAST_LOOK)
+                    await bell.rung(max(min(now + pause, lapses, self.wait_until) - now, 0))
+                    lapses = math.inf
+                    begun = gate.clock.now()
+                    try:
+                        seen = await gate.store.look(self.ask.name)
+                        self._called("look", begun)
+                    except StoreAway:
+                        self._called("look", begun, failed=True)
+                        now = gate.clock.now()
+                        if patience is None:
+                            patience = now + self.policy.store_wait / 1000
+                        if now >= patience:
+                            raise
+                        await gate.store.wait_available(max(min(patience, self.wait_until) - now, 0))
+                        continue
+                    patience = None
+                    if self.client.gone:
+                        continue
+                    if seen is None:
+                        return None
+                    verdict_now = resolve(seen, self.ask.fingerprint, self.policy)
+                    if not isinstance(verdict_now, Wait):
+                        return seen
+                    lapses = gate.clock.now() + verdict_now.lease_left / 1000 + PAST_LAPSE
+            finally:
+                self.client.when_gone(None)
 
     # ── Flying: the one attempt, and what becomes of it ───────────────────────────────────────────
 
@@ -367,10 +405,12 @@ class Exchange:
             self._let_go(flight, claim)
             raise
         stream = attempt.stream if attempt is not None else None
+        result: Done | Found | None = None
         try:
-            result: Done | Found | None = await self._timed("settle", self.gate.store.settle(self.ask.name, settlement))
+            result = await self.gate.store.settle(self.ask.name, settlement)
+            self._settled(failed=False)
         except StoreAway:
-            result = None
+            self._settled(failed=True)
             self._settle_later(flight, settlement, stream)
         except BaseException:
             self._settle_later(flight, settlement, stream)
@@ -392,11 +432,11 @@ class Exchange:
     async def _attempt(self, flight: Flight, claim: Record) -> tuple[Outcome, Attempt | None]:
         gate, policy = self.gate, self.policy
         send_by = self.t0 + policy.send_by / 1000
-        if gate.clock.now() > send_by:
+        begun = self.answered = gate.clock.now()
+        if begun > send_by:
             return NotSent(NotSentReason.TOO_LATE), None
         if gate.stopping:
             return NotSent(NotSentReason.STOPPED), None
-        begun = gate.clock.now()
         upstream = gate.upstreams[self.ask.route.upstream]
         self.sending = True
         attempt = flight.attempt = upstream.attempt(
@@ -410,7 +450,8 @@ class Exchange:
         if outcome is None:
             attempt.abandon(LostReason.TIMEOUT)
             outcome = Lost(LostReason.TIMEOUT)
-        self.account.upstream = gate.clock.now() - begun
+        self.answered = gate.clock.now()
+        self.account.upstream = self.answered - begun
         return outcome, attempt
 
     def _settlement(self, claim: Record, outcome: Outcome, verdict: Settle) -> Settlement:
@@ -647,21 +688,15 @@ class Exchange:
             self.account.total = self.gate.clock.now() - self.started
         self.gate.observer.finished(self.account)
 
-    async def _timed(self, operation: str, call: Coroutine[Any, Any, T]) -> T:
-        clock = self.gate.clock
-        begun = clock.now()
-        failed = True
-        try:
-            result = await call
-            failed = False
-            return result
-        finally:
-            took = clock.now() - begun
-            self.gate.observer.store_called(operation, took, failed=failed)
-            if operation == "settle":
-                self.account.settle = took
-            else:
-                self.account.claim = (self.account.claim or 0.0) + took
+    def _called(self, operation: str, begun: float, *, failed: bool = False) -> None:
+        """A claim, a takeover or a look has ended."""
+        took = self.gate.clock.now() - begun
+        self.account.claim = (self.account.claim or 0.0) + took
+        self.gate.observer.store_called(operation, took, failed=failed)
+
+    def _settled(self, *, failed: bool) -> None:
+        took = self.account.settle = self.gate.clock.now() - self.answered
+        self.gate.observer.store_called("settle", took, failed=failed)
 
 
 _CAUGHT = {

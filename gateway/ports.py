@@ -11,10 +11,11 @@ No exception of a library passes its adapter; the ones here are all that there a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
 from .core.decide import Reason
 from .core.key import Key
@@ -52,6 +53,11 @@ class StoreRefused(StoreAway):
         super().__init__(why, ambiguous=False)
 
 
+class IdentityChanged(StoreRefused):
+    """The store's keys are those of another configuration: under this one a key that lives would not be found.
+    No policy forwards over that."""
+
+
 class RecordUnreadable(StoreAway):
     """The record that is there was written by another version, or by nobody: refused, never guessed at, and
     never run over. Nothing was written."""
@@ -62,6 +68,50 @@ class RecordUnreadable(StoreAway):
 
 class StoreUnusable(Exception):
     """The store can never work as it is configured. Its message says what to do."""
+
+
+class Bell:
+    """Tells one waiter that a record may have left its flight. A ring says no more than: look.
+
+    While it `hears`, every Keep, Hold and Release that is made, by whatever process, rings it; a claim does not. It
+    rings besides whenever it begins to hear, at first and after its connection was lost: whoever looks after each
+    ring has missed nothing that came before. It may ring for nothing. It does not ring when a lease lapses or a
+    record's life ends, nor when a store forgets: whoever waits looks now and then all the same, and often while
+    it does not hear.
+
+    This one is of a store that tells nobody: it never hears.
+    """
+
+    def __init__(self) -> None:
+        self._rang = asyncio.Event()
+
+    @property
+    def hears(self) -> bool:
+        """Whether a settlement made now would ring."""
+        return False
+
+    def ring(self) -> None:
+        """Wake whoever waits, or the next who will."""
+        self._rang.set()
+
+    async def rung(self, seconds: float) -> bool:
+        """Wait until it rings, at most so long; says whether it did. A ring that nobody has waited for yet counts."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._rang.wait()
+        except TimeoutError:
+            return False
+        self._rang.clear()
+        return True
+
+    def close(self) -> None:
+        """Listen no more."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Store(Protocol):
@@ -104,6 +154,10 @@ class Store(Protocol):
 
     async def look(self, name: bytes) -> Found | None:
         """What is there."""
+
+    def listen(self, name: bytes) -> Bell:
+        """A bell of this record, to be closed by whoever asked for it. Returns at once and never fails: it hears
+        as soon as it can. However many listen, they cost the store no connection each."""
 
 
 class Stream(Protocol):
@@ -275,9 +329,11 @@ class Nobody:
 __all__ = [
     "Account",
     "Attempt",
+    "Bell",
     "Client",
     "Clock",
     "DuplicateKind",
+    "IdentityChanged",
     "Nobody",
     "Observer",
     "RecordUnreadable",

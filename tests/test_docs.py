@@ -39,7 +39,9 @@ def test_the_configuration_in_the_readme_is_that_of_the_files() -> None:
         load_text(block, name=str(files[block]), environ={})
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/problems.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/problems.md", "docs/redis.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     """Every relative link of a page names a file that is there."""
     text = (ROOT / page).read_text()

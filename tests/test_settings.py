@@ -29,6 +29,7 @@ from gateway.settings import (
     load,
     load_text,
     plain,
+    stores,
 )
 from gateway.settings import source as sources
 from gateway.settings.model import SHAPES
@@ -94,6 +95,7 @@ def test_the_file_of_all_fields_says_the_defaults() -> None:
     assert (shipped.grace, shipped.prefix) == (95 * SECOND, "og:") == (bare.grace, bare.prefix)
     assert shipped.admin == bare.admin
     assert shipped.store == bare.store
+    assert (shipped.store_check, shipped.on_amnesia) == ("strict", "warn") == (bare.store_check, bare.on_amnesia)
     app = UpstreamSettings("app", "127.0.0.1", 9000)
     assert {replace(shipped.upstreams["shop"], name="app"), bare.upstreams["app"]} == {app}
 
@@ -143,6 +145,8 @@ routes:
 limits: {waiters: 1_000}
 log: {format: json, keys: full}
 grace: 1m
+store_check: warn
+on_amnesia: refuse
 """
     )
     timing = {"timeout": 10 * SECOND, "late": 5 * SECOND, "missing": Missing.REFUSE, "window": 2 * HOUR}
@@ -184,6 +188,7 @@ grace: 1m
     assert settings.limits == Limits(waiters=1_000)
     assert settings.log == LogSettings("json", "full")
     assert settings.grace == MINUTE
+    assert (settings.store_check, settings.on_amnesia) == ("warn", "refuse")
 
 
 def test_an_upstream_over_tls() -> None:
@@ -389,8 +394,55 @@ AT_THE_TOP = [
     ("tls: {}", "tls", TO_COME),
     ("cors: ['*']", "cors", TO_COME),
     ("trusted_proxies: []", "trusted_proxies", TO_COME),
-    ("store_check: warn", "store_check", TO_COME),
-    ("on_amnesia: warn", "on_amnesia", TO_COME),
+    (
+        "durability: replicated",
+        "durability",
+        "does not stand here; it belongs in `store`",
+    ),
+    ("store: {durability: power}", "store.url", "is missing; use url: redis://HOST:6379/0"),
+    ("store: {}", "store.url", "is missing; use url: redis://HOST:6379/0"),
+    (
+        "store: {url: mysql://x, replicas: 2}",
+        "store",
+        "no store is called mysql://; use memory://, sqlite:/// or redis://",
+    ),
+    ("store: {url: mysql://x}", "store.url", "no store is called mysql://; use memory://, sqlite:/// or redis://"),
+    ("store: [memory://]", "store", "expected a mapping, found a list"),
+    ("store: {url: 'redis://h', durable: single}", "store.durable", "unknown field; did you mean `durability`?"),
+    (
+        "store: {url: 'redis://h', durability: full}",
+        "store.durability",
+        "`full` is not read; use single or replicated",
+    ),
+    (
+        "store: {url: 'redis://h', durability: replicated}",
+        "store",
+        "replicas is missing: how many there are that can be promoted; use &replicas=1",
+    ),
+    (
+        "store: {url: 'redis://h', durability: replicated, replicas: [1]}",
+        "store.replicas",
+        "expected a single value, found a list",
+    ),
+    (
+        "store: {url: 'redis://h?durability=replicated', durability: replicated}",
+        "store.durability",
+        "stands in the URL too; write it once",
+    ),
+    ("store: {url: 'redis://h', ca: /a}", "store.ca", "`ca` is for a Redis that speaks TLS; use rediss://"),
+    (
+        "store: {url: 'redis://h', db: 1}",
+        "store.db",
+        "the number of a database stands behind the host; use redis://HOST:6379/1",
+    ),
+    (
+        "store: {url: 'memory://', replicas: 1}",
+        "store.replicas",
+        "`replicas` is not read behind the ? of memory://; use max_records or max_bytes",
+    ),
+    ("store_check: loud", "store_check", "expected strict, warn or off, found `loud`"),
+    ("store_check: no", "store_check", "expected strict, warn or off, found the boolean no"),
+    ("on_amnesia: refused", "on_amnesia", "expected warn or refuse, found `refused`; use refuse"),
     ("store: mysql://x", "store", "no store is called mysql://; use memory://, sqlite:/// or redis://"),
     ("store: 'redis://:a#b@h'", "store", "a # cannot stand here; in a password write %23"),
     ("store: oncegate.db", "store", "expected memory://, sqlite:///PATH or redis://HOST:PORT/DB"),
@@ -837,6 +889,34 @@ ONE_GATEWAY = (
     "this store protects one gateway; a second instance of the service needs redis. On Kubernetes use "
     "store: redis://HOST:6379/0, or write store_scope: single where there will only ever be one"
 )
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ("url: memory://", "memory://"),
+        ("url: memory://, max_records: 10, max_bytes: 1MiB", "memory://?max_bytes=1MiB&max_records=10"),
+        ("url: sqlite:///a.db, durability: process", "sqlite:///a.db?durability=process"),
+        (
+            "url: 'REDIS://:pw@h/1?wait=1s', durability: replicated, replicas: 2",
+            "redis://:pw@h/1?wait=1s&durability=replicated&replicas=2",
+        ),
+        ("url: 'rediss://h', verify: false, server_name: r.internal", "rediss://h?server_name=r.internal&verify=false"),
+        ("url: 'redis+unix:///run/redis.sock', db: 3", "redis+unix:///run/redis.sock?db=3"),
+        (
+            "url: 'redis+sentinel://a,b/shop', sentinel_user: me, sentinel_password: 'a&b?c=#%'",
+            "redis+sentinel://a,b/shop?sentinel_user=me&sentinel_password=a%26b%3Fc%3D%23%25",
+        ),
+    ],
+)
+def test_fields_beside_a_store_s_url_are_part_of_it(fields: str, url: str) -> None:
+    """The settings have one URL, however it was written; and what was escaped comes out as it went in."""
+    settings = read(WHOLE + f"service: a\nstore: {{{fields}}}\n")
+    assert settings.store == url
+    if "sentinel" in url:
+        assert stores.redis(url).sentinel_password == "a&b?c=#%"
+        assert "a%26b" not in settings.shown_store
+        assert settings.shown_store.endswith("&sentinel_password=…")
 
 
 @pytest.mark.parametrize("store", ["memory://", "sqlite:////var/lib/a.db", "sqlite:///a?durability=process"])

@@ -107,7 +107,18 @@ _NOTHING: frozenset[bytes] = frozenset()
 def named_by_connection(fields: Lines) -> frozenset[bytes]:
     """The names that `Connection` declares to be for this hop only."""
     fields = fields_of(fields)
-    return frozenset(listed(fields, b"connection")) if b"connection" in fields.shape.at else _NOTHING
+    at = fields.shape.at.get(b"connection")
+    if at is None:
+        return _NOTHING
+    if len(at) == 1:
+        return _members(fields.values[at[0]])
+    return frozenset(listed(fields, b"connection"))
+
+
+@lru_cache(maxsize=256)
+def _members(value: bytes) -> frozenset[bytes]:
+    """Of one `Connection` field: few values are ever sent."""
+    return frozenset(name for member in value.split(b",") if (name := member.strip(b" \t").lower()))
 
 
 def forwarded(fields: Lines) -> list[Field]:

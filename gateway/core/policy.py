@@ -70,6 +70,21 @@ class Policy:
     timeout: int = 60 * SECOND
     late: int = 30 * SECOND
     margin: int = MARGIN
+    #: How long a claim is trusted without being settled.
+    lease: int = field(init=False)
+    #: How long a claim is remembered: a window shorter than the exchange must not lose it.
+    claim_life: int = field(init=False)
+    #: How long after t0 the first byte may still be sent; later, the claim is released unused.
+    send_by: int = field(init=False)
+    #: How long after t0 the exchange ends in Hold, whatever it is doing.
+    ends_by: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        lease = self.timeout + self.late + self.margin
+        object.__setattr__(self, "lease", lease)
+        object.__setattr__(self, "claim_life", lease + self.doubt_window)
+        object.__setattr__(self, "send_by", min(self.timeout, lease // 2))
+        object.__setattr__(self, "ends_by", lease - self.margin)
 
     @property
     def per_request(self) -> tuple[bytes, ...]:
@@ -77,26 +92,6 @@ class Policy:
         sources = (*self.scope, *(source.encode() for source in self.recipe.bind))
         named = (source.removeprefix(b"header:") for source in sources if source.startswith(b"header:"))
         return (*self.headers, *self.recipe.headers, *named)
-
-    @property
-    def lease(self) -> int:
-        """How long a claim is trusted without being settled."""
-        return self.timeout + self.late + self.margin
-
-    @property
-    def claim_life(self) -> int:
-        """How long a claim is remembered: a window shorter than the exchange must not lose it."""
-        return self.lease + self.doubt_window
-
-    @property
-    def send_by(self) -> int:
-        """How long after t0 the first byte may still be sent; later, the claim is released unused."""
-        return min(self.timeout, self.lease // 2)
-
-    @property
-    def ends_by(self) -> int:
-        """How long after t0 the exchange ends in Hold, whatever it is doing."""
-        return self.lease - self.margin
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ ran nothing, `unknown` where nobody knows, `keep` where it did run. `retry` is w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
+
+from .values import value
 
 
 class Label(StrEnum):
@@ -271,7 +272,7 @@ class Problem(Enum):
         return f"urn:oncegate:problem:{self.slug}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refusal:
     """A problem as one request meets it. `more` is added to the detail; `retry_after` is in seconds."""
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
+from ..core.problem import Problem
 from ..ports import Store
 from .metrics import Tally
+
+_IDENTITY_CHANGED = Problem.IDENTITY_CHANGED.slug
 
 
 @dataclass(slots=True)
 class Readiness:
-    """Latches: `started` closes once, `stopping` closes once."""
+    """Latches: `started` closes once, `stopping` closes once. `findings` are the store's, by name; `accept` is
+    told that an operator knows of what the store lost, and says whether it lost anything."""
 
     store: Store
     note: str = ""
     started: bool = False
     stopping: bool = False
+    findings: Callable[[], Mapping[str, str]] = dict
+    accept: Callable[[], bool] = bool
 
     def guarded(self) -> str:
         """Why guarded routes would not be served; empty if they would."""
@@ -28,7 +34,8 @@ class Readiness:
         if self.stopping:
             return "the gate is stopping"
         if not self.store.available:
-            return f"store-unavailable: {self.store.trouble}"
+            trouble = self.store.trouble
+            return trouble if trouble.startswith(_IDENTITY_CHANGED) else f"store-unavailable: {trouble}"
         return ""
 
 
@@ -50,8 +57,13 @@ def admin_app(
 
     async def ready_guarded(_: web.Request) -> web.Response:
         why = readiness.guarded()
-        told = {"status": "not ready", "reason": why} if why else {"status": "ready"}
+        told: dict[str, object] = {"status": "not ready", "reason": why} if why else {"status": "ready"}
+        if findings := readiness.findings():
+            told["findings"] = dict(findings)
         return web.json_response(told, status=503 if why else 200)
+
+    async def accept(_: web.Request) -> web.Response:
+        return web.json_response({"accepted": readiness.accept()})
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -62,6 +74,7 @@ def admin_app(
     app.router.add_get("/ready", ready)
     app.router.add_get("/ready/guarded", ready_guarded)
     app.router.add_get("/metrics", metrics)
+    app.router.add_post("/store/accept", accept)
     if extra is not None:
         extra(app)
     return app

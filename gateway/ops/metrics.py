@@ -1,20 +1,24 @@
 """The metrics of the gate, tallied from one `Account` per request and shown in Prometheus' text format.
 
 The tally is our own: an increment of prometheus-client's metrics costs a lock and a label look-up, and a
-guarded request touches eight of them. Its exposition and its types are used as they are.
+guarded request touches eight of them. Its exposition and its types are used as they are. Requests that came
+to the same are counted in one *row*; what each counter says of them is worked out when somebody asks.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter as Count
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from ..core.decide import Reason
 from ..core.record import Kind
-from ..ports import Account, VerdictName
+from ..ports import Account, DuplicateKind, VerdictName
 
 Labels = tuple[str, ...]
 
@@ -24,18 +28,19 @@ _AGES = (1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0, 24 * 3600.0, 48 * 3600.0, 7
 _BYTES = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 10485760.0)
 
 
-class Counter:
-    """Counts by labels."""
+class Cell:
+    """One distribution."""
 
-    def __init__(self, name: str, text: str, labels: Labels) -> None:
-        self.name, self.text, self.labels = name, text, labels
-        self.values: defaultdict[Labels, int] = defaultdict(int)
+    __slots__ = ("bounds", "counts", "sum")
 
-    def family(self) -> Metric:
-        family = CounterMetricFamily(self.name, self.text, labels=self.labels)
-        for labels, value in self.values.items():
-            family.add_metric(labels, value)
-        return family
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
 
 
 class Histogram:
@@ -43,25 +48,25 @@ class Histogram:
 
     def __init__(self, name: str, text: str, labels: Labels, bounds: tuple[float, ...]) -> None:
         self.name, self.text, self.labels, self.bounds = name, text, labels, bounds
-        self._counts: dict[Labels, list[int]] = {}
-        self._sums: defaultdict[Labels, float] = defaultdict(float)
+        self._cells: dict[Labels, Cell] = {}
 
-    def observe(self, labels: Labels, value: float) -> None:
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = [0] * (len(self.bounds) + 1)
-        counts[bisect_left(self.bounds, value)] += 1
-        self._sums[labels] += value
+    def cell(self, *labels: str) -> Cell:
+        """The distribution under these labels; it is shown once something was observed."""
+        if (cell := self._cells.get(labels)) is None:
+            cell = self._cells[labels] = Cell(self.bounds)
+        return cell
 
     def family(self) -> Metric:
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
-        for labels, counts in self._counts.items():
+        for labels, cell in self._cells.items():
+            if not any(cell.counts):
+                continue
             running = 0
             buckets: list[tuple[str, float]] = []
-            for bound, count in zip((*map(_bound, self.bounds), "+Inf"), counts, strict=True):
+            for bound, count in zip((*map(_bound, self.bounds), "+Inf"), cell.counts, strict=True):
                 running += count
                 buckets.append((bound, running))
-            family.add_metric(labels, buckets, self._sums[labels])
+            family.add_metric(labels, buckets, cell.sum)
         return family
 
 
@@ -69,23 +74,43 @@ def _bound(value: float) -> str:
     return repr(float(value))
 
 
+class Ended(NamedTuple):
+    """What requests of one row have in common."""
+
+    route: str
+    verdict: VerdictName
+    duplicate: DuplicateKind | None
+    settlement: Kind | None
+    reason: Reason | None
+    unprotected: str
+    problem: str
+
+
+class Row:
+    """Requests that came to the same, and the distributions that they fall into."""
+
+    __slots__ = ("age", "count", "outcome", "overhead", "record_bytes", "upstream")
+
+    def __init__(self, outcome: Ended, tally: Tally) -> None:
+        route, verdict = outcome.route, outcome.verdict
+        self.outcome = outcome
+        self.count = 0
+        self.upstream = tally.upstream.cell(route)
+        self.record_bytes = tally.record_bytes.cell(route)
+        self.age = None if outcome.duplicate is None else tally.age.cell(route)
+        #: A wait is the other request's time, and what passes is not timed by us.
+        self.overhead = None if verdict in (VerdictName.WAIT, VerdictName.PASS) else tally.overhead.cell(route, verdict)
+
+
 class Tally:
-    """The observer that counts. `in_flight` and `waiters` are asked at each scrape: how many, by route."""
+    """The observer that counts. `in_flight` and `waiters` are asked at each scrape: how many, by route; and
+    `findings`: 1 for each that stands, by name."""
 
     def __init__(self) -> None:
-        self.requests = Counter("oncegate_requests", "Requests, by the verdict on arrival", ("route", "verdict"))
-        self.duplicates = Counter("oncegate_duplicates", "Duplicates caught, by how", ("route", "kind"))
-        self.settlements = Counter(
-            "oncegate_settlements", "Claims settled, by how and why", ("route", "settlement", "reason")
-        )
-        self.doubts = Counter("oncegate_doubts", "Claims that were put in doubt, by why", ("route", "reason"))
-        self.unprotected = Counter(
-            "oncegate_unprotected", "Requests that could run twice, by why nothing guarded them", ("route", "reason")
-        )
-        self.refusals = Counter("oncegate_problems", "Problems answered by the gate itself", ("route", "problem"))
-        self.store_errors = Counter("oncegate_store_errors", "Calls that the store did not answer", ("operation",))
-        self.forgot = Counter("oncegate_store_forgot", "Acknowledged claims that the store had lost", ())
-        self.alarms = Counter("oncegate_alarms", "Lines in the log that a person should read", ())
+        self._rows: dict[tuple[object, ...], Row] = {}
+        self._store_errors: defaultdict[str, int] = defaultdict(int)
+        self._forgot = 0
+        self._alarms = 0
         self.upstream = Histogram("oncegate_upstream_seconds", "From forwarding to the answer", ("route",), _SECONDS)
         self.overhead = Histogram(
             "oncegate_overhead_seconds", "The time that the gate itself added", ("route", "verdict"), _FINE
@@ -97,59 +122,105 @@ class Tally:
         self.record_bytes = Histogram("oncegate_record_bytes", "Head and body of answers kept", ("route",), _BYTES)
         self.in_flight: Callable[[], dict[str, int]] = dict
         self.waiters: Callable[[], dict[str, int]] = dict
-        self.forgot.values[()] = 0
-        self.alarms.values[()] = 0
+        self.findings: Callable[[], dict[str, int]] = dict
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 
     # ── ports.Observer ────────────────────────────────────────────────────────────────────────────
 
     def finished(self, account: Account) -> None:
-        route, verdict = account.route, account.verdict
-        self.requests.values[route, verdict] += 1
-        if account.duplicate is not None:
-            self.duplicates.values[route, account.duplicate] += 1
-            if account.age is not None:
-                self.age.observe((route,), account.age)
-        if account.settlement is not None and account.reason is not None:
-            self.settlements.values[route, account.settlement.value, account.reason.value] += 1
-            if account.settlement is Kind.HOLD:
-                self.doubts.values[route, account.reason.value] += 1
-        if account.unprotected:
-            self.unprotected.values[route, account.unprotected] += 1
-        if account.problem:
-            self.refusals.values[route, account.problem] += 1
-        if account.upstream is not None:
-            self.upstream.observe((route,), account.upstream)
+        outcome = (
+            account.route,
+            account.verdict,
+            account.duplicate,
+            account.settlement,
+            account.reason,
+            account.unprotected,
+            account.problem,
+        )
+        row = self._rows.get(outcome)
+        if row is None:
+            row = self._rows[outcome] = Row(Ended(*outcome), self)
+        row.count += 1
+        upstream = account.upstream
+        if upstream is not None:
+            row.upstream.observe(upstream)
         if account.record_bytes is not None:
-            self.record_bytes.observe((route,), account.record_bytes)
-        if verdict is not VerdictName.WAIT and verdict is not VerdictName.PASS:
-            self.overhead.observe((route, verdict), max(account.total - (account.upstream or 0.0), 0.0))
+            row.record_bytes.observe(account.record_bytes)
+        if row.age is not None and account.age is not None:
+            row.age.observe(account.age)
+        if row.overhead is not None:
+            row.overhead.observe(max(account.total - (upstream or 0.0), 0.0))
 
     def store_called(self, operation: str, seconds: float, *, failed: bool) -> None:
         if failed:
-            self.store_errors.values[(operation,)] += 1
+            self._store_errors[operation] += 1
         else:
-            self.store.observe((operation,), seconds)
+            self.store.cell(operation).observe(seconds)
 
     def store_forgot(self, route: str) -> None:
-        self.forgot.values[()] += 1
-        self.alarms.values[()] += 1
+        self._forgot += 1
+        self._alarms += 1
 
     def alarm(self, what: str, **facts: object) -> None:
-        self.alarms.values[()] += 1
+        self._alarms += 1
 
     # ── prometheus_client's Collector ─────────────────────────────────────────────────────────────
 
     def collect(self) -> Iterable[Metric]:
-        for metric in vars(self).values():
-            if isinstance(metric, Counter | Histogram):
-                yield metric.family()
-        for name, text, read in (
-            ("oncegate_in_flight", "Exchanges under way", self.in_flight),
-            ("oncegate_waiters", "Duplicates attached to an exchange", self.waiters),
+        yield from self._counters()
+        for histogram in (self.upstream, self.overhead, self.store, self.age, self.record_bytes):
+            yield histogram.family()
+        for name, text, label, read in (
+            ("oncegate_in_flight", "Exchanges under way", "route", self.in_flight),
+            ("oncegate_waiters", "Duplicates attached to an exchange", "route", self.waiters),
+            ("oncegate_store_finding", "What stands against the store, by name", "name", self.findings),
         ):
-            family = GaugeMetricFamily(name, text, labels=("route",))
-            for route, value in read().items():
-                family.add_metric((route,), value)
+            family = GaugeMetricFamily(name, text, labels=(label,))
+            for labelled, value in read().items():
+                family.add_metric((labelled,), value)
             yield family
+
+    def _counters(self) -> Iterator[Metric]:
+        def counted(name: str, text: str, labels: Labels, of: Callable[[Ended], Labels | None]) -> Metric:
+            counts: Count[Labels] = Count()
+            for row in self._rows.values():
+                if (found := of(row.outcome)) is not None:
+                    counts[found] += row.count
+            return _counter(name, text, labels, counts)
+
+        yield counted(
+            "oncegate_requests", "Requests, by the verdict on arrival", ("route", "verdict"),
+            lambda it: (it.route, it.verdict),
+        )  # fmt: skip
+        yield counted(
+            "oncegate_duplicates", "Duplicates caught, by how", ("route", "kind"),
+            lambda it: None if it.duplicate is None else (it.route, it.duplicate),
+        )  # fmt: skip
+        yield counted(
+            "oncegate_settlements", "Claims settled, by how and why", ("route", "settlement", "reason"),
+            lambda it: (it.route, it.settlement, it.reason) if it.settlement and it.reason else None,
+        )  # fmt: skip
+        yield counted(
+            "oncegate_doubts", "Claims that were put in doubt, by why", ("route", "reason"),
+            lambda it: (it.route, it.reason) if it.settlement is Kind.HOLD and it.reason else None,
+        )  # fmt: skip
+        yield counted(
+            "oncegate_unprotected", "Requests that could run twice, by why nothing guarded them", ("route", "reason"),
+            lambda it: (it.route, it.unprotected) if it.unprotected else None,
+        )  # fmt: skip
+        yield counted(
+            "oncegate_problems", "Problems answered by the gate itself", ("route", "problem"),
+            lambda it: (it.route, it.problem) if it.problem else None,
+        )  # fmt: skip
+        errors: dict[Labels, int] = {(operation,): count for operation, count in self._store_errors.items()}
+        yield _counter("oncegate_store_errors", "Calls that the store did not answer", ("operation",), errors)
+        yield _counter("oncegate_store_forgot", "Acknowledged claims that the store had lost", (), {(): self._forgot})
+        yield _counter("oncegate_alarms", "Lines in the log that a person should read", (), {(): self._alarms})
+
+
+def _counter(name: str, text: str, labels: Labels, counts: Mapping[Labels, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for found, count in counts.items():
+        family.add_metric(found, count)
+    return family

@@ -105,7 +105,7 @@ def scheme_of(url: str) -> str:
 
 def without_password(url: str) -> str:
     """`url` as it may be shown to people."""
-    return re.sub(r"//[^/?#]*@", "//…@", url)
+    return re.sub(r"([?&]\w*password=)[^&#]*", r"\1…", re.sub(r"//[^/?#]*@", "//…@", url))
 
 
 def host_and_port(where: str, otherwise: int) -> tuple[str, int]:

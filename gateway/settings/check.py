@@ -19,7 +19,7 @@ from . import addresses, stores, tls, values
 from .addresses import NOT_BUILT, Address
 from .faults import Fault, Faults, Loc
 from .fields import Shape
-from .model import SHAPES, FileShape, TlsShape, UpstreamShape, shape_at
+from .model import SHAPES, FileShape, StoreShape, TlsShape, UpstreamShape, shape_at
 from .policy import PolicyShape, RouteShape
 from .result import Limits, LogSettings, Overrides, Settings, TlsSettings, UpstreamSettings
 from .source import Kind, Scalar, Source
@@ -99,7 +99,7 @@ class _Check:
         self.service = self._either("service", overrides.service, _name, file.service)
         self.listen = self._either("listen", overrides.listen, Address.parse, file.listen)
         self.admin = self._either("admin", overrides.admin, Address.parse, file.admin.listen)
-        self.store = self._either("store", overrides.store, stores.store, file.store)
+        self.store = self._either("store", overrides.store, stores.store, self._store(file.store))
         self.overrides = overrides
         self.upstreams = {key: self._upstream(key, shape) for key, shape in file.upstreams.items()}
 
@@ -113,6 +113,31 @@ class _Check:
             self.source.faults.append(Fault(f"--{option}", None, str(error)))
             self.source.broken.add((option,))
             return otherwise
+
+    def _store(self, shape: StoreShape) -> str:
+        """The store's URL, with what stands in fields beside it behind its `?`."""
+        source, url = self.source, shape.url
+        if any(loc[0] == "store" for loc in source.broken):
+            return url
+        beside = [field for field in StoreShape.model_fields if field in shape.model_fields_set and field != "url"]
+        if "store" in source.data and "url" not in shape.model_fields_set:
+            self._wrong(("store", "url"), "is missing; use url: redis://HOST:6379/0")
+            return url
+        try:
+            stores.check_scheme(url)
+            for field in beside:
+                try:
+                    url = stores.with_option(url, field, getattr(shape, field))
+                except ValueError as error:
+                    self._wrong(("store", field), str(error))
+            return stores.store(url) if source.sound(*(("store", field) for field in beside)) else shape.url
+        except ValueError as error:
+            self._wrong(("store",) if beside else source.find(("store", "url"))[0], str(error))
+            return shape.url
+
+    def _wrong(self, loc: Loc, message: str) -> None:
+        self.source.fault(loc, message)
+        self.source.broken.add(loc)
 
     def _upstream(self, name: str, shape: UpstreamShape) -> UpstreamSettings:
         host, port, _ = shape.url
@@ -144,7 +169,7 @@ class _Check:
         if source.sound(("listen",), ("admin", "listen")) and self.listen.overlaps(self.admin):
             message = f"the admin listener cannot share {self.listen} with the gate; use another port"
             source.fault(("admin", "listen"), message)
-        if not source.sound(("store",)):
+        if any(loc[0] == "store" for loc in source.broken):
             return
         scheme = addresses.scheme_of(self.store)
         line = source.line(("store",)) if self.overrides.store is None else None
@@ -279,6 +304,8 @@ class _Check:
             admin=self.admin,
             store=self.store,
             store_scope=file.store_scope,
+            store_check=file.store_check,
+            on_amnesia=file.on_amnesia,
             upstreams=MappingProxyType(self.upstreams),
             routes=RouteTable(routes),
             secret=file.secret,

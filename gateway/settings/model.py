@@ -15,7 +15,7 @@ from . import values
 from .addresses import Address, Upstream
 from .fields import Duration, DurationOrZero, Flag, Listen, Many, ManyOrNone, Name, Shape
 from .policy import FingerprintShape, KeyShape, MatchShape, PolicyShape, RouteShape
-from .result import Limits, LogFormat, LogKeys, LogSettings, UpstreamSettings
+from .result import Limits, LogFormat, LogKeys, LogSettings, OnAmnesia, StoreCheck, UpstreamSettings
 from .source import Kind, Scalar
 
 _LIMITS = Limits()
@@ -139,8 +139,61 @@ class LogShape(Shape):
     )
 
 
+StoreOption = Annotated[str | None, PlainValidator(values.store_option)]
+
+
+class StoreShape(Shape):
+    ALONE = "url"
+    PLACE = "`store`"
+
+    url: Annotated[str, PlainValidator(values.store_url)] = Field(
+        "sqlite:///oncegate.db",
+        description="Where records are kept: memory://, sqlite:///PATH, redis://[[USER]:PASSWORD@]HOST[:PORT][/DB] or "
+        "one of its kin (docs/redis.md). What the fields beside it say may also stand behind its ?; "
+        "sqlite:///oncegate.db by default.",
+    )
+    durability: StoreOption = Field(
+        None,
+        description="What an acknowledged write survives: power or process (SQLite; power by default), single or "
+        "replicated (Redis; single by default).",
+    )
+    replicas: StoreOption = Field(
+        None,
+        description="How many replicas must have a write, all of those that can be promoted; required with "
+        "`replicated`.",
+    )
+    wait: StoreOption = Field(None, description="How long they may take, a duration from 10ms to 2s; 200ms by default.")
+    max_bytes: StoreOption = Field(
+        None,
+        description="How large SQLite's file, or the answers of a store in memory, may become, a size; no bound by "
+        "default for a file, 256MiB in memory.",
+    )
+    max_records: StoreOption = Field(None, description="How many records a store in memory holds; 100000 by default.")
+    db: StoreOption = Field(None, description="The number of a database behind a Unix socket; 0 by default.")
+    ca: StoreOption = Field(
+        None,
+        description="A PEM file with the authorities that are trusted (rediss://); the system's by default.",
+    )
+    cert: StoreOption = Field(
+        None, description="A PEM file with a certificate of the gate's own (rediss://); none by default."
+    )
+    key: StoreOption = Field(
+        None, description="A PEM file with its key, where that stands apart (rediss://); none by default."
+    )
+    server_name: StoreOption = Field(
+        None, description="The name that the server's certificate must carry (rediss://); its host by default."
+    )
+    verify: StoreOption = Field(
+        None, description="false: take whoever answers for the Redis (rediss://); true by default."
+    )
+    sentinel_user: StoreOption = Field(
+        None, description="The user by which Sentinels know the gate, if not the primary's; none by default."
+    )
+    sentinel_password: StoreOption = Field(None, description="The password of Sentinels; none by default.")
+
+
 class FileShape(Shape):
-    TO_COME = frozenset(("store_check", "on_amnesia", "cors", "trusted_proxies", "tls"))
+    TO_COME = frozenset(("cors", "trusted_proxies", "tls"))
     PLACE = "the top level"
 
     service: Name = Field(
@@ -153,16 +206,26 @@ class FileShape(Shape):
         description="Where clients are served, as HOST:PORT, or :PORT for every interface; 127.0.0.1:8080 by default.",
     )
     admin: AdminShape = Field(AdminShape(), description="The listener for those who run it, as {listen: HOST:PORT}.")
-    store: Annotated[str, PlainValidator(values.store_url)] = Field(
-        "sqlite:///oncegate.db",
-        description="Where records are kept: memory://, sqlite:///PATH[?durability=power|process], "
-        "redis://[[USER]:PASSWORD@]HOST[:PORT][/DB] or one of its kin (docs/redis.md); sqlite:///oncegate.db by "
-        "default.",
+    store: Annotated[StoreShape, BeforeValidator(_url_alone)] = Field(
+        StoreShape(),
+        description="Where records are kept, a URL or a mapping with `url`; sqlite:///oncegate.db by default.",
     )
     store_scope: Annotated[str | None, PlainValidator(values.one_of({"single": "single"}))] = Field(
         None,
         description="Says `single` where only one gate will ever stand before the service, which memory and "
         "SQLite need on Kubernetes; not set by default.",
+    )
+    store_check: Annotated[
+        StoreCheck, PlainValidator(values.one_of({"strict": "strict", "warn": "warn", "off": "off"}))
+    ] = Field(
+        "strict",
+        description="What becomes of a Redis that may lose keys, which evicts for example: strict (guarded requests "
+        "are refused), warn (the log says so) or off (nobody looks); strict by default.",
+    )
+    on_amnesia: Annotated[OnAmnesia, PlainValidator(values.one_of({"warn": "warn", "refuse": "refuse"}))] = Field(
+        "warn",
+        description="What happens when a Redis has lost its keys while the gate ran: warn (an alarm), or refuse "
+        "(guarded requests are refused until POST /store/accept on the admin listener); warn by default.",
     )
     secret: Annotated[bytes, PlainValidator(values.secret)] = Field(
         b"",
@@ -200,6 +263,8 @@ def shape_at(loc: tuple[Any, ...]) -> type[Shape]:
     match loc:
         case ("admin",):
             return AdminShape
+        case ("store",):
+            return StoreShape
         case ("limits",):
             return LimitsShape
         case ("log",):
@@ -233,4 +298,5 @@ SHAPES: tuple[type[Shape], ...] = (
     AdminShape,
     LimitsShape,
     LogShape,
+    StoreShape,
 )

@@ -12,6 +12,8 @@ from .addresses import Address, without_password
 
 LogFormat = Literal["auto", "json", "text"]
 LogKeys = Literal["digest", "full"]
+StoreCheck = Literal["strict", "warn", "off"]
+OnAmnesia = Literal["warn", "refuse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Settings:
     admin: Address
     store: str = field(repr=False)
     store_scope: str | None
+    store_check: StoreCheck
+    on_amnesia: OnAmnesia
     upstreams: Mapping[str, UpstreamSettings]
     routes: RouteTable = field(repr=False)
     secret: bytes = field(repr=False)

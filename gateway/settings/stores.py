@@ -21,7 +21,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from . import tls, units
 from .addresses import NOT_BUILT, URL, host_and_port, scheme_of, server_name
@@ -65,6 +65,16 @@ class RedisPlace:
 
 def store(url: str) -> str:
     """`url`, where it names a store that this version has. ValueError with what to write instead."""
+    found = check_scheme(url)
+    scheme = found["scheme"].lower()
+    if found["fragment"]:
+        raise ValueError("a # cannot stand here; in a password write %23")
+    _STORES[scheme](found)
+    return scheme + url[len(scheme) :]  # RFC 3986 §3.1: a scheme is the same in capitals
+
+
+def check_scheme(url: str) -> re.Match[str]:
+    """The parts of a URL of some store."""
     found = URL.fullmatch(url)
     if found is None:
         raise ValueError("expected memory://, sqlite:///PATH or redis://HOST:PORT/DB")
@@ -73,10 +83,20 @@ def store(url: str) -> str:
         raise ValueError(f"a store at {scheme}:// is {NOT_BUILT}; use redis://, sqlite:/// or memory://")
     if scheme not in _STORES:
         raise ValueError(f"no store is called {scheme}://; use memory://, sqlite:/// or redis://")
-    if found["fragment"]:
-        raise ValueError("a # cannot stand here; in a password write %23")
-    _STORES[scheme](found)
-    return scheme + url[len(scheme) :]  # RFC 3986 §3.1: a scheme is the same in capitals
+    return found
+
+
+def with_option(url: str, name: str, text: str) -> str:
+    """`url` with one more option, which stands in a field beside it. ValueError where it cannot be that."""
+    scheme = scheme_of(url)
+    if name == "db" and name not in _OPTIONS[scheme] and scheme in REDIS:
+        raise ValueError("the number of a database stands behind the host; use redis://HOST:6379/1")
+    _known(scheme, name)
+    if re.search(rf"[?&]{name}(?:=|&|$)", url):
+        raise ValueError("stands in the URL too; write it once")
+    value = quote(text, safe="/")
+    _OPTIONS[scheme][name](value)
+    return f"{url}{'&' if '?' in url else '?'}{name}={value}"
 
 
 def options(url: str) -> dict[str, int | str]:
@@ -257,20 +277,26 @@ _OPTIONS: dict[str, dict[str, Callable[[str], int | str]]] = {
 
 
 def _options(scheme: str, query: str) -> dict[str, int | str]:
-    known, read = _OPTIONS[scheme], dict[str, int | str]()
+    read: dict[str, int | str] = {}
     for pair in query.split("&") if query else ():
         name, _, text = pair.partition("=")
-        if name not in known:
-            if name in _TLS and scheme.startswith("redis"):
-                raise ValueError(f"`{name}` is for a Redis that speaks TLS; use {scheme.replace('redis', 'rediss')}://")
-            raise ValueError(f"`{short(name)}` is not read behind the ? of {scheme}://; use {' or '.join(known)}")
+        _known(scheme, name)
         if name in read:
             raise ValueError(f"`{name}` stands there twice; use it once")
         try:
-            read[name] = known[name](text)
+            read[name] = _OPTIONS[scheme][name](text)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return read
+
+
+def _known(scheme: str, name: str) -> None:
+    known = _OPTIONS[scheme]
+    if name in known:
+        return
+    if name in _TLS and scheme.startswith("redis"):
+        raise ValueError(f"`{name}` is for a Redis that speaks TLS; use {scheme.replace('redis', 'rediss')}://")
+    raise ValueError(f"`{short(name)}` is not read behind the ? of {scheme}://; use {' or '.join(known)}")
 
 
 _STORES: dict[str, Callable[[re.Match[str]], Any]] = {

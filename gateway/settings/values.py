@@ -16,7 +16,7 @@ from urllib.parse import quote
 from ..core.fingerprint import DEFAULT_BIND
 from ..core.message import FRAMING, HOP_BY_HOP
 from ..core.policy import glob, normalised, statuses
-from . import addresses, stores, units
+from . import addresses, units
 from .addresses import NOT_BUILT
 from .faults import short
 from .source import Kind, Scalar
@@ -188,7 +188,15 @@ def file(value: object) -> str:
 
 
 def store_url(value: object) -> str:
-    return stores.store(_text(value, "a URL such as redis://127.0.0.1:6379/0"))
+    """A store's URL. What it says is looked at later, with the fields beside it."""
+    return _text(value, "a URL such as redis://127.0.0.1:6379/0")
+
+
+def store_option(value: object) -> str:
+    """A field beside a store's URL, as it is written: the URL's scheme knows how it is read."""
+    if isinstance(value, Scalar) and value.kind is not Kind.NOTHING and value.text:
+        return value.text
+    raise ValueError(f"expected a single value, found {found(value)}")
 
 
 def path(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 
 from ..core.record import Done, Found, Record, Settlement, Stamp, Write, claimed, replaced, settled
-from ..ports import Clock, StoreFull
+from ..ports import Bell, Clock, StoreFull
 
 _SWEEP = 64
 MAX_RECORDS = 100_000
@@ -65,6 +65,9 @@ class MemoryStore:
 
     async def look(self, name: bytes) -> Found | None:
         return self._find(name)
+
+    def listen(self, name: bytes) -> Bell:
+        return Bell()  # there is no other process to hear of
 
     def __len__(self) -> int:
         self._sweep(len(self._ends))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.record import Done, Found, Record, Settlement, Stamp, State, made_before, refused
-from ..ports import Clock, RecordUnreadable, StoreAway, StoreFull, StoreUnusable
+from ..ports import Bell, Clock, RecordUnreadable, StoreAway, StoreFull, StoreUnusable
 from .codec import Unreadable, decode, encode
 
 APPLICATION_ID = 0x4F6E6365  # "Once"
@@ -195,6 +195,9 @@ class SqliteStore:
         found: Found | None = await self._do(lambda db, now: _look(db, name, now))
         return found
 
+    def listen(self, name: bytes) -> Bell:
+        return Bell()  # SQLite tells no other process
+
     def _do(self, work: Work, *, claims: bool = False) -> asyncio.Future[Any]:
         assert self._loop is not None, "the store is not open"
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -310,13 +313,7 @@ class SqliteStore:
     def _open_file(self) -> sqlite3.Connection:
         if sqlite3.sqlite_version_info < (3, 35):
             raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or later is needed")
-        if not self._path.parent.is_dir():
-            raise StoreUnusable(f"{self._path}: the folder {self._path.parent} does not exist; make it first")
-        if (kind := file_system(self._path.parent)) in NETWORK_FILE_SYSTEMS:
-            raise StoreUnusable(
-                f"{self._path} is on a network file system ({kind}), where SQLite's locks do not hold; "
-                "use a local disk, or a redis:// store"
-            )
+        check_place(self._path)
         # Where waiting for a lock might be a deadlock SQLite answers BUSY at once, whatever the busy timeout says: at
         # the change to WAL, and while another connection recovers one (https://www.sqlite.org/rescode.html#busy).
         # Gates that start together on one fresh file meet both. So the whole opening is made again, on a connection
@@ -460,6 +457,17 @@ def _translated(error: sqlite3.Error, *, claims: bool, ambiguous: bool) -> Store
 #: Where the kernel says what is mounted where (proc(5)), and how it spells a space in a path.
 MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
+
+
+def check_place(path: Path) -> None:
+    """Whether a file of ours can be at `path`. Raises StoreUnusable."""
+    if not path.parent.is_dir():
+        raise StoreUnusable(f"{path}: the folder {path.parent} does not exist; make it first")
+    if (kind := file_system(path.parent)) in NETWORK_FILE_SYSTEMS:
+        raise StoreUnusable(
+            f"{path} is on a network file system ({kind}), where SQLite's locks do not hold; "
+            "use a local disk, or a redis:// store"
+        )
 
 
 def file_system(folder: Path) -> str:

@@ -133,6 +133,12 @@ async def world(origin: Origin, redis: RedisServer) -> AsyncIterator[World]:
                         service=service,
                         policy=f"namespace: {namespace}, scope: [header:X-Tenant-Id], "
                         "bind: [default, header:Stripe-Account]",
+                        # Both know both namespaces, or one of them would be refused as identity-changed.
+                        routes="\n".join(
+                            f"  - {{name: {each}, match: {{path: /unused/{each}/**}}, upstream: origin, "
+                            f"namespace: {each}, scope: [header:X-Tenant-Id]}}"
+                            for each in ("default", "refunds")
+                        ),
                     )
                 )
             )

@@ -249,7 +249,7 @@ async def edge(text: str, *, alarms: int = 0) -> AsyncIterator[Edge]:
             finally:
                 for client in stand.clients:
                     client.reset()
-            assert running.app.tally.alarms.values[()] == stand.alarms, running.lines
+            assert running.count("oncegate_alarms_total") == stand.alarms, running.lines
         assert not unexpected, unexpected
     finally:
         loop.set_exception_handler(None)

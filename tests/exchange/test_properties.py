@@ -96,6 +96,7 @@ class Story:
     faults: dict[tuple[int, str], list[Fault]] = field(default_factory=dict)
     cuts: list[tuple[float, int, float, bool]] = field(default_factory=list)
     struck: tuple[int, Callable[[Process], Driver]] | None = None
+    rings: bool = False
 
 
 def crowds(scale: float, processes: int, most: int = 6) -> st.SearchStrategy[list[Asks]]:
@@ -113,7 +114,8 @@ def peaceful(draw: st.DrawFn) -> Story:
     """Any configuration, any service; the store does what it should."""
     policy = draw(policies())
     scale = policy.lease / 1000
-    return Story(policy, draw(st.lists(plans(scale), min_size=1, max_size=3)), draw(crowds(scale, 2)))
+    told = draw(st.lists(plans(scale), min_size=1, max_size=3))
+    return Story(policy, told, draw(crowds(scale, 2)), rings=draw(st.booleans()))
 
 
 #: Until just before the lease's end, after which no command lands any more.
@@ -166,6 +168,7 @@ def unlucky(draw: st.DrawFn, on_doubt: OnDoubt) -> Story:
         wires,
         cuts,
         struck,
+        draw(st.booleans()),
     )  # fmt: skip
 
 
@@ -193,7 +196,7 @@ class History:
 
 
 async def tell(story: Story) -> History:
-    world = World(story.policy)
+    world = World(story.policy, rings=story.rings)
     gates = [world.process(), world.process()]
     world.service.will(*story.plans)
     clients: list[Client] = []
@@ -291,6 +294,7 @@ async def nothing_stays(history: History) -> None:
         if not gate.halted:
             assert len(gate.flights) == gate.flights.waiting == len(gate.tasks) == len(gate.settler) == 0
             assert not gate.errors
+            assert not gate.wire.bells
     if not any(gate.halted for gate in history.gates):
         for attempt in history.world.service.attempts:
             assert attempt.stream is None or attempt.stream.taken, "a stream that nobody reads and nobody closed"

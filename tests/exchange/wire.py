@@ -3,6 +3,8 @@
 Not a mock: at its far end is the real `MemoryStore`, which tests/stores holds to the core's transitions.
 The wire decides only when a command gets there and whether its reply comes back. What was written to it
 cannot be taken back: a caller that is cancelled has cancelled nothing.
+
+With a `Belfry`, which the wires to one store share, it tells who listens of each settlement, as Redis does.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.core.record import Done, Found, Record, Settlement, Stamp
-from gateway.ports import StoreAway, StoreFull
+from gateway.core.record import Done, Found, Record, Settlement, Stamp, State
+from gateway.ports import Bell, StoreAway, StoreFull
 from gateway.stores.memory import MemoryStore
 
 
@@ -66,13 +68,51 @@ class Landed:
     result: Any
 
 
+class WireBell(Bell):
+    """The bell of one who listens over a wire: subscribed a trip after it was asked for, heard of after another."""
+
+    def __init__(self, wire: Wire, name: bytes) -> None:
+        super().__init__()
+        self._wire = wire
+        self.name = name
+        self.subscribed = self.acknowledged = False
+
+    @property
+    def hears(self) -> bool:
+        return self.acknowledged
+
+    def close(self) -> None:
+        self._wire.bells.discard(self)
+
+
+class Belfry:
+    """The wires of one store whose listeners are told."""
+
+    def __init__(self) -> None:
+        self.wires: list[Wire] = []
+
+    def ring(self, name: bytes) -> None:
+        """A record has left its flight."""
+        for wire in self.wires:
+            wire.tell(name)
+
+
 class Wire:
     """One process's connection to the shared store."""
 
     kind = "memory"
 
-    def __init__(self, store: MemoryStore, *, latency: float = 0.0005) -> None:
+    def __init__(self, store: MemoryStore, *, latency: float = 0.0005, belfry: Belfry | None = None) -> None:
         self._store = store
+        self._belfry = belfry
+        if belfry is not None:
+            belfry.wires.append(self)
+        self.bells: set[WireBell] = set()
+        #: How long a published message takes; another connection carries it.
+        self.told_after = latency
+        self._deaf = False
+        #: The connection that tells of settlements hangs: nobody knows, and nothing comes.
+        self.mute = False
         self._loop = asyncio.get_running_loop()
         self.latency = latency
         self.landed: list[Landed] = []
@@ -96,11 +136,26 @@ class Wire:
             if not future.done():
                 future.set_exception(StoreAway("the wire broke", ambiguous=True))
         self._pending.clear()
+        self.deafen()
         if seconds is not None:
             self._loop.call_later(seconds, self.mend)
 
     def mend(self) -> None:
         self._back.set()
+        self.hear()
+
+    def deafen(self, seconds: float | None = None) -> None:
+        """The connection that tells of settlements ends, for so long or until `hear`; the other one goes on."""
+        for bell in self.bells:
+            bell.subscribed = bell.acknowledged = False
+        self._deaf = True
+        if seconds is not None:
+            self._loop.call_later(seconds, self.hear)
+
+    def hear(self) -> None:
+        self._deaf = False
+        for bell in self.bells:
+            self._subscribe(bell)
 
     def told(self, verb: str) -> list[Any]:
         """What the store said to each command of this verb that reached it."""
@@ -146,6 +201,36 @@ class Wire:
         result: Found | None = await self._call("look", name, None, lambda: self._store.look(name))
         return result
 
+    def listen(self, name: bytes) -> Bell:
+        if self._belfry is None:
+            return Bell()
+        bell = WireBell(self, name)
+        self.bells.add(bell)
+        if not self._deaf:
+            self._subscribe(bell)
+        return bell
+
+    def tell(self, name: bytes) -> None:
+        """The store publishes: whoever is subscribed by now hears of it a trip later."""
+        if self.mute or self._deaf:
+            return
+        for bell in self.bells:
+            if bell.name == name and bell.subscribed:
+                self._loop.call_later(self.told_after, bell.ring)
+
+    def _subscribe(self, bell: WireBell) -> None:
+        def subscribed() -> None:
+            if not self._deaf:
+                bell.subscribed = True
+                self._loop.call_later(self.latency, acknowledged)
+
+        def acknowledged() -> None:
+            if bell.subscribed:
+                bell.acknowledged = True
+                bell.ring()
+
+        self._loop.call_later(self.latency, subscribed)
+
     def _call(
         self, verb: str, name: bytes, what: Any, command: Callable[[], Coroutine[Any, Any, Any]]
     ) -> asyncio.Future[Any]:
@@ -166,6 +251,8 @@ class Wire:
                 command().send(None)
             except StopIteration as stop:
                 self.landed.append(Landed(self._loop.time(), verb, name, what, stop.value))
+                if self._belfry is not None and _left_its_flight(what, stop.value):
+                    self._belfry.ring(name)
                 return stop.value
             raise AssertionError("the memory store waited")
 
@@ -194,3 +281,11 @@ class Wire:
         else:
             self._pending[future] = later(self.latency + fault.slow, arrive)
         return future
+
+
+def _left_its_flight(what: Any, result: Any) -> bool:
+    """Whether this command made a record anything but in flight."""
+    to = what.record if isinstance(what, Settlement) else what
+    if result not in (Done.DONE, Done.FORGOT, Done.WON):
+        return False
+    return to is None or to.state is not State.IN_FLIGHT

@@ -29,7 +29,7 @@ from gateway.tasks import Tasks
 
 from .upstream import Service
 from .virtual import VirtualClock
-from .wire import Wire
+from .wire import Belfry, Wire
 
 #: Short enough to be told in round numbers: a lease of 20 s, of which 15 may be used.
 POLICY = Policy(
@@ -230,10 +230,11 @@ class Process:
 
 
 class World:
-    """See the module."""
+    """See the module. `rings`: its store tells who listens, as Redis does."""
 
-    def __init__(self, policy: Policy = POLICY, **changes: Any) -> None:
+    def __init__(self, policy: Policy = POLICY, *, rings: bool = False, **changes: Any) -> None:
         self.policy = replace(policy, **changes)
+        self.belfry = Belfry() if rings else None
         self.loop = asyncio.get_running_loop()
         self.clock = VirtualClock(self.loop)
         self.store = MemoryStore(self.clock)
@@ -245,7 +246,7 @@ class World:
 
     def process(self, *, latency: float = 0.0005, per_key: int = 100, in_all: int = 10_000) -> Process:
         """One more gate on the same store."""
-        wire = Wire(self.store, latency=latency)
+        wire = Wire(self.store, latency=latency, belfry=self.belfry)
         observer = Notebook()
         errors: list[BaseException] = []
         tasks = Tasks(errors.append)
@@ -336,6 +337,7 @@ class World:
         for process in live:
             assert len(process.flights) == 0, "a flight stayed behind"
             assert process.flights.waiting == 0, "a waiter stayed behind"
+            assert not process.wire.bells, "a bell stayed behind"
             assert len(process.tasks) == 0, "an exchange stayed behind"
             assert len(process.settler) == 0, "a settlement stayed behind"
             assert len(process.errors) == self.expected_errors, process.errors

@@ -44,6 +44,17 @@ def _rewrite_script(right: bytes, wrong: bytes) -> None:
     link.SHA = redis_store.SHA = hashlib.sha1(script).hexdigest().encode()
 
 
+def _claim_life(life: Callable[[Any], int]) -> None:
+    """Let claims be written to live for another time."""
+    made = policy.Policy.__post_init__
+
+    def after(self: Any) -> None:
+        made(self)
+        object.__setattr__(self, "claim_life", life(self))
+
+    policy.Policy.__post_init__ = after  # type: ignore[method-assign]
+
+
 def _release(reason: LostReason) -> None:
     """Settle what was lost for this reason by a Release."""
     settle = decide.settle
@@ -136,20 +147,25 @@ def lease_by_the_local_clock() -> None:
 @defect
 def answer_before_store() -> None:
     """The client is told first, and the record is written a moment later."""
+    opened = app.open_store
+    running: set[asyncio.Task[None]] = set()
 
-    async def timed(self: Any, operation: str, call: Any) -> Any:
-        if operation != "settle":
-            return await original(self, operation, call)
+    def open_store(*where: Any, **how: Any) -> Any:
+        store = opened(*where, **how)
+        settle = store.settle
 
-        async def later() -> None:
+        async def at_leisure(name: bytes, settlement: Any) -> None:
             await asyncio.sleep(0.02)
-            await call
+            await settle(name, settlement)
 
-        self.gate.tasks.start(later())
-        return Done.DONE
+        async def at_once(name: bytes, settlement: Any) -> Any:
+            running.add(asyncio.ensure_future(at_leisure(name, settlement)))
+            return Done.DONE
 
-    original = exchange.Exchange._timed
-    exchange.Exchange._timed = timed  # type: ignore[method-assign]
+        store.settle = at_once  # type: ignore[method-assign]
+        return store
+
+    app.open_store = open_store
 
 
 @defect
@@ -161,13 +177,13 @@ def holder_id_reused() -> None:
 @defect
 def claim_lives_for_the_window() -> None:
     """The claim is written to live for the window of its answer."""
-    policy.Policy.claim_life = property(lambda self: self.window)  # type: ignore[assignment,method-assign]
+    _claim_life(lambda self: self.window)
 
 
 @defect
 def lapse_frees_the_key() -> None:
     """The claim lives for its lease, and then the key is free again."""
-    policy.Policy.claim_life = property(lambda self: self.lease)  # type: ignore[assignment,method-assign]
+    _claim_life(lambda self: self.lease)
 
 
 @defect

@@ -127,6 +127,23 @@ async def test_what_is_not_there_is_404_and_what_is_not_asked_so_405(aiohttp_cli
         assert response.status == 405
 
 
+async def test_what_stands_against_the_store(aiohttp_client: Serve, ready: Readiness) -> None:
+    """GET /ready/guarded names each finding, whether or not it refuses; POST /store/accept says whether there was
+    something to accept; GET of it is 405."""
+    client = await aiohttp_client(admin_app(ready, Tally()))
+    async with client.post("/store/accept") as response:
+        assert (response.status, await response.json()) == (200, {"accepted": False})
+    standing = {"amnesia": "it forgot"}
+    ready.findings = lambda: standing
+    ready.accept = lambda: bool(standing.popitem())
+    assert await said(client, "/ready/guarded") == (200, {"status": "ready", "findings": {"amnesia": "it forgot"}})
+    async with client.post("/store/accept") as response:
+        assert (response.status, await response.json()) == (200, {"accepted": True})
+    assert await said(client, "/ready/guarded") == (200, {"status": "ready"})
+    async with client.get("/store/accept") as response:
+        assert response.status == 405
+
+
 async def test_a_room_can_be_added(aiohttp_client: Serve, ready: Readiness) -> None:
     """`extra` adds routes of others to the listener, beside its own."""
 

@@ -42,7 +42,11 @@ NAMED = {
     name: set(filter(None, labels.split(","))) for name, labels in re.findall(r"(oncegate_\w+)(?:\{(.*)\})?", __doc__)
 }
 #: Ours besides: what the gate answered by itself, and how often a person should look.
-BESIDES = {"oncegate_problems_total": {"route", "problem"}, "oncegate_alarms_total": set()}
+BESIDES = {
+    "oncegate_problems_total": {"route", "problem"},
+    "oncegate_alarms_total": set(),
+    "oncegate_store_finding": {"name"},
+}
 
 
 class Scrape:

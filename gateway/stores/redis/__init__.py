@@ -4,11 +4,29 @@ servers    which server takes writes, and how it is found
 pipeline   one connection, shared by everybody
 link       a connection that is kept: made, watched, made again
 waited     writes that count once replicas have them
+bells      who waits for which record, and the connection that tells
 findings   what a server says of itself, and what is wrong with it
+marker     whose keys these are, and whether they are all still here
+examine    the same findings, for who asks and claims nothing
 store      the port's verbs in commands, and script.lua
 """
 
+from .examine import Examined, examine
+from .findings import Finding, Severity, tempered
+from .marker import Trust
 from .servers import Address, Servers, Tls
 from .store import COMMANDS, RedisStore
 
-__all__ = ["COMMANDS", "Address", "RedisStore", "Servers", "Tls"]
+__all__ = [
+    "COMMANDS",
+    "Address",
+    "Examined",
+    "Finding",
+    "RedisStore",
+    "Servers",
+    "Severity",
+    "Tls",
+    "Trust",
+    "examine",
+    "tempered",
+]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Literal
 
 Info = dict[str, str]
+#: What becomes of a finding that would refuse claims.
+Check = Literal["strict", "warn", "off"]
 
 
 def read_info(reply: bytes) -> Info:
@@ -14,10 +18,11 @@ def read_info(reply: bytes) -> Info:
 
 
 class Severity(Enum):
-    """What a finding means: claims are refused, or people are told."""
+    """What a finding means: claims are refused, people are told, or who asks (`oncegate doctor`) is."""
 
     REFUSE = "refuse"
     WARN = "warn"
+    ADVISE = "advise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +33,57 @@ class Finding:
     severity: Severity
     text: str
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
+
+
+def judge(info: Info, replicas: int = 0, promotable: int | None = None) -> tuple[Finding, ...]:
+    """All that `info` shows of a primary, the worst first."""
+    found = (evicts(info), replicas_wrong(info, replicas, promotable), no_persistence(info), no_memory_limit(info))
+    return tuple(sorted(filter(None, found), key=lambda each: list(Severity).index(each.severity)))
+
+
+def tempered(findings: tuple[Finding, ...], check: Check) -> tuple[Finding, ...]:
+    """The findings as `store_check` takes them."""
+    match check:
+        case "strict":
+            return findings
+        case "warn":
+            return tuple(
+                replace(each, severity=Severity.WARN) if each.severity is Severity.REFUSE else each for each in findings
+            )
+        case "off":
+            return ()
+
+
+def evicts(info: Info) -> Finding | None:
+    """A server that makes room by forgetting. 6,000 acknowledged claims into 4 MiB: every evicting policy lost
+    a third of them, the `volatile-*` ones too, since every record has an expiry."""
+    limit, policy = _number(info, "maxmemory"), info.get("maxmemory_policy", "")
+    if not limit or policy == "noeviction":
+        return None
+    if not policy:
+        return Finding(
+            "eviction-unknown",
+            Severity.ADVISE,
+            "the server has a memory limit and does not say whether it evicts at it; see that its eviction policy is "
+            "`noeviction`",
+        )
+    return Finding(
+        "evicts",
+        Severity.REFUSE,
+        f"at its limit of {limit} bytes it forgets keys ({policy}), and a forgotten key is a request that runs twice: "
+        "CONFIG SET maxmemory-policy noeviction (managed services default to volatile-lru and call it a parameter "
+        "group, or a maxmemory-policy setting); claims then stop at the limit, answers do not",
+    )
+
 
 def replicas_wrong(info: Info, replicas: int, promotable: int | None) -> Finding | None:
     """With fewer acknowledgements than replicas that can be promoted, both sides of a failover win the same
     key (seen with two replicas and one acknowledgement)."""
     if not replicas:
         return None
-    connected = int(info.get("connected_slaves", "0"))
+    connected = _number(info, "connected_slaves")
     there = max(connected, promotable or 0)
     if there <= replicas:
         return None
@@ -44,3 +93,33 @@ def replicas_wrong(info: Info, replicas: int, promotable: int | None) -> Finding
         f"the primary has {there} replicas and replicas={replicas} of them must have a write: one that has it not "
         f"could be promoted, and a key be won twice; use replicas={there}",
     )
+
+
+def no_persistence(info: Info) -> Finding | None:
+    """kill -9 of a server as Debian configures it kept none of three claims; with AOF, all three."""
+    if info.get("aof_enabled") != "0" or _number(info, "connected_slaves"):
+        return None
+    return Finding(
+        "no-persistence",
+        Severity.WARN,
+        "it has neither an append-only file nor a replica: a crash forgets keys that it had acknowledged, back to its "
+        "last snapshot; CONFIG SET appendonly yes, or give it replicas and use durability=replicated",
+    )
+
+
+def no_memory_limit(info: Info) -> Finding | None:
+    """The kernel ends a Redis that outgrows its container, and a gate cannot see that container: most servers
+    without a limit are well. So this is advice for who asks, and no line in the log of everybody else."""
+    if info.get("maxmemory") != "0":
+        return None
+    return Finding(
+        "no-memory-limit",
+        Severity.ADVISE,
+        "it has no memory limit: in a container that has one the kernel ends it there, with all that it has not "
+        "written; set maxmemory to three quarters of what it may use, with maxmemory-policy noeviction",
+    )
+
+
+def _number(info: Info, field: str) -> int:
+    found = re.match(r"\d+", info.get(field, ""))
+    return int(found[0]) if found else 0

@@ -39,7 +39,7 @@ def pack(*words: bytes) -> bytes:
 
 class Link:
     """One such connection. `changed` is called whenever it is made or lost; `patience`: seconds that a command
-    may take beyond `COMMAND_TIMEOUT`."""
+    may take beyond `COMMAND_TIMEOUT`; `unasked`: the Pipeline's."""
 
     def __init__(
         self,
@@ -49,11 +49,13 @@ class Link:
         changed: Callable[[], None],
         *,
         patience: float = 0.0,
+        unasked: Callable[[Reply], bool] | None = None,
     ) -> None:
         self._servers = servers
         self._finder = finder
         self._observer = observer
         self._changed = changed
+        self._unasked = unasked
         self._timeout = COMMAND_TIMEOUT + patience
         self._tasks = Tasks(lambda error: observer.alarm("the Redis connector failed", error=repr(error)))
         self._down = asyncio.Event()
@@ -129,13 +131,13 @@ class Link:
     async def _reach(self, address: Address) -> Pipeline:
         loop, tls = asyncio.get_running_loop(), self._servers.tls
         if address.path:
-            _, pipeline = await loop.create_unix_connection(lambda: Pipeline(self._lost), address.path)
+            _, pipeline = await loop.create_unix_connection(lambda: Pipeline(self._lost, self._unasked), address.path)
             return pipeline
         context = name = None
         if tls is not None:
             context, name = tls.context, tls.server_name or address.host
         _, pipeline = await loop.create_connection(
-            lambda: Pipeline(self._lost), address.host, address.port, ssl=context, server_hostname=name
+            lambda: Pipeline(self._lost, self._unasked), address.host, address.port, ssl=context, server_hostname=name
         )
         return pipeline
 

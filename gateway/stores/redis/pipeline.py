@@ -28,11 +28,13 @@ class RedisError(Exception):
 
 
 class Pipeline(asyncio.Protocol):
-    """The connection. `lost` is called once when it ends, with the reason."""
+    """The connection. `lost` is called once when it ends, with the reason. `unasked` is shown each reply first and
+    says whether it was one that belongs to no command (a published message)."""
 
-    def __init__(self, lost: Callable[[str], None]) -> None:
+    def __init__(self, lost: Callable[[str], None], unasked: Callable[[Reply], bool] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._lost = lost
+        self._unasked = unasked
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
         self._unsent: list[bytes] = []
@@ -76,12 +78,14 @@ class Pipeline(asyncio.Protocol):
             self._transport.write(b"".join(unsent) if len(unsent) > 1 else unsent[0])
 
     def data_received(self, data: bytes) -> None:
-        reader = self._reader
+        reader, unasked = self._reader, self._unasked
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not Ellipsis:
                 if isinstance(reply, hiredis.ReplyError):
                     reply = RedisError(str(reply))
+                elif unasked is not None and unasked(reply):
+                    continue
                 if not self._pending:
                     self.abort("Redis sent a reply that nobody asked for")
                     return

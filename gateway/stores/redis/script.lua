@@ -16,13 +16,26 @@
 --                  made before: it is written again under the life that is left, and that is 1 too
 --                  (WAIT covers only what its connection wrote)
 --
+-- A change to anything but a claim publishes on the sharded channel of the record's own name, which lies in the
+-- record's slot: whoever watches the flight looks again (bells.py). A publish that an ACL refuses takes nothing
+-- back: the write stands, and those who watch find it by their slow look.
+--
 -- Returns 1 done · 2 nothing was there, and it was written · 0 nothing is there · {record, PTTL} what
 -- stands in the way. Offsets are those of stores/codec.py.
 local key, verb = KEYS[1], ARGV[1]
 local found = redis.call('GET', key)
+local function change()
+  if ARGV[5] == '' then
+    redis.call('DEL', key)
+  else
+    redis.call('SET', key, ARGV[5], 'PX', ARGV[6])
+    if string.byte(ARGV[5], 2) % 16 == 1 then return end
+  end
+  redis.pcall('SPUBLISH', key, '')
+end
 if not found then
   if verb == 'change' and ARGV[7] == '1' then
-    redis.call('SET', key, ARGV[5], 'PX', ARGV[6])
+    change()
     return 2
   end
   return 0
@@ -50,9 +63,5 @@ if ARGV[8] ~= '' and state == 1 then
   end
   if duration(66) - left < duration(71) + tonumber(ARGV[8]) then return refused() end
 end
-if ARGV[5] == '' then
-  redis.call('DEL', key)
-else
-  redis.call('SET', key, ARGV[5], 'PX', ARGV[6])
-end
+change()
 return 1

@@ -15,11 +15,13 @@ from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError as LibraryError
 
 from ...ports import StoreAway
+from ...tasks import Tasks
 
 T = TypeVar("T")
 
 #: Seconds for which one Sentinel may think. Three that hang are passed over within two.
 SENTINEL_TIMEOUT = 0.5
+_LONGEST_QUESTION = 5.0
 
 
 class Address(NamedTuple):
@@ -117,11 +119,12 @@ class _Sentinels:
                 "ssl_check_hostname": tls.verify,
             }
         hosts = [(host.host, host.port) for host in servers.hosts]
+        self._asking = Tasks(lambda _: None)  # whoever asked is told
         self._sentinels = Sentinel(hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
 
     async def find(self) -> Address:
         try:
-            host, port = await _cancellable(self._sentinels.discover_master(self._master))
+            host, port = await self._answered(self._sentinels.discover_master(self._master))
         except (LibraryError, OSError) as error:
             raise StoreAway(
                 f"no Sentinel of {self._asked} knows a primary `{self._master}`", ambiguous=False
@@ -130,20 +133,21 @@ class _Sentinels:
 
     async def promotable(self) -> int | None:
         try:
-            state = await _cancellable(self._sentinels.sentinels[0].sentinel_master(self._master))
+            state = await self._answered(self._sentinels.sentinels[0].sentinel_master(self._master))
         except (LibraryError, OSError):
             return None
         return int(state["num-slaves"]) if isinstance(state, dict) else None
 
     async def close(self) -> None:
+        await self._asking.finish(_LONGEST_QUESTION)
+        await self._asking.cancel()
         await self._sentinels.aclose()
 
+    async def _answered(self, question: Awaitable[T]) -> T:
+        """What redis-py says to it. Whoever asks may be cancelled; the question is not, and ends by its own timeouts:
+        redis-py takes a cancellation for an answer that did not come, or leaves a connection half made."""
 
-async def _cancellable(asked: Awaitable[T]) -> T:
-    """redis-py may take the cancellation of whoever asks for a Sentinel that does not answer: it is raised again."""
-    try:
-        return await asked
-    finally:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise asyncio.CancelledError
+        async def asked() -> T:
+            return await question
+
+        return await asyncio.shield(self._asking.start(asked()))

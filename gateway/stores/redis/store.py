@@ -11,15 +11,18 @@ once. A replay waits for no replica. Holds, releases and looks need none: losing
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from ...core.record import Done, Found, Kind, Record, Settlement, Stamp, State, refused
-from ...ports import Observer, RecordUnreadable, StoreAway, StoreFull, StoreRefused
+from ...ports import Bell, IdentityChanged, Observer, RecordUnreadable, StoreAway, StoreFull, StoreRefused
 from ...tasks import Tasks
 from ..codec import VERSION, Unreadable, decode, encode
-from .findings import Finding, Severity, read_info, replicas_wrong
+from .bells import Bells
+from .findings import Finding, Severity, judge, read_info, tempered
 from .link import SCRIPT, SHA, Link, pack
-from .pipeline import RedisError, Reply
+from .marker import AMNESIA, IDENTITY_CHANGED, Marker, Trust
+from .pipeline import Pipeline, RedisError, Reply
 from .servers import Servers
 from .waited import Waited
 
@@ -30,24 +33,46 @@ LOOK_EVERY = 1.0
 #: What an administrator must allow besides the commands of the records.
 COMMANDS = (
     "SET", "GET", "PTTL", "DEL", "EVALSHA", "EVAL", "SCRIPT|LOAD", "INFO", "SELECT", "CLIENT|SETNAME", "WAIT",
+    "SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE", "PING",
 )  # fmt: skip
 
 
+def _unheard(level: str, what: str, **facts: object) -> None: ...
+
+
 class RedisStore:
-    """The store on `servers`, under `prefix`."""
+    """The store on `servers`, under `prefix`, as far as `trust` goes. `say` writes what is no alarm to the log."""
 
     kind = "redis"
 
-    def __init__(self, servers: Servers, observer: Observer, *, prefix: str = "og:") -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        observer: Observer,
+        *,
+        prefix: str = "og:",
+        trust: Trust = Trust(),  # noqa: B008  # a constant
+        say: Callable[..., None] = _unheard,
+    ) -> None:
         self._servers = servers
         self._finder = servers.finder()
         self._prefix = prefix.encode()
         self._observer = observer
         self._main = Link(servers, self._finder, observer, self._changed)
         self._waited = Waited(servers, self._finder, observer, self._changed) if servers.replicas else None
+        self._bells = Bells(servers, self._finder, observer)
         self._tasks = Tasks(lambda error: observer.alarm("looking at Redis failed", error=repr(error)))
         self._up = asyncio.Event()
         self._promotable: int | None = None
+        self._check = trust.check
+        self._marker = Marker(prefix, trust)
+        self._say = say
+        #: The connection over which the marker was to be looked at, and the one over which it was.
+        self._seen: Pipeline | None = None
+        self._met: Pipeline | None = None
+        self._meeting: asyncio.Task[None] | None = None
+        self._unmet = ""
+        self._refused: Finding | None = None
         self.findings: tuple[Finding, ...] = ()
 
     # ── The port ──────────────────────────────────────────────────────────────────────────────────
@@ -62,7 +87,9 @@ class RedisStore:
             return self._main.trouble
         if self._waited is not None and self._waited.trouble:
             return self._waited.trouble
-        return self._refusal
+        if self._met is not self._main.pipeline:
+            return self._unmet or "the marker of Redis has not been looked at yet"
+        return "" if self._refused is None else str(self._refused)
 
     @property
     def flushes(self) -> int:
@@ -73,13 +100,16 @@ class RedisStore:
         await self._main.open()
         if self._waited is not None:
             await self._waited.open()
+        if self._meeting is not None:
+            await asyncio.wait([self._meeting])
         self._tasks.start(self._look_around())
 
     async def close(self) -> None:
-        await self._tasks.cancel()
+        await self._bells.close()
         await self._main.close()
         if self._waited is not None:
             await self._waited.close()
+        await self._tasks.cancel()  # last: a connection that is made begins one
         await self._finder.close()
 
     async def wait_available(self, seconds: float) -> bool:
@@ -92,8 +122,7 @@ class RedisStore:
         return True
 
     async def claim(self, name: bytes, claim: Record) -> Done | Found:
-        if refusal := self._refusal:
-            raise StoreRefused(refusal)
+        self._trusted()
         key = self._prefix + name
         packed = pack(b"SET", key, encode(claim), b"NX", b"GET", b"PX", b"%d" % claim.life)
         packed += pack(b"PTTL", key)
@@ -149,8 +178,8 @@ class RedisStore:
     async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
         takes = to is not None and to.state is State.IN_FLIGHT
         made = b"%d" % State.IN_FLIGHT if takes else b""
-        if takes and (refusal := self._refusal):
-            raise StoreRefused(refusal)
+        if takes:
+            self._trusted()
         reply = await self._change(
             name, stamp.holder, b"%d" % stamp.state, to, lapsed_for=stamp.lapsed_for, made=made, waits=takes
         )
@@ -161,6 +190,9 @@ class RedisStore:
     async def look(self, name: bytes) -> Found | None:
         reply = await self._script(name, b"look")
         return None if reply == 0 else self._found(*reply)
+
+    def listen(self, name: bytes) -> Bell:
+        return self._bells.listen(self._prefix + name)
 
     # ── Commands ──────────────────────────────────────────────────────────────────────────────────
 
@@ -233,14 +265,29 @@ class RedisStore:
 
     # ── The server ────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def _refusal(self) -> str:
-        """Why no claim is made here although the server answers; empty if nothing speaks against it."""
-        return next((found.text for found in self.findings if found.severity is Severity.REFUSE), "")
+    def _trusted(self) -> None:
+        """Raises StoreAway where no claim may be made, whether or not the server would answer."""
+        refused = self._refused
+        if refused is not None and refused.name == IDENTITY_CHANGED:
+            raise IdentityChanged(str(refused))
+        if self._met is not self._main.pipeline:
+            raise StoreAway(self.trouble, ambiguous=False)
+        if refused is not None:
+            raise StoreRefused(str(refused))
+
+    def accept(self) -> bool:
+        """What the store lost is known, and claims go on. False if it lost nothing."""
+        accepted = self._marker.accept()
+        self._changed()
+        return accepted
 
     def _changed(self) -> None:
         """A connection was made or lost, or the server looked at."""
         if self._main.pipeline is not None:
+            self._bells.follow(self._main.info.get("run_id"))
+            if self._main.pipeline is not self._seen:
+                self._seen = self._main.pipeline
+                self._meeting = self._tasks.start(self._meet())
             self._judge()
         if self.trouble:
             self._up.clear()
@@ -248,8 +295,31 @@ class RedisStore:
             self._up.set()
 
     def _judge(self) -> None:
-        wrong = replicas_wrong(self._main.info, self._servers.replicas, self._promotable)
-        self.findings = () if wrong is None else (wrong,)
+        of_server = judge(self._main.info, self._servers.replicas, self._promotable)
+        # The marker's first: another identity outdoes whatever else speaks against a claim.
+        found = (*self._marker.findings, *tempered(of_server, self._check))
+        found = tuple(each for each in found if each.severity is not Severity.ADVISE)
+        before, self.findings = self.findings, found
+        self._refused = next((each for each in found if each.severity is Severity.REFUSE), None)
+        for each in found:
+            if each not in before:
+                if each.severity is Severity.REFUSE or each.name == AMNESIA:
+                    self._observer.alarm(each.text, finding=each.name, severity=each.severity.value)
+                else:
+                    self._say("warning", each.text, finding=each.name)
+        for name in {each.name for each in before} - {each.name for each in found}:
+            self._say("info", "what was found wrong with the store is no longer so", finding=name)
+
+    async def _meet(self) -> None:
+        """Look at the marker. Until that was done over a new connection nothing is claimed."""
+        pipeline = self._main.pipeline
+        try:
+            await self._marker.read(self._main)
+        except StoreAway as away:
+            self._unmet = away.why
+        else:
+            self._met = pipeline
+        self._changed()
 
     async def _look_around(self) -> None:
         """Once a second: is this still the server that takes writes, and is it still fit?"""
@@ -259,10 +329,15 @@ class RedisStore:
             link = self._main
             if link.pipeline is None:
                 continue
+            address = link.address
             try:
-                if (address := await self._finder.find()) != link.address:
-                    self._leave(f"the primary is at {address} now")
-                    continue
+                address = await self._finder.find()
+            except StoreAway:
+                pass  # nobody knows better
+            if address != link.address:
+                self._leave(f"the primary is at {address} now")
+                continue
+            try:
                 reply = await link.call(pack(b"INFO"))
             except StoreAway:
                 continue
@@ -277,7 +352,7 @@ class RedisStore:
                 for lane in self._waited.lanes:
                     if lane.info.get("run_id") != link.info.get("run_id"):
                         lane.abort(f"the primary is at {link.address} now")
-            self._changed()
+            await self._meet()
 
     def _leave(self, why: str) -> None:
         self._main.abort(why)

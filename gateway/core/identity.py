@@ -1,0 +1,82 @@
+"""What a gate's configuration makes of keys: two gates that differ in it do not find each other's records.
+
+It stands in the store's marker, in words that a person can read, and is never secret: of `secret` there is
+a keyed digest of a constant, by which another one shows. Names, order, windows and timeouts of routes are no
+part of it, nor is what counts as the same request (that is compared with each record: `policy-changed`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .digest import Purpose, digest
+from .policy import Route
+
+#: Of how records are named. Another one forgets every live key (tests/core/test_pinned.py).
+FORMAT = 1
+
+#: (namespace, scope, where a key is looked for) of a guarded route.
+Keys = tuple[str, tuple[str, ...], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """By what records are named. `keys` is a sorted set."""
+
+    secret: str
+    keys: tuple[Keys, ...]
+    format: int = FORMAT
+
+    @classmethod
+    def of(cls, routes: Iterable[Route], secret: bytes = b"") -> Identity:
+        """The identity of a configuration."""
+        policies = [route.policy for route in routes if route.policy.guard]
+        keys = {
+            (_text(policy.namespace), tuple(map(_text, policy.scope)), tuple(sorted(map(_text, policy.headers))))
+            for policy in policies
+        }
+        check = digest(Purpose.SECRET, (b"check",), secret)[:8] if secret else b""
+        return cls(check.hex(), tuple(sorted(keys)))
+
+    def as_json(self) -> dict[str, Any]:
+        return {"format": self.format, "secret": self.secret, "keys": self.keys}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Identity:
+        """The identity that `as_json` told. Raises ValueError where that cannot be read."""
+        try:
+            keys = [(str(namespace), tuple(scope), tuple(sources)) for namespace, scope, sources in value["keys"]]
+            return cls(str(value["secret"]), tuple(keys), int(value["format"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("no identity that this gate can read") from error
+
+    def difference(self, other: Identity) -> str:
+        """How `other` differs from this one, in words; empty where it does not."""
+        if other.format != self.format:
+            return f"it names records by format {other.format}, this gate by {self.format}"
+        told = ["its `secret` is another"] if other.secret != self.secret else []
+        told += [f"it has {_shown(keys)}" for keys in other.keys if keys not in self.keys]
+        told += [f"this gate has {_shown(keys)}" for keys in self.keys if keys not in other.keys]
+        if len(told) > 4:
+            told[4:] = [f"and {len(told) - 4} more"]
+        return "; ".join(told)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1")
+
+
+def _shown(keys: Keys) -> str:
+    namespace, scope, sources = keys
+    return f"namespace {namespace} (scope {', '.join(scope) or 'public'}; key from {', '.join(sources)})"
+
+
+def dumped(value: dict[str, Any]) -> bytes:
+    """JSON in the one spelling that is compared and pinned."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=True).encode()
+
+
+__all__ = ["FORMAT", "Identity", "Keys", "dumped"]

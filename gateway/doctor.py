@@ -1,0 +1,175 @@
+"""`oncegate doctor`: the findings about a store, for a person, with what to change and where.
+
+It claims nothing, and in Redis it writes nothing. What is wrong is judged where the gate judges it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from .app import ONE_GATEWAY, open_store, redis_servers
+from .clock import HostClock
+from .core.identity import Identity
+from .ports import Nobody, StoreUnusable
+from .settings import Settings
+from .settings import stores as urls
+from .settings.addresses import without_password
+from .stores.redis import Finding, Severity, examine, tempered
+from .stores.sqlite import check_place
+
+#: Seconds after which a store counts as out of reach.
+PATIENCE = 5.0
+
+_PLAIN = "Redis, Valkey"
+#: Where what is to be changed is changed.
+CHANGES: dict[str, dict[str, str]] = {
+    "evicts": {
+        _PLAIN: "CONFIG SET maxmemory-policy noeviction, and the same line in its configuration file",
+        "Amazon ElastiCache": "a parameter group of your own with maxmemory-policy = noeviction (the default groups "
+        "say volatile-lru and cannot be changed)",
+        "Amazon MemoryDB": "maxmemory-policy = noeviction in its parameter group",
+        "Google Memorystore": "gcloud redis instances update NAME --update-redis-config=maxmemory-policy=noeviction "
+        "(for Valkey: gcloud memorystore instances update NAME --update-engine-configs=maxmemory-policy=noeviction)",
+        "Azure Cache for Redis": "Advanced settings, maxmemory-policy, noeviction (Azure Managed Redis: the database's "
+        "eviction policy, NoEviction)",
+        "Redis Cloud": "the database's data eviction policy, no eviction",
+        "Upstash": "Configuration, Eviction: off",
+        "another service": "look for maxmemory-policy or eviction policy; volatile-* evicts records too",
+    },
+    "no-persistence": {
+        _PLAIN: "CONFIG SET appendonly yes, and appendonly yes in its configuration file; with appendfsync everysec a "
+        "power loss costs a second, with always nothing",
+        "Amazon ElastiCache": "a replica in another zone, with durability=replicated; or MemoryDB, which keeps a log",
+        "Amazon MemoryDB": "nothing: its log keeps every write, whatever this server says",
+        "Google Memorystore": "the Standard tier, which has a replica; or persistence, AOF, where it is offered",
+        "Azure Cache for Redis": "Data persistence, AOF (Premium and Managed Redis)",
+        "Redis Cloud": "Data persistence, append-only file",
+        "Upstash": "nothing: it writes to disk by itself",
+    },
+    "no-memory-limit": {
+        _PLAIN: "CONFIG SET maxmemory 3gb (say), and the same in its configuration file",
+        "a managed service": "nothing: it sets the limit",
+    },
+    "read-only": {
+        _PLAIN: "name the primary, or the Sentinels: redis+sentinel://HOST,HOST,HOST/NAME",
+        "Amazon ElastiCache, MemoryDB": "the primary endpoint instead of the reader endpoint",
+        "Google Memorystore": "the primary endpoint instead of the read endpoint",
+    },
+    "too-old": {
+        _PLAIN: "Redis 7.0 or later, or Valkey",
+        "a managed service": "an engine version of 7.0 or later; Azure Cache for Redis has 6, Azure Managed Redis 7",
+    },
+}
+CHANGES["eviction-unknown"] = CHANGES["evicts"]
+
+_SEVERITIES = {Severity.REFUSE: "REFUSED", Severity.WARN: "WARNING", Severity.ADVISE: "ADVICE"}
+_WIDTH = 110
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """What is to be looked at: a store, and with a configuration who uses it and how."""
+
+    url: str
+    settings: Settings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found, in words; `good` where guarded requests would be served."""
+
+    text: str
+    good: bool
+
+
+async def look_at(store: Store) -> Report:
+    """The report on a store whose URL the settings have accepted."""
+    scheme = urlsplit(store.url).scheme
+    if scheme == "memory":
+        kept = "records die with the process: a restart forgets every key that had run, so it is for trying out"
+        return _report(store, "memory", (), (ONE_GATEWAY, kept))
+    if scheme == "sqlite":
+        return await _sqlite(store)
+    return await _redis(store)
+
+
+async def _redis(store: Store) -> Report:
+    servers, settings = redis_servers(store.url), store.settings
+    prefix, service, identity = "", "", None
+    if settings is not None:
+        prefix, service = settings.prefix, settings.service
+        identity = Identity.of(settings.routes.routes, settings.secret)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            seen = await examine(servers, prefix, service, identity)
+    except TimeoutError:
+        why = f"it did not answer within {PATIENCE:g} s"
+        return _report(store, "", (Finding("unreachable", Severity.REFUSE, why),), ())
+    info, what = seen.info, ""
+    if info:
+        engine = info.get("server_name", "redis").capitalize()
+        version = info.get(f"{engine.lower()}_version", info.get("redis_version", ""))
+        what = f"{engine} {version} at {seen.address}, a primary with {info.get('connected_slaves', '0')} replicas"
+    findings = seen.findings
+    if settings is not None and settings.store_check != "strict":
+        findings = tempered(findings, "warn")
+    notes = []
+    if info:
+        waits = f"replicas={servers.replicas}: a write counts once so many have it"
+        notes.append(f"durability={'replicated, ' + waits if servers.replicas else 'single: a failover may forget'}")
+        if settings is None:
+            notes.append("with --config FILE the identity of its keys is compared too")
+    return _report(store, what, findings, notes)
+
+
+async def _sqlite(store: Store) -> Report:
+    path, findings = _file(store.url), tuple[Finding, ...]()
+    options = urls.options(store.url)
+    try:
+        if path.exists():
+            opened = open_store(store.url, HostClock(), Nobody(), prefix="")
+            await opened.open()
+            await opened.close()
+        else:
+            check_place(path)
+    except StoreUnusable as error:
+        findings = (Finding("unusable", Severity.REFUSE, str(error)),)
+    power = options.get("durability", "power") == "power"
+    notes = (
+        ONE_GATEWAY,
+        "durability=power: what was acknowledged survives kill -9 and power loss"
+        if power
+        else "durability=process: what was acknowledged survives kill -9, and not power loss",
+    )
+    return _report(store, f"SQLite, {path}" + ("" if path.exists() else " (not there yet)"), findings, notes)
+
+
+def _file(url: str) -> Path:
+    return Path(unquote(urlsplit(url).path[1:])).absolute()
+
+
+def _report(store: Store, what: str, findings: tuple[Finding, ...], notes: tuple[str, ...] | list[str]) -> Report:
+    lines = [without_password(store.url) + (f": {what}" if what else "")]
+    for each in findings:
+        lines += ["", *_wrapped(f"{_SEVERITIES[each.severity]:8} {each.name}: {each.text}", "", " " * 9)]
+        changes = CHANGES.get(each.name, {})
+        wide = max(map(len, changes), default=0)
+        for where, change in changes.items():
+            lines += _wrapped(f"{where:{wide}}  {change}", " " * 9, " " * (wide + 11))
+    lines += ["", *(line for note in notes for line in _wrapped(note, "", "  "))]
+    good = not any(each.severity is Severity.REFUSE for each in findings)
+    if good:
+        lines.append("guarded requests would be served")
+    else:
+        lines.append("guarded requests would be refused, until what is REFUSED above is changed")
+    return Report("\n".join(lines), good)
+
+
+def _wrapped(text: str, first: str, rest: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
