@@ -103,7 +103,8 @@ class Gate:
 
     def begin(self, ask: Ask, client: Client) -> None:
         """Start the exchange of a request. Its task belongs to the gate, not to the client."""
-        self.tasks.start(Exchange(self, ask, client).run())
+        exchange = Exchange(self, ask, client)
+        exchange.task = self.tasks.adopt(exchange.run())
 
     def in_flight(self) -> dict[str, int]:
         """Exchanges under way, by route."""
@@ -140,6 +141,7 @@ class Exchange:
         "sending",
         "started",
         "t0",
+        "task",
         "unprotected",
         "unsure",
         "wait_until",
@@ -152,6 +154,7 @@ class Exchange:
         self.policy = ask.route.policy
         self.started = self.t0 = self.answered = gate.clock.now()
         self.wait_until = self.started + self.policy.wait / 1000
+        self.task: asyncio.Task[None] | None = None
         self.claim: Record | None = None
         self.unsure = False
         self.unprotected = False
@@ -179,11 +182,12 @@ class Exchange:
                     break
                 if await self._follow(flight):
                     break
-        except Exception:
+        except Exception as error:
             # Unexpected, so it comes last: the gate's tasks report it, the client learns no detail of it.
+            self.gate.tasks.failed(error)
             self._reply(Refusal(Problem.OVERLOADED if self.account.attempt == 0 else Problem.UPSTREAM_LOST))
-            raise
         finally:
+            self.gate.tasks.leave(self.task)
             self._finish()
 
     # ── Leading: ask the store, and own the key or watch whoever does ─────────────────────────────

@@ -14,29 +14,30 @@ from .core.fingerprint import Fingerprint
 from .core.problem import Refusal
 from .core.record import Found, Record
 from .core.reply import Reply
+from .core.values import value
 from .ports import Attempt, Client, Clock
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Told:
     """The exchange ended: this is what everybody attached to it is given."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stands:
     """The store holds a record: each decides on it by its own fingerprint and policy."""
 
     found: Found
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LookAgain:
     """Whoever led has left, or its answer was for it alone: the next one leads."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Failed:
     """The store could not be asked. Everybody who waited for it hears so at once, not one after another."""
 
@@ -87,6 +88,8 @@ class Flight:
         self._wake(ending)
 
     def _wake(self, news: Ending | str) -> None:
+        if not self._waiters:
+            return
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():

@@ -35,13 +35,20 @@ _PREFIX = [size.to_bytes(8, "little") for size in range(_PREFIXES)]
 
 def digest(purpose: Purpose, parts: Iterable[bytes], secret: bytes = b"") -> bytes:
     """32 bytes that stand for `parts` in their order. `secret` (at most 64 bytes) keys them."""
-    framed: list[bytes] = []
-    for part in parts:
-        size = len(part)
-        framed += (_PREFIX[size] if size < _PREFIXES else size.to_bytes(8, "little"), part)
+    return begun(purpose, parts, secret).digest()
+
+
+def begun(purpose: Purpose, parts: Iterable[bytes], secret: bytes = b"") -> blake2b:
+    """A digest that has begun with `parts`, to be gone on with."""
     hasher = _fresh(purpose, secret).copy()
-    hasher.update(b"".join(framed))
-    return hasher.digest()
+    hasher.update(b"".join(map(framed, parts)))
+    return hasher
+
+
+def framed(part: bytes) -> bytes:
+    """A part behind its length."""
+    size = len(part)
+    return (_PREFIX[size] if size < _PREFIXES else size.to_bytes(8, "little")) + part
 
 
 @lru_cache(maxsize=64)

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
+from hashlib import blake2b
 
-from .digest import Purpose, body_digest, digest, tag
+from .digest import Purpose, begun, body_digest, digest, framed, tag
 from .fields import Shape, fields_of
 from .message import Request
 from .values import value
@@ -98,16 +99,17 @@ def fingerprint(request: Request, recipe: Recipe, *, secret: bytes = b"", certif
     content_type, kind, segments = _body(found.get(b"content-type", ()), request.body)
     content_encoding = _present(found.get(b"content-encoding", ()))
     body = body_digest(kind, segments, secret)
-    method_and_host, types = _fixed_tags(request.method, host, content_type, content_encoding, secret)
-    tags = method_and_host + tag(b"target", request.target, secret) + types + body[:2]
-    parts = [request.method, host, request.target, content_type, content_encoding, body]
+    front, types, tags_before, tags_behind = _fixed(request.method, host, content_type, content_encoding, secret)
+    tags = tags_before + tag(b"target", request.target, secret) + tags_behind + body[:2]
+    hasher = front.copy()
+    hasher.update(framed(request.target) + types + framed(body))
     for name in recipe.headers:
         chosen = _present(found.get(name, ()))
-        parts.append(chosen)
+        hasher.update(framed(chosen))
         tags += tag(name, chosen, secret)
     return Fingerprint(
         recipe.id,
-        digest(Purpose.REQUEST, parts, secret)[:16],
+        hasher.digest()[:16],
         _bound(_credentials(found, recipe.bind, certificate), secret)[:16],
         tags,
     )
@@ -124,12 +126,14 @@ def _nobody(secret: bytes) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _fixed_tags(
+def _fixed(
     method: bytes, host: bytes, content_type: bytes, content_encoding: bytes, secret: bytes
-) -> tuple[bytes, bytes]:
-    """The tags of the parts that hardly vary among a service's requests: those before the target, and those
-    between it and the body."""
+) -> tuple[blake2b, bytes, bytes, bytes]:
+    """What hardly varies among a service's requests: the digest as it has begun before the target, the parts that come
+    between it and the body, and the tags of both."""
     return (
+        begun(Purpose.REQUEST, (method, host), secret),
+        framed(content_type) + framed(content_encoding),
         tag(b"method", method, secret) + tag(b"host", host, secret),
         tag(b"content-type", content_type, secret) + tag(b"content-encoding", content_encoding, secret),
     )

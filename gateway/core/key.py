@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import blake2b
 
-from .digest import Purpose, digest
+from .digest import Purpose, begun, digest, framed
 from .fields import fields_of
 from .message import Lines, named_by_connection
 from .values import value
@@ -148,8 +150,18 @@ def record_name(
     `origin` keeps keys that the gate derived apart from those that clients sent. No route's name is
     in it: renaming or reordering routes forgets no key.
     """
+    if not scope:
+        hasher = _namespace(service, namespace, origin, secret).copy()
+        hasher.update(framed(key.text))
+        return urlsafe_b64encode(hasher.digest())[:43]
     parts = [service, namespace, origin, len(scope).to_bytes(2, "little")]
     for part in scope:
         parts += part
     parts.append(key.text)
     return urlsafe_b64encode(digest(Purpose.NAME, parts, secret))[:43]
+
+
+@lru_cache(maxsize=1024)
+def _namespace(service: bytes, namespace: bytes, origin: bytes, secret: bytes) -> blake2b:
+    """What the names of all keys without a scope begin with, digested once."""
+    return begun(Purpose.NAME, (service, namespace, origin, (0).to_bytes(2, "little")), secret)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from .fields import Field, Shape, fields_of
+from .fields import Block, Field, Fields, Shape, fields_of
 from .values import value
 
 #: Lines of a head: `fields.Fields`, or pairs of which these can be made.
@@ -124,19 +124,18 @@ def _members(value: bytes) -> frozenset[bytes]:
 def forwarded(fields: Lines) -> list[Field]:
     """The fields of a request that go on to the upstream."""
     fields = fields_of(fields)
-    return [fields[position] for position in travelling(fields, _FORWARDED)]
+    return [fields[position] for position in _FORWARDED.of(fields)]
 
 
 def returned(fields: Lines) -> list[Field]:
     """The fields of a response that go on to the client."""
     fields = fields_of(fields)
-    return [fields[position] for position in travelling(fields, RETURNED)]
+    return [fields[position] for position in RETURNED.of(fields)]
 
 
 def returned_lines(fields: Lines) -> bytes:
     """The same as they go on the wire."""
-    fields = fields_of(fields)
-    return fields.shape.block(travelling(fields, RETURNED)).of(fields.values)
+    return RETURNED.lines(fields_of(fields))
 
 
 class Travel:
@@ -160,21 +159,29 @@ class Travel:
             if name not in never and (keep is None or name in keep)
         )
 
-    def of(self, shape: Shape, named: frozenset[bytes]) -> tuple[int, ...]:
-        """Of the lines that do where `Connection` names these besides."""
+    def of(self, fields: Fields) -> tuple[int, ...]:
+        """Of the lines that do, less what `Connection` names."""
+        shape = fields.shape
+        named = named_by_connection(fields)
         if named.isdisjoint(shape.at):
-            return shape.made(self, self.positions)
+            return shape.made((self,), self.positions)
         return self._but(shape, named)
+
+    def lines(self, fields: Fields) -> bytes:
+        """Those lines as they go on the wire."""
+        shape = fields.shape
+        if b"connection" not in shape.at or named_by_connection(fields).isdisjoint(shape.at):
+            block = shape.made(self, self._block)
+        else:
+            block = shape.block(self.of(fields))
+        return block.template % block.pick(fields.values)
+
+    def _block(self, shape: Shape) -> Block:
+        return shape.block(self.positions(shape))
 
 
 _FORWARDED = Travel(NEVER_FORWARDED)
 RETURNED = Travel(_NEVER_RETURNED)
-
-
-def travelling(fields: Lines, travel: Travel) -> tuple[int, ...]:
-    """The positions of the lines that go further."""
-    fields = fields_of(fields)
-    return travel.of(fields.shape, named_by_connection(fields))
 
 
 def lines(fields: Iterable[Field]) -> bytes:
@@ -203,7 +210,5 @@ def remembered(
     `keep`, where it is given, lists the only fields that a replay carries; `drop` takes more away.
     Names are in lower case.
     """
-    fields = fields_of(response.fields)
-    survive = travelling(fields, _survives(keep, drop))
-    head = fields.shape.block(survive).of(fields.values)
+    head = _survives(keep, drop).lines(fields_of(response.fields))
     return Answer(response.status, head, None if tombstone else response.body)

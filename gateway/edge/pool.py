@@ -16,6 +16,7 @@ from ..core.outcome import NotSentReason
 from ..ports import Clock
 from ..tasks import Tasks
 from .connection import Connection
+from .deadlines import Deadlines
 
 #: Seconds for which an idle connection may be used again. Short, because an upstream that closes an idle
 #: connection at the moment when we write to it leaves us not knowing whether it ran the request.
@@ -68,6 +69,8 @@ class Pool:
         self._wanting: deque[Wanter] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
+        self.loop = asyncio.get_running_loop()
+        self.deadlines = Deadlines(clock)
 
     def acquire(self, wanter: Wanter, *, fresh: bool = False) -> None:
         """Give a connection to `wanter`: at once where one is idle (and `fresh` is not asked for), or
@@ -101,6 +104,7 @@ class Pool:
         self._idle.clear()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self.deadlines.close()
 
     async def _connect(self, wanter: Wanter) -> None:
         place = self.place

@@ -82,6 +82,7 @@ class Server:
         self.patience = patience or Patience()
         self.connections: set[ClientConnection] = set()
         self.draining = False
+        self.longest_head = door.bounds.head + door.bounds.target
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
@@ -372,7 +373,7 @@ class ClientConnection(asyncio.Protocol):
                     self._broken(error)
                 return
             break
-        if self._fed > self.server.door.bounds.head + self.server.door.bounds.target and not self._deaf:
+        if self._fed > self.server.longest_head and not self._deaf:
             self._refuse_head()
 
     def eof_received(self) -> bool:

@@ -47,12 +47,11 @@ class GuardedAttempt:
     """The attempt, as `ports.Attempt` says; also the receiver of its response."""
 
     __slots__ = (
-        "_budget", "_chunks", "_connection", "_data", "_head", "_limit", "_loop", "_outcome", "_pool", "_send_by",
-        "_size", "_timer", "_waiter", "sent", "stream",
+        "_budget", "_chunks", "_connection", "_data", "_head", "_limit", "_outcome", "_pool", "_send_by", "_size",
+        "_tick", "_until", "_waiter", "sent", "stream",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, budget: Budget, data: bytes, send_by: float, limit: int) -> None:
-        self._loop = asyncio.get_running_loop()
         self._pool = pool
         self._budget = budget
         self._data = data
@@ -64,7 +63,8 @@ class GuardedAttempt:
         self._size = 0
         self._outcome: Outcome | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
+        self._tick = 0
         self.sent = False
         self.stream: LiveStream | None = None
 
@@ -72,16 +72,16 @@ class GuardedAttempt:
 
     async def outcome(self, until: float) -> Outcome | None:
         if self._outcome is None:
-            waiter = self._waiter = self._loop.create_future()
+            pool = self._pool
+            waiter = self._waiter = pool.loop.create_future()
             # What comes first: the time asked for, or the last moment to send a first byte.
-            self._timer = self._loop.call_later(
-                max(self._next_deadline(until) - self._pool.clock.now(), 0), self._tick, until
-            )
+            self._until = until
+            self._tick = pool.deadlines.set(self, self._next_deadline())
             try:
                 await waiter
             finally:
-                self._timer.cancel()
-                self._timer = self._waiter = None
+                pool.deadlines.clear(self, self._tick)
+                self._waiter = None
         return self._outcome
 
     def abandon(self, reason: LostReason) -> None:
@@ -96,19 +96,19 @@ class GuardedAttempt:
         else:
             self._conclude(NotSent(NotSentReason.STOPPED, "the gate is being stopped"))
 
-    def _next_deadline(self, until: float) -> float:
-        return until if self.sent else min(until, self._send_by)
+    def _next_deadline(self) -> float:
+        return self._until if self.sent else min(self._until, self._send_by)
 
-    def _tick(self, until: float) -> None:
+    def due(self) -> None:
         now = self._pool.clock.now()
         if not self.sent and now >= self._send_by:
             self._pool.forget(self)
             self._conclude(NotSent(NotSentReason.NO_CONNECTION, "no connection was free in time"))
-        elif now >= until:
+        elif now >= self._until:
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
         else:
-            self._timer = self._loop.call_later(self._next_deadline(until) - now, self._tick, until)
+            self._tick = self._pool.deadlines.set(self, self._next_deadline())
 
     def _conclude(self, outcome: Outcome) -> None:
         if self._outcome is None:

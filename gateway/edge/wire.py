@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.fields import Fields, fields_of
-from ..core.message import NEVER_FORWARDED, Request, Travel, forwarded, named_by_connection, travelling
+from ..core.message import NEVER_FORWARDED, Request, Travel, forwarded, named_by_connection
 
 #: Of a keyed request these go on as they came: all but what is written anew. A client does not say for itself which
 #: attempt this is.
@@ -28,16 +28,16 @@ def request_head(
     own: the Host for a client of HTTP/1.0 that sent none (RFC 9112 §3.2 wants one in what we send).
     """
     fields = fields_of(request.fields)
-    if not named_by_connection(fields).isdisjoint(fields.shape.at):
+    if b"connection" in fields.shape.at and not named_by_connection(fields).isdisjoint(fields.shape.at):
         fields = fields_of(forwarded(fields))  # what it names is not there, for what is said below
     at, values = fields.shape.at, fields.values
-    kept = travelling(fields, _KEPT_UNEXPECTING if drop_expect else _KEPT)
+    kept = _KEPT_UNEXPECTING if drop_expect else _KEPT
     hosts = at.get(b"host")
     return b"".join(
         (
             b"%b %b HTTP/1.1\r\n" % (request.method, request.target),
             b"" if hosts else b"Host: %b\r\n" % authority,
-            fields.shape.block(kept).of(values),
+            kept.lines(fields),
             _passed_on(fields, b"via", b"Via", _PSEUDONYM),
             _passed_on(fields, b"x-forwarded-for", b"X-Forwarded-For", request.peer.encode()),
             b"" if b"x-forwarded-proto" in at else b"X-Forwarded-Proto: %b\r\n" % scheme,

@@ -18,10 +18,11 @@ class Observers:
         self._observers = observers
         #: Told of every call: only those who care.
         self._of_calls = [each.store_called for each in observers if not isinstance(each, Deaf)]
+        self._finished = [each.finished for each in observers]
 
     def finished(self, account: Account) -> None:
-        for observer in self._observers:
-            observer.finished(account)
+        for finished in self._finished:
+            finished(account)
 
     def store_called(self, operation: str, seconds: float, *, failed: bool) -> None:
         for store_called in self._of_calls:
