@@ -50,6 +50,9 @@ class Receiver(Protocol):
 
     def body(self, data: bytes) -> None: ...
 
+    def fed(self) -> None:
+        """What has come so far has been told, and it is not whole."""
+
     def end(self) -> None: ...
 
     def lost(self, reason: LostReason, detail: str) -> None: ...
@@ -208,6 +211,8 @@ class Connection(asyncio.Protocol):
                 return
         if self._whole:
             self._finish()
+        elif self._receiver is not None:
+            self._receiver.fed()
 
     def eof_received(self) -> bool:
         if self._receiver is None:

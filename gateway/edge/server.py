@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ _DROPPED = 64 << 10
 #: the response with it before the client has read it.
 _LINGER = 2.0
 _LINGER_BYTES = 4 << 20
+#: Connections that the kernel keeps for a listener until they are let in.
+_BACKLOG = 1024
 #: Connections over the limit that are told so; beyond them new ones are reset.
 _TURNED_AWAY = 256
 #: Pipelined requests that are read ahead.
@@ -87,9 +90,11 @@ class Server:
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
 
-    async def listen(self, host: str, port: int) -> list[tuple[str, int]]:
-        """Accept connections; says on which addresses."""
-        listener = await self.loop.create_server(lambda: ClientConnection(self), host, port, backlog=1024)
+    async def listen(self, host: str, port: int, *, shared: bool = False) -> list[tuple[str, int]]:
+        """Accept connections; says on which addresses. `shared`: with other processes that listen there too."""
+        listener = await self.loop.create_server(
+            lambda: ClientConnection(self), host, port, backlog=_BACKLOG, reuse_port=shared or None
+        )
         self._listeners.append(listener)
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(1.0, self._sweep)
@@ -97,6 +102,7 @@ class Server:
 
     async def drain(self, seconds: float) -> int:
         """Accept no more, let what is under way be answered; says how many connections were cut off."""
+        await self._let_in()
         self.draining = True
         for listener in self._listeners:
             listener.close()
@@ -109,6 +115,21 @@ class Server:
             except TimeoutError:
                 pass
         return len(self.connections)
+
+    async def _let_in(self) -> None:
+        """Whoever stands in a listener's queue has connected, and may have asked; closing the listener resets him.
+        The loop lets in one at each turn, and reads what he asks at the next. (Whoever comes between the last look
+        and the end of the listener is reset all the same, and nothing of his has been read.)"""
+        queue = select.poll()
+        for listener in self._listeners:
+            for sock in listener.sockets:
+                queue.register(sock.fileno(), select.POLLIN)
+        for _ in range(_BACKLOG):
+            if not queue.poll(0):
+                break
+            await asyncio.sleep(0)
+        for _ in range(2):
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Cut off whatever is left."""
@@ -305,6 +326,7 @@ class ClientConnection(asyncio.Protocol):
         self._values: list[bytes] = []
         self._in_head = False
         self._fed = 0
+        self._feeding = False
         self._since = 0.0
         self._upgrading = False
         self._synthetic = False
@@ -357,22 +379,29 @@ class ClientConnection(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> None:
         self._fed += len(data)
-        while data:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                data = self._parse_on(data[upgrade.args[0] :])
-                continue
-            except httptools.HttpParserCallbackError as error:
-                # No fault of the client's: an exception of ours comes as the context of the parser's own.
-                self.server.observer.alarm("a request could not be read", error=repr(error.__context__))
-                self.abort()
-                return
-            except httptools.HttpParserError as error:
-                if not self._deaf:
-                    self._broken(error)
-                return
-            break
+        self._feeding = True
+        try:
+            while data:
+                try:
+                    self._parser.feed_data(data)
+                except httptools.HttpParserUpgrade as upgrade:
+                    data = self._parse_on(data[upgrade.args[0] :])
+                    continue
+                except httptools.HttpParserCallbackError as error:
+                    # No fault of the client's: an exception of ours comes as the context of the parser's own.
+                    self.server.observer.alarm("a request could not be read", error=repr(error.__context__))
+                    self.abort()
+                    return
+                except httptools.HttpParserError as error:
+                    if not self._deaf:
+                        self._broken(error)
+                    return
+                break
+        finally:
+            self._feeding = False
+        visit = self._reading
+        if visit is not None and visit.tunnel is not None:
+            visit.tunnel.request_fed()
         if self._fed > self.server.longest_head and not self._deaf:
             self._refuse_head()
 
@@ -552,6 +581,8 @@ class ClientConnection(asyncio.Protocol):
             tunnel.request_body(data)
         if visit.complete:
             tunnel.request_end()
+        elif not self._feeding:
+            tunnel.request_fed()
 
     def _answer_refused(self, visit: Visit, way: Refused) -> None:
         if not visit.answered:

@@ -83,6 +83,9 @@ class Tunnel:
         self._reused = False
         self._full = False
         self._moved = False
+        #: While what the client has sent so far is being read: then it goes on in one piece, not head and body apart.
+        self._corked = True
+        self._unwritten = b""
 
     @property
     def status(self) -> int:
@@ -102,6 +105,8 @@ class Tunnel:
         if self._connection is None:
             self._unsent.append(framed)
             self._guest.hold_body()
+        elif self._corked:
+            self._unsent.append(framed)
         else:
             self._connection.write(framed)
 
@@ -115,8 +120,18 @@ class Tunnel:
         last = LAST_CHUNK if self._chunked else b""
         if self._connection is None:
             self._unsent.append(last)
+        elif self._corked:
+            self._unsent.append(last)
+            self.request_fed()
         else:
             self._connection.write(last, more=False)
+
+    def request_fed(self) -> None:
+        """Nothing more has come from the client for now."""
+        if self._corked:
+            self._corked = False
+            if self._connection is not None and not self._over:
+                self._start(self._connection)
 
     def guest_gone(self) -> None:
         if not self._over:
@@ -138,12 +153,17 @@ class Tunnel:
             return
         self._reused = connection.served > 0
         self._connection = connection
+        if self._complete or not self._corked:
+            self._corked = False
+            self._start(connection)
+        if not self._complete and not self._full:
+            self._guest.go_on()
+
+    def _start(self, connection: Connection) -> None:
         data = b"".join(self._unsent)
         if not self._repeatable:
             self._unsent = []
         connection.start(self, bodiless=self._request.method == b"HEAD", data=data, more=not self._complete)
-        if not self._complete and not self._full:
-            self._guest.go_on()
 
     def unconnected(self, reason: NotSentReason, detail: str) -> None:
         if not self._over:
@@ -176,27 +196,35 @@ class Tunnel:
             self._closing = True
         elif self._guest.http10:
             connection = b"Connection: keep-alive\r\n"
-        self._guest.write(
-            b"".join(
-                (
-                    status_line(head.status, head.reason),
-                    returned_lines(head.fields),
-                    _UNPROTECTED if self._reason.unprotected else b"",
-                    framing,
-                    connection,
-                    b"\r\n",
-                )
+        self._unwritten = b"".join(
+            (
+                status_line(head.status, head.reason),
+                returned_lines(head.fields),
+                _UNPROTECTED if self._reason.unprotected else b"",
+                framing,
+                connection,
+                b"\r\n",
             )
         )
 
     def body(self, data: bytes) -> None:
-        self._guest.write(chunk(data) if self._rechunk else data)
+        framed = chunk(data) if self._rechunk else data
+        if self._unwritten:
+            head, self._unwritten = self._unwritten, b""
+            framed = head + framed
+        self._guest.write(framed)
+
+    def fed(self) -> None:
+        if self._unwritten:
+            head, self._unwritten = self._unwritten, b""
+            self._guest.write(head)
 
     def end(self) -> None:
         if self._over:
             return
         head = self._head
         assert head is not None
+        self.fed()
         if self._rechunk:
             self._guest.write(LAST_CHUNK)
         self._over = True
@@ -211,6 +239,7 @@ class Tunnel:
             self._pool.acquire(self, fresh=True)
             return
         self._stop()
+        self.fed()
         if self._head is None:
             self._guest.refuse(Refusal(Problem.UPSTREAM_LOST, label=Label.UNPROTECTED), detail)
         else:

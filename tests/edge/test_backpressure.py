@@ -204,6 +204,7 @@ async def test_a_connection_that_is_full_at_once_does_not_let_the_client_go_on(o
         question = Request(b"POST", b"/", [(b"Host", b"a")])
         tunnel = Tunnel(gate.pool, guest, question, PassReason.NO_KEY, length=10, chunked=False, timeout=10)  # type: ignore[arg-type]
         tunnel.request_body(b"half")
+        tunnel.request_fed()
         assert not guest.read
         tunnel.connected(line)  # type: ignore[arg-type]
         assert not guest.read
