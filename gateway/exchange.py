@@ -232,7 +232,7 @@ class Exchange:
             if found is Done.WON:
                 return await self._fly(flight)
 
-    async def _claim(self) -> Done | Found:
+    def _claim(self) -> Coroutine[Any, Any, Done | Found]:
         """Claim the key: WON, or what stands. A store that is away is waited for, as the policy says; past that
         the key is ours as far as anybody knows, where the policy says `store_down: forward`."""
         gate, policy, ask = self.gate, self.policy, self.ask
@@ -248,7 +248,7 @@ class Exchange:
             wall=gate.clock.wall(),
         )
         forward = policy.store_down is StoreDown.FORWARD
-        return await self._ask_for(claim, "claim", lambda: gate.store.claim(ask.name, claim), otherwise_ours=forward)
+        return self._ask_for(claim, "claim", lambda: gate.store.claim(ask.name, claim), otherwise_ours=forward)
 
     async def _take_over(self, seen: Found) -> Done | Found | None:
         """Take over a key in doubt: WON, what stands now, or None where nothing does any more."""
@@ -525,6 +525,7 @@ class Exchange:
         may hold different answers."""
         if stream is not None:
             stream.abort()
+        self.account.settlement = self.account.reason = None  # it settled nothing
         self.gate.observer.alarm(
             "another holder's record stands where a claim of ours was settled", route=self.ask.route.name
         )
@@ -634,6 +635,7 @@ class Exchange:
         """From now on this is a duplicate that waits; no longer than its client would."""
         if self.account.verdict is not VerdictName.WAIT:
             self.account.verdict = VerdictName.WAIT
+            self.answered = self.gate.clock.now()
             preferred = preferred_wait(self.ask.request.fields)
             if preferred is not None:
                 self.wait_until = min(self.wait_until, self.started + preferred / 1000)
@@ -684,7 +686,10 @@ class Exchange:
             account.status = response.status
             account.label = reply.label
             account.response_bytes = len(response.body or b"")
-        account.total = self.gate.clock.now() - self.started or 1e-9
+        now = self.gate.clock.now()
+        account.total = now - self.started or 1e-9
+        if account.verdict is VerdictName.WAIT:
+            account.waited = now - self.answered
         self.client.reply(reply, stream)
 
     def _finish(self) -> None:

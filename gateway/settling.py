@@ -98,9 +98,13 @@ class Settler:
     async def _persist(self, name: bytes, settlement: Settlement, until: float) -> Done | Found | None:
         pause = _FIRST_PAUSE
         while (left := until - self._clock.now()) > 0:
+            begun = self._clock.now()
             try:
-                return await self._store.settle(name, settlement)
+                result = await self._store.settle(name, settlement)
+                self._observer.store_called("settle", self._clock.now() - begun, failed=False)
+                return result
             except StoreAway:
+                self._observer.store_called("settle", self._clock.now() - begun, failed=True)
                 await asyncio.sleep(min(pause, left))
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 await self._store.wait_available(min(_LONGEST_PAUSE, left))

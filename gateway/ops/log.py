@@ -88,6 +88,8 @@ class Log(Deaf):
             line += f',"claim_ms":{account.claim * 1000:.3f}'
         if account.settle is not None:
             line += f',"settle_ms":{account.settle * 1000:.3f}'
+        if account.waited is not None:
+            line += f',"waited_ms":{account.waited * 1000:.3f}'
         if account.age is not None:
             line += f',"age_s":{account.age:.3f}'
         line += f',"request_bytes":{account.request_bytes}'
