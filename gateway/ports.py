@@ -290,7 +290,7 @@ class Account:
     claim: float | None = None
     settle: float | None = None
     upstream: float | None = None
-    waited: float = 0.0
+    waited: float | None = None
     age: float | None = None
     request_bytes: int = 0
     response_bytes: int = 0
