@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import secrets
@@ -22,15 +23,19 @@ from .core.identity import Identity
 from .core.record import HOLDER_BYTES
 from .edge.budget import Budget
 from .edge.door import Bounds, Door
+from .edge.origins import Origins
 from .edge.pool import Place, Pool, Tls
+from .edge.proxies import Proxies
 from .edge.server import Patience, Server
 from .edge.upstream import GuardedUpstream
+from .edge.wire import RequestHeads
 from .exchange import Gate
 from .flights import Flights
 from .ops.admin import Readiness, admin_app
 from .ops.log import Log
 from .ops.metrics import Tally
 from .ops.observers import Observers
+from .ops.worker_log import WorkerLog
 from .ports import Clock, Observer, Store, StoreUnusable
 from .settings import Settings, UpstreamSettings
 from .settings import stores as urls
@@ -107,6 +112,7 @@ def _servers(place: urls.RedisPlace) -> Servers:
         tls=None
         if (tls := place.tls) is None
         else RedisTls(tls.context, tls.ca, tls.cert, tls.key, tls.server_name, tls.verify),
+        cluster=place.cluster,
     )
 
 
@@ -126,15 +132,31 @@ class Stopped:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """The place of one of several workers: its number, and the addresses that it shares with the others. What
+    concerns all of them (the admin listener, the first words) is their parent's."""
+
+    worker: int
+    addresses: tuple[tuple[str, int], ...]
+
+
 class App:
     """One gate, from its settings. `start`, then `serve` until a signal, or `stop`."""
 
-    def __init__(self, settings: Settings, *, out: TextIO | None = None, accept_new_keys: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, *, out: TextIO | None = None, accept_new_keys: bool = False, seat: Seat | None = None
+    ) -> None:
         self.settings = settings
         self.clock = HostClock()
         out = out or sys.stdout
         as_json = settings.log.format == "json" or (settings.log.format == "auto" and not out.isatty())
-        self.log = Log(out, self.clock, as_json=as_json, keys=settings.log.keys == "full")
+        full = settings.log.keys == "full"
+        if seat is None:
+            self.log = Log(out, self.clock, as_json=as_json, keys=full)
+        else:
+            self.log = WorkerLog(seat.worker, self.clock, as_json=as_json, keys=full, encoding=out.encoding or "utf-8")
+        self._seat = seat
         self.tally = Tally()
         self.observer = Observers(self.tally, self.log)
         trust = Trust(
@@ -175,6 +197,8 @@ class App:
         self._stack.push_async_callback(self.store.close)
         self._stack.push_async_callback(self.settler.close)
         budget = Budget(limits.buffers)
+        policies = [route.policy for route in settings.routes.routes]
+        heads = RequestHeads(frozenset(name for policy in policies for name in policy.per_request))
         pools = {name: Pool(_place(upstream), self.clock, self.tasks) for name, upstream in settings.upstreams.items()}
         for name, upstream in settings.upstreams.items():
             if upstream.tls is not None and not upstream.tls.verify:
@@ -182,7 +206,7 @@ class App:
         flights = Flights(per_key=limits.waiters_per_key, in_all=limits.waiters)
         gate = self._gate = Gate(
             self.store,
-            {name: GuardedUpstream(pool, budget) for name, pool in pools.items()},
+            {name: GuardedUpstream(pool, budget, heads) for name, pool in pools.items()},
             self.clock,
             self.observer,
             flights,
@@ -202,26 +226,46 @@ class App:
             hint=lambda what: self.log.say("note", what),
         )
         patience = Patience(
-            limits.head_timeout / 1000, limits.body_timeout / 1000, limits.idle / 1000, limits.connections
+            limits.head_timeout / 1000,
+            limits.body_timeout / 1000,
+            limits.idle / 1000,
+            limits.connections,
+            limits.tunnel_idle / 1000,
         )
-        server = self._server = Server(door, gate, pools, self.clock, self.observer, patience)
+        server = self._server = Server(
+            door,
+            gate,
+            pools,
+            self.clock,
+            self.observer,
+            patience,
+            protocols=settings.upgrades,
+            heads=heads,
+            origins=None if settings.origins is None else Origins(settings.origins),
+            proxies=None if settings.trusted_proxies is None else Proxies(settings.trusted_proxies),
+        )
         for pool in pools.values():
             self._stack.callback(pool.close)
         self._stack.push_async_callback(self.tasks.cancel)
         self._stack.callback(server.close)
-        await self._start_admin()
-        self.addresses = await server.listen(settings.listen.host, settings.listen.port)
-        self.readiness.started = True
-        self.log.say(
-            "info",
-            "listening",
-            addresses=_shown(self.addresses),
-            admin=_shown(self.admin_addresses),
-            store=self.store.kind,
-            service=settings.service,
-        )
-        if self.readiness.note:
-            self.log.say("note", self.readiness.note)
+        if self._seat is not None:
+            for host, port in self._seat.addresses:
+                self.addresses += await server.listen(host, port, shared=True)
+            self.readiness.started = True
+        else:
+            await self._start_admin()
+            self.addresses = await server.listen(settings.listen.host, settings.listen.port)
+            self.readiness.started = True
+            self.log.say(
+                "info",
+                "listening",
+                addresses=shown(self.addresses),
+                admin=shown(self.admin_addresses),
+                store=self.store.kind,
+                service=settings.service,
+            )
+            if self.readiness.note:
+                self.log.say("note", self.readiness.note)
         if not self.store.available:
             self.log.say("warning", "the store is away; guarded requests are refused", reason=self.store.trouble)
 
@@ -275,8 +319,16 @@ def _place(upstream: UpstreamSettings) -> Place:
     return Place(upstream.name, upstream.host, upstream.port, upstream.connect / 1000, upstream.connections, tls)
 
 
-def _shown(addresses: list[tuple[str, int]]) -> str:
+def settle_in() -> None:
+    """After the start: what was made so far stays for good, and the collector need not look at it again and again.
+    What a request makes is freed by reference counts; cycles are rare, so the youngest generation may grow."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+def shown(addresses: list[tuple[str, int]]) -> str:
     return ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)
 
 
-__all__ = ["App", "Stopped", "StoreUnusable", "open_store"]
+__all__ = ["App", "Seat", "Stopped", "StoreUnusable", "open_store", "settle_in", "shown"]

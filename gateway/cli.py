@@ -4,24 +4,23 @@ never work, 0 after a graceful stop."""
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import click
 import uvloop
 
-from . import __version__, doctor, failpoints
-from .app import App, StoreUnusable
+from . import __version__, doctor, failpoints, workers
+from .app import App, StoreUnusable, settle_in
 from .demo import sample, story
-from .settings import Faults, Overrides, Settings, load, plain, stores
+from .exits import UNAVAILABLE, USAGE, unbound
+from .settings import Faults, Overrides, Settings, load, plain, read_text, stores
 
-USAGE = 64
-UNAVAILABLE = 69
+T = TypeVar("T")
 
 #: Click would say 2, which sysexits does not know.
 click.UsageError.exit_code = USAGE
@@ -33,12 +32,12 @@ def main() -> None:
     """An idempotency gateway: one key, one effect, the same answer."""
 
 
-def _give_up(code: int, message: str) -> None:
+def _give_up(code: int, message: str) -> NoReturn:
     click.echo(f"oncegate: {message}", err=True)
     sys.exit(code)
 
 
-def _settings(config: Path | None, upstream: str | None, overrides: Overrides) -> Settings:
+def _planned(config: Path | None, upstream: str | None, overrides: Overrides) -> tuple[workers.Plan, Settings]:
     if config is not None and upstream is not None:
         _give_up(USAGE, "--upstream and --config do not go together: the file names its upstreams")
     if config is None and upstream is None:
@@ -48,10 +47,9 @@ def _settings(config: Path | None, upstream: str | None, overrides: Overrides) -
             "or --config FILE (see config/minimal.yaml); `oncegate demo` shows what it does",
         )
     try:
-        if config is not None:
-            return load(config, environ=os.environ, overrides=overrides)
-        assert upstream is not None
-        return plain(upstream, environ=os.environ, overrides=overrides)
+        text = None if config is None else read_text(config)
+        plan = workers.Plan(text, str(config or ""), upstream or "", overrides)
+        return plan, plan.settings()
     except Faults as faults:
         click.echo(str(faults), err=True)
         sys.exit(USAGE)
@@ -65,6 +63,15 @@ def _settings(config: Path | None, upstream: str | None, overrides: Overrides) -
 @click.option("--store", metavar="URL", help="memory://, sqlite:///PATH or redis://HOST:PORT/DB.")
 @click.option("--service", metavar="NAME", help="The API whose keys these are; needed with a shared store.")
 @click.option(
+    "--workers",
+    "count",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that share the address; for more than one core. Not with memory://.",
+)
+@click.option(
     "--accept-new-keys",
     is_flag=True,
     help="Take over a Redis whose marker names another configuration's keys: they are forgotten.",
@@ -76,38 +83,46 @@ def run(
     admin: str | None,
     store: str | None,
     service: str | None,
+    count: int,
     accept_new_keys: bool,
 ) -> None:
     """Run the gate until SIGTERM or SIGINT."""
-    settings = _settings(config, upstream, Overrides(listen=listen, admin=admin, store=store, service=service))
+    plan, settings = _planned(config, upstream, Overrides(listen=listen, admin=admin, store=store, service=service))
+    if count > 1 and settings.store.startswith("memory:"):
+        _give_up(
+            USAGE,
+            f"--workers: {count} processes cannot share memory://, and each would run every key; "
+            "use sqlite:///oncegate.db or redis://HOST:PORT/0",
+        )
     if spec := os.environ.get("ONCEGATE_FAILPOINT"):
         try:
             failpoints.arm(spec)
         except ValueError as error:
             _give_up(USAGE, str(error))
-    _serving(lambda: _run(settings, accept_new_keys))
+    if count == 1:
+        _serving(lambda: _run(settings, accept_new_keys))
+    else:
+        sys.exit(_serving(lambda: workers.run(plan, settings, count, accept_new_keys=accept_new_keys)))
 
 
-def _serving(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def _serving(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
-        uvloop.run(work())
+        return uvloop.run(work())
     except Faults as faults:
         click.echo(str(faults), err=True)
         sys.exit(USAGE)
     except StoreUnusable as error:
         _give_up(UNAVAILABLE, str(error))
+    except workers.GaveUp as error:
+        _give_up(error.code, str(error))
     except OSError as error:
-        _give_up(UNAVAILABLE, f"an address cannot be bound: {error.strerror or error}")
+        _give_up(UNAVAILABLE, unbound(error))
 
 
 async def _run(settings: Settings, accept_new_keys: bool) -> None:
     app = App(settings, accept_new_keys=accept_new_keys)
     await app.start()
-    # What was made so far stays for good: the collector need not look at it again and again. What a request
-    # makes is freed by reference counts; cycles are rare, so the youngest generation may grow.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    settle_in()
     await app.serve()
 
 

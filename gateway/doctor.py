@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -18,7 +18,7 @@ from .ports import Nobody, StoreUnusable
 from .settings import Settings
 from .settings import stores as urls
 from .settings.addresses import without_password
-from .stores.redis import Finding, Severity, examine, tempered
+from .stores.redis import Examined, Finding, Severity, examine, tempered
 from .stores.sqlite import check_place
 
 #: Seconds after which a store counts as out of reach.
@@ -58,6 +58,10 @@ CHANGES: dict[str, dict[str, str]] = {
         _PLAIN: "name the primary, or the Sentinels: redis+sentinel://HOST,HOST,HOST/NAME",
         "Amazon ElastiCache, MemoryDB": "the primary endpoint instead of the reader endpoint",
         "Google Memorystore": "the primary endpoint instead of the read endpoint",
+    },
+    "is-a-cluster": {
+        "the gate's file": "store: redis+cluster://HOST,HOST (rediss+cluster:// over TLS), with any of its nodes",
+        "Amazon ElastiCache, MemoryDB": "redis+cluster:// or rediss+cluster:// with the configuration endpoint",
     },
     "too-old": {
         _PLAIN: "Redis 7.0 or later, or Valkey",
@@ -109,21 +113,29 @@ async def _redis(store: Store) -> Report:
     except TimeoutError:
         why = f"it did not answer within {PATIENCE:g} s"
         return _report(store, "", (Finding("unreachable", Severity.REFUSE, why),), ())
-    info, what = seen.info, ""
-    if info:
-        engine = info.get("server_name", "redis").capitalize()
-        version = info.get(f"{engine.lower()}_version", info.get("redis_version", ""))
-        what = f"{engine} {version} at {seen.address}, a primary with {info.get('connected_slaves', '0')} replicas"
-    findings = seen.findings
+    findings = [
+        replace(each, text=f"at {one.address}: {each.text}") if len(seen) > 1 else each
+        for one in seen
+        for each in one.findings
+    ]
     if settings is not None and settings.store_check != "strict":
-        findings = tempered(findings, "warn")
+        findings = list(tempered(tuple(findings), "warn"))
+    what = ", ".join(_primary(one) for one in seen if one.info)
+    info = next((one.info for one in seen if one.info), {})
     notes = []
     if info:
         waits = f"replicas={servers.replicas}: a write counts once so many have it"
         notes.append(f"durability={'replicated, ' + waits if servers.replicas else 'single: a failover may forget'}")
         if settings is None:
             notes.append("with --config FILE the identity of its keys is compared too")
-    return _report(store, what, findings, notes)
+    return _report(store, what, tuple(findings), notes)
+
+
+def _primary(seen: Examined) -> str:
+    info = seen.info
+    engine = info.get("server_name", "redis").capitalize()
+    version = info.get(f"{engine.lower()}_version", info.get("redis_version", ""))
+    return f"{engine} {version} at {seen.address}, a primary with {info.get('connected_slaves', '0')} replicas"
 
 
 async def _sqlite(store: Store) -> Report:

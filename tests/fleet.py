@@ -22,7 +22,7 @@ class SentinelServer:
     def __init__(self, binary: Path, primary: int, *, quorum: int = 2) -> None:
         self.port = free_port()
         self._binary = binary
-        self._lines = (
+        self._lines: tuple[str, ...] = (
             f"port {self.port}",
             "bind 127.0.0.1",
             f"sentinel monitor {MASTER} 127.0.0.1 {primary} {quorum}",

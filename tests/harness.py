@@ -415,8 +415,9 @@ class GateProcess:
 
     module = "gateway.cli"
 
-    def __init__(self, text: str, *, environ: dict[str, str] | None = None) -> None:
+    def __init__(self, text: str, *, environ: dict[str, str] | None = None, arguments: Sequence[str] = ()) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="oncegate-gate-")
+        self.arguments = arguments
         self.port, self.admin_port = free_port(), free_port()
         self.file = Path(self.folder.name) / "gateway.yaml"
         self.file.write_text(text)
@@ -429,7 +430,7 @@ class GateProcess:
             self.process = subprocess.Popen(
                 [
                     sys.executable, "-m", self.module, "run", "--config", str(self.file),
-                    "--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}",
+                    "--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}", *self.arguments,
                 ],
                 stdout=out, stderr=out, env=self._environ,
             )  # fmt: skip

@@ -63,7 +63,7 @@ def test_help_names_the_commands(word: str) -> None:
     result = oncegate("run", word)
     assert result.exit_code == 0
     for option in ("--config FILE", "--upstream URL", "--listen HOST:PORT", "--admin HOST:PORT", "--store URL",
-                   "--service NAME"):  # fmt: skip
+                   "--service NAME", "--workers N"):  # fmt: skip
         assert option in result.stdout
 
 
@@ -73,6 +73,7 @@ def test_help_names_the_commands(word: str) -> None:
         (["run", "--bogus"], "No such option '--bogus'"),
         (["run", "--listen"], "Option '--listen' requires an argument"),
         (["run", "something"], "unexpected extra argument"),
+        (["run", "--workers", "0"], "Invalid value for '--workers': 0 is not in the range 1<=x<=256"),
         (["check"], "Missing argument 'FILE'"),
         (["nonsense"], "No such command 'nonsense'"),
     ],
@@ -182,18 +183,32 @@ def test_run_with_every_fault_of_the_flags_at_once() -> None:
     assert [line.partition(":")[0] for line in sorted(result.stderr.splitlines())] == ["--listen", "--upstream"]
 
 
-def test_a_port_in_use_is_69_and_named(taken: int) -> None:
-    """run on a port that is taken → which, exit 69, one line and no traceback; for the gate's and the admin's."""
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_in_use_is_69_and_named(taken: int, tmp_path: Path, workers: str) -> None:
+    """run on a port that is taken → which, exit 69, one line and no traceback; for the gate's and the admin's; with
+    one process and with several."""
     for mine, other in (("--listen", "--admin"), ("--admin", "--listen")):
         result = oncegate(
-            "run", "--upstream", "http://127.0.0.1:9000", "--store", "memory://", mine, f"127.0.0.1:{taken}", other,
-            f"127.0.0.1:{free_port()}",
+            "run", "--upstream", "http://127.0.0.1:9000", "--store", f"sqlite:///{tmp_path}/keys.db", mine,
+            f"127.0.0.1:{taken}", other, f"127.0.0.1:{free_port()}", "--workers", workers,
         )  # fmt: skip
         assert result.exit_code == 69
         (line,) = result.stderr.splitlines()
         assert line.startswith("oncegate: an address cannot be bound: ")
         assert str(taken) in line
         assert "in use" in line
+
+
+def test_several_workers_on_memory_are_64(taken: int) -> None:
+    """run --workers 2 with memory:// → what to use instead, exit 64, and nothing was bound; one worker is none."""
+    here = ["run", "--upstream", "http://127.0.0.1:9000", "--listen", f"127.0.0.1:{taken}", "--store", "memory://"]
+    result = oncegate(*here, "--workers", "2")
+    assert (result.exit_code, result.stdout) == (64, "")
+    assert result.stderr == (
+        "oncegate: --workers: 2 processes cannot share memory://, and each would run every key; "
+        "use sqlite:///oncegate.db or redis://HOST:PORT/0\n"
+    )
+    assert oncegate(*here, "--workers", "1").exit_code == 69
 
 
 def test_a_store_that_can_never_work_is_69(tmp_path: Path) -> None:

@@ -40,7 +40,16 @@ def test_the_configuration_in_the_readme_is_that_of_the_files() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/problems.md", "docs/redis.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/design.md",
+        "docs/edge.md",
+        "docs/problems.md",
+        "docs/redis.md",
+        "docs/upstreams.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     """Every relative link of a page names a file that is there."""

@@ -16,6 +16,7 @@ import pytest
 
 from gateway.doctor import CHANGES
 from gateway.stores.redis.findings import judge
+from tests.cluster import RedisCluster
 from tests.harness import configuration
 from tests.servers import RedisServer, binaries, free_port, preferred
 
@@ -95,6 +96,34 @@ def test_a_redis_that_is_well(server: RedisServer) -> None:
     assert "ADVICE no-memory-limit: " in told.words
     assert "REFUSED" not in told.out
     assert "WARNING" not in told.out
+
+
+def test_a_cluster(tmp_path: Path) -> None:
+    """Every primary is looked at, and what is wrong with one of them says which; its marker too. One of its nodes under
+    redis:// is no store."""
+    cluster = RedisCluster(preferred(), replicas=False).start()
+    try:
+        told = doctor("--config", written(tmp_path, cluster.url))
+        assert (told.code, told.err) == (0, "")
+        for node in cluster.primaries:
+            assert f" at 127.0.0.1:{node.port}, a primary with 0 replicas" in told.words
+        bad = cluster.primaries[1]
+        bad.run("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+        bad.run("CONFIG", "SET", "maxmemory", "64mb")
+        told = doctor("--store", cluster.url)
+        assert told.code == 69
+        assert told.words.count("REFUSED") == 2
+        assert f"REFUSED evicts: at 127.0.0.1:{bad.port}: at its limit" in told.words
+        told = doctor("--store", cluster.primaries[0].url)
+        assert told.code == 69
+        assert "REFUSED is-a-cluster: " in told.words
+        for node in cluster.primaries:
+            assert not node.run("DBSIZE")
+    finally:
+        cluster.close()
+    told = doctor("--store", cluster.url)
+    assert told.code == 69
+    assert "REFUSED unreachable: " in told.words
 
 
 def test_store_check_warn_makes_it_a_warning(tmp_path: Path) -> None:
@@ -189,5 +218,6 @@ def test_what_cannot_be_looked_at_is_64(arguments: list[str], message: str, tmp_
 def test_every_finding_that_can_be_mended_says_where() -> None:
     """What a server's INFO can show, and what stands in the way of looking, has its places."""
     worst = {"maxmemory": "1", "maxmemory_policy": "allkeys-lru", "aof_enabled": "0"}
-    shown = {found.name for info in (worst, {"maxmemory": "0"}, {"maxmemory": "1"}) for found in judge(info)}
+    infos = (worst, {"maxmemory": "0"}, {"maxmemory": "1"}, {"cluster_enabled": "1"})
+    shown = {found.name for info in infos for found in judge(info)}
     assert shown | {"read-only", "too-old"} == CHANGES.keys()

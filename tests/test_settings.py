@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2b
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,8 @@ def test_the_file_of_all_fields_says_the_defaults() -> None:
     assert (shipped.grace, shipped.prefix) == (95 * SECOND, "og:") == (bare.grace, bare.prefix)
     assert shipped.admin == bare.admin
     assert shipped.store == bare.store
+    assert (shipped.upgrades, shipped.origins, shipped.trusted_proxies) == ({b"websocket"}, None, None)
+    assert (bare.upgrades, bare.origins, bare.trusted_proxies) == ({b"websocket"}, None, None)
     assert (shipped.store_check, shipped.on_amnesia) == ("strict", "warn") == (bare.store_check, bare.on_amnesia)
     app = UpstreamSettings("app", "127.0.0.1", 9000)
     assert {replace(shipped.upstreams["shop"], name="app"), bare.upstreams["app"]} == {app}
@@ -147,8 +150,14 @@ log: {format: json, keys: full}
 grace: 1m
 store_check: warn
 on_amnesia: refuse
+upgrades: [WebSocket, SSH/2]
+cors: {origins: [https://shop.example, "http://localhost:3000"]}
+trusted_proxies: [10.0.0.0/8, "::1"]
 """
     )
+    assert settings.upgrades == {b"websocket", b"ssh/2"}
+    assert settings.origins == {b"https://shop.example", b"http://localhost:3000"}
+    assert settings.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("::1"))
     timing = {"timeout": 10 * SECOND, "late": 5 * SECOND, "missing": Missing.REFUSE, "window": 2 * HOUR}
     payments = Policy(
         **timing,
@@ -344,7 +353,7 @@ IN_A_ROUTE = [
     # What DESIGN names and this version does not do.
     ("mode: shadow", "mode", TO_COME),
     ("send_key: header:X", "send_key", TO_COME),
-    ("cors: [a]", "cors", TO_COME),
+    ("cors: [a]", "cors", "does not stand here; it belongs in the top level"),
     ("key: {format: uuid}", "key.format", TO_COME),
     ("key: {min_length: 3}", "key.min_length", TO_COME),
     ("key: {from: body:/id}", "key.from", f"the source `body` is {NOT_BUILT}; use header:NAME"),
@@ -392,8 +401,62 @@ AT_THE_TOP = [
     ("admin: 127.0.0.1:1", "admin", "expected a mapping, found `127.0.0.1:1`; use {listen: 127.0.0.1:1}"),
     ("admin: {token: x}", "admin.token", TO_COME),
     ("tls: {}", "tls", TO_COME),
-    ("cors: ['*']", "cors", TO_COME),
-    ("trusted_proxies: []", "trusted_proxies", TO_COME),
+    ("cors: ['*']", "cors", "expected a mapping, found a list"),
+    (
+        "cors: https://a.example",
+        "cors",
+        "expected a mapping, found `https://a.example`; use {origins: https://a.example}",
+    ),
+    ("cors: {}", "cors.origins", "is missing; use origins: [https://shop.example]"),
+    ("cors: {origins: []}", "cors.origins", "names no origin; use [https://shop.example], or remove `cors`"),
+    ("cors: {origins: [a.example]}", "cors.origins[0]", "the scheme is missing; use https://a.example"),
+    (
+        "cors: {origins: [https://a.example/]}",
+        "cors.origins[0]",
+        "`https://a.example/` is not how a browser spells an origin; use https://a.example",
+    ),
+    (
+        "cors: {origins: ['https://A.example:443']}",
+        "cors.origins[0]",
+        "`https://A.example:443` is not how a browser spells an origin; use https://a.example",
+    ),
+    (
+        "cors: {origins: ['https://*.example']}",
+        "cors.origins[0]",
+        "expected an origin such as https://shop.example, found `https://*.example`",
+    ),
+    (
+        "cors: {origins: ['null']}",
+        "cors.origins[0]",
+        "null is what every sandboxed page and local file calls itself; leave it out",
+    ),
+    (
+        "cors: {origins: ['*', https://a.example]}",
+        "cors.origins",
+        '`*` is every origin, so it stands alone; use ["*"], or name them',
+    ),
+    (
+        "trusted_proxies: proxy",
+        "trusted_proxies",
+        "expected addresses such as 10.0.0.0/8, found `proxy`",
+    ),
+    (
+        "trusted_proxies: [10.1.0.0/8]",
+        "trusted_proxies[0]",
+        "`10.1.0.0/8` has more bits than its mask; use 10.0.0.0/8",
+    ),
+    ("upgrades:", "upgrades", "expected a list of protocols such as [websocket], found nothing"),
+    ("upgrades: [a b]", "upgrades[0]", "expected a protocol such as websocket, found `a b`"),
+    (
+        "upgrades: [H2C]",
+        "upgrades[0]",
+        "in H2C requests would reach the service past their guards; leave it out",
+    ),
+    (
+        "upgrades: [HTTP/2.0]",
+        "upgrades[0]",
+        "in HTTP/2.0 requests would reach the service past their guards; leave it out",
+    ),
     (
         "durability: replicated",
         "durability",
@@ -471,9 +534,21 @@ AT_THE_TOP = [
     ("store: memory://?max_records=0", "store", "max_records: `0` is no number of records; use 100000"),
     ("store: memory://a", "store", "memory:// takes no place behind it; use memory://"),
     (
-        "store: redis+cluster://h",
+        "store: postgresql://h",
         "store",
-        f"a store at redis+cluster:// is {NOT_BUILT}; use redis://, sqlite:/// or memory://",
+        f"a store at postgresql:// is {NOT_BUILT}; use redis://, sqlite:/// or memory://",
+    ),
+    (
+        "store: redis+cluster://a,b:7000/1",
+        "store",
+        "a cluster has one database, which has no number; use redis+cluster://HOST,HOST,HOST",
+    ),
+    ("store: redis+cluster://a?ca=/a", "store", "`ca` is for a Redis that speaks TLS; use rediss+cluster://"),
+    ("store: redis+cluster://", "store", "the host is missing; use redis://127.0.0.1:6379/0"),
+    (
+        "store: redis+cluster://h/?db=1",
+        "store",
+        "`db` is not read behind the ? of redis+cluster://; use durability or replicas or wait",
     ),
     (
         "store: redis://:pa/ss@h:1",
@@ -926,6 +1001,20 @@ def test_a_store_of_one_gateway_says_so_on_kubernetes(store: str) -> None:
     assert read(text).store == store
     assert faults(lambda: read(text, KUBERNETES)) == [Fault("store_scope", 6, ONE_GATEWAY)]
     assert read(text + "store_scope: single\n", KUBERNETES).store_scope == "single"
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_cluster_is_named_by_any_of_its_nodes(end: str) -> None:
+    """Its nodes, who we are to all of them, and what counts as written."""
+    url = f"redis+cluster://me:pw@a,b:7000,[::1]:7001{end}?durability=replicated&replicas=1"
+    place = stores.redis(read(WHOLE + f"service: a\nstore: {url}\n").store)
+    assert place.cluster
+    assert place.hosts == (("a", 6379), ("b", 7000), ("::1", 7001))
+    assert (place.user, place.password, place.database, place.replicas) == ("me", "pw", 0, 1)
+    assert not stores.redis("redis://h").cluster
+    secure = stores.redis("rediss+cluster://h?server_name=r.internal")
+    assert secure.tls is not None
+    assert secure.tls.server_name == "r.internal"
 
 
 def test_a_shared_store_needs_a_service() -> None:

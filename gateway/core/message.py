@@ -46,13 +46,15 @@ _NEVER_RETURNED = HOP_BY_HOP | FRAMING | OWN_RESPONSE_FIELDS
 
 
 class Request(NamedTuple):
-    """A whole request, its body read and unchunked."""
+    """A whole request, its body read and unchunked. `peer` is who asked, as far as that is known; `hop` whoever
+    handed it on to us, where that is another."""
 
     method: bytes
     target: bytes
     fields: Lines
     body: bytes = b""
     peer: str = ""
+    hop: str = ""
 
 
 @value

@@ -11,13 +11,13 @@ import asyncio
 import re
 import select
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import httptools
 
-from ..core.fields import Fields, shape_of
+from ..core.fields import Field, Fields, shape_of
 from ..core.message import listed
 from ..core.outcome import LostReason
 
@@ -57,6 +57,10 @@ class Receiver(Protocol):
 
     def lost(self, reason: LostReason, detail: str) -> None: ...
 
+    def switched(self, head: Head, rest: bytes) -> bool:
+        """A 101 came, and `rest` behind it. True if that was asked for: the connection is then handed over, and
+        nothing more is told here."""
+
     def pause_writing(self) -> None: ...
 
     def resume_writing(self) -> None: ...
@@ -64,6 +68,17 @@ class Receiver(Protocol):
 
 class Malformed(Exception):
     """What came is no response."""
+
+
+def stir(connections: Sequence[Connection]) -> set[Connection]:
+    """Which of these idle connections have a byte, or an end, that the loop has not read yet."""
+    if not connections:
+        return set()
+    poll = select.poll()
+    for connection in connections:
+        poll.register(connection.fileno(), select.POLLIN)
+    ready = {descriptor for descriptor, _ in poll.poll(0)}
+    return {connection for connection in connections if connection.fileno() in ready} if ready else set()
 
 
 class Connection(asyncio.Protocol):
@@ -80,6 +95,8 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._head: Head | None = None
+        self._trailers: list[Field] = []
+        self._switching: Head | None = None
         self._names: list[bytes] = []
         self._values: list[bytes] = []
         self._reason = b""
@@ -92,7 +109,7 @@ class Connection(asyncio.Protocol):
         self._tainted = False
         self._writing = False
         self._paused = False
-        self._poll: select.poll | None = None
+        self._fileno = -1
         self.idle_since = 0.0
         self.served = 0
 
@@ -106,18 +123,30 @@ class Connection(asyncio.Protocol):
         """Whether nothing has come since it fell idle. A byte or an end that the loop has not read yet counts:
         read after the next request was written, it would be taken for that one's answer. With TLS the byte may
         be of a ticket and no answer at all; that costs a handshake, and nothing else."""
-        if not self.usable:
-            return False
-        if self._poll is None:
+        return self.usable and not stir([self])
+
+    def fileno(self) -> int:
+        """Of the socket under it."""
+        if self._fileno < 0:
             assert self._wire is not None
-            self._poll = select.poll()
-            self._poll.register(self._wire.get_extra_info("socket").fileno(), select.POLLIN)
-        return not self._poll.poll(0)
+            self._fileno = self._wire.get_extra_info("socket").fileno()
+        return self._fileno
 
     @property
     def transport(self) -> asyncio.Transport:
         assert self._transport is not None
         return self._transport
+
+    @property
+    def trailers(self) -> list[Field]:
+        """The fields behind the last chunk of the response that has just ended."""
+        return self._trailers
+
+    @property
+    def wire(self) -> asyncio.Transport:
+        """What the bytes go over in the end: this is what is paused."""
+        assert self._wire is not None
+        return self._wire
 
     @property
     def early(self) -> bool:
@@ -138,6 +167,8 @@ class Connection(asyncio.Protocol):
         self._reason = b""
         self._bodiless = bodiless
         self._whole = self._begun = self._early = False
+        if self._trailers:
+            self._trailers = []
         self._head_bytes = self._interims = 0
         self._writing = more
         self.served += 1
@@ -158,6 +189,12 @@ class Connection(asyncio.Protocol):
         self._paused = False
         if self._wire is not None and not self._wire.is_closing():
             self._wire.resume_reading()
+
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Another protocol is spoken from now on. Of its end `connection_lost` must still be told."""
+        self._receiver = None
+        self._tainted = True
+        self.transport.set_protocol(protocol)
 
     def abort(self) -> None:
         """End it at once; whoever reads hears nothing more."""
@@ -199,8 +236,10 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
             if self._head_bytes > HEAD_LIMIT and not self._whole:
                 raise Malformed(f"a head, or trailers, of more than {HEAD_LIMIT} bytes")
-        except httptools.HttpParserUpgrade:
-            self._lose(LostReason.UPGRADED, "a 101 that nobody asked for")
+        except httptools.HttpParserUpgrade as upgrade:
+            head = self._switching
+            if head is None or self._early or not self._receiver.switched(head, data[upgrade.args[0] :]):
+                self._lose(LostReason.UPGRADED, "a 101 that nobody asked for")
             return
         except (httptools.HttpParserError, Malformed) as error:
             if self._whole:
@@ -278,9 +317,11 @@ class Connection(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head is None:  # trailers come later, and are dropped
+        if self._head is None:
             self._names.append(name)
             self._values.append(value)
+        else:
+            self._trailers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._whole:
@@ -296,6 +337,9 @@ class Connection(asyncio.Protocol):
         if status < 200:
             self._interims += 1
             if status == 101:
+                if not self._parser.should_upgrade():
+                    raise Malformed("a 101 that names no protocol")
+                self._switching = head
                 return  # llhttp raises HttpParserUpgrade next
             if self._interims > INTERIM_LIMIT:
                 raise Malformed(f"more than {INTERIM_LIMIT} interim responses")

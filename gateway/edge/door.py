@@ -127,9 +127,9 @@ class Door:
                     return Refused(too_large(policy.max_request), route)
                 return Guarded(route, verdict)
 
-    def ask(self, head: Head, body: bytes, peer: str, way: Guarded) -> Ask:
-        """The guarded request, whole."""
-        request = Request(head.method, head.target, head.fields, body, peer)
+    def ask(self, head: Head, body: bytes, peer: str, way: Guarded, hop: str = "") -> Ask:
+        """The guarded request, whole. `peer` asked, `hop` handed it on."""
+        request = Request(head.method, head.target, head.fields, body, peer, hop)
         route, guard = way.route, way.guard
         policy = route.policy
         if head.fields.shape not in self._shapes:

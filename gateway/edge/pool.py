@@ -15,7 +15,7 @@ from typing import Protocol
 from ..core.outcome import NotSentReason
 from ..ports import Clock
 from ..tasks import Tasks
-from .connection import Connection
+from .connection import Connection, stir
 from .deadlines import Deadlines
 
 #: Seconds for which an idle connection may be used again. Short, because an upstream that closes an idle
@@ -67,34 +67,63 @@ class Pool:
         self._idle: list[Connection] = []
         self._open = 0
         self._wanting: deque[Wanter] = deque()
+        self._leaving: list[Wanter] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self.loop = asyncio.get_running_loop()
         self.deadlines = Deadlines(clock)
 
     def acquire(self, wanter: Wanter, *, fresh: bool = False) -> None:
-        """Give a connection to `wanter`: at once where one is idle (and `fresh` is not asked for), or
-        once one is made or falls free."""
-        if not fresh:
-            now = self.clock.now()
-            while self._idle:
-                connection = self._idle.pop()
-                if now - connection.idle_since <= self._idle_for and connection.quiet():
-                    wanter.connected(connection)
-                    return
-                connection.abort()
+        """Give a connection to `wanter`: at the end of this turn where one is idle (and `fresh` is not asked for),
+        or once one is made or falls free."""
+        if self._idle and not fresh:
+            if not self._leaving:
+                self.loop.call_soon(self._hand_out)
+            self._leaving.append(wanter)
+        else:
+            self._make(wanter)
+
+    def _make(self, wanter: Wanter) -> None:
         if self._open >= self.place.connections:
             self._wanting.append(wanter)
             return
         self._open += 1
         self._tasks.start(self._connect(wanter))
 
+    def _hand_out(self) -> None:
+        """At the end of a turn of the loop: what lies idle goes to those who came in it. Their requests are written
+        back to back, and one look tells of all connections whether they are quiet still (see `edge.outbox`)."""
+        leaving, self._leaving = self._leaving, []
+        now, idle_for = self.clock.now(), self._idle_for
+        given: list[Connection] = []
+        while self._idle and len(given) < len(leaving):
+            connection = self._idle.pop()
+            if now - connection.idle_since <= idle_for and connection.usable:
+                given.append(connection)
+            else:
+                connection.abort()
+        stirring = stir(given)
+        for wanter in leaving:
+            while given and given[-1] in stirring:
+                given.pop().abort()
+            if not given:
+                self._make(wanter)
+                continue
+            connection = given.pop()
+            try:
+                wanter.connected(connection)
+            except Exception as error:  # one that fails must not cost the others their connections
+                connection.abort()
+                self._tasks.failed(error)
+        for connection in given:
+            connection.abort()
+
     def forget(self, wanter: Wanter) -> None:
         """`wanter` waits no more."""
-        try:
-            self._wanting.remove(wanter)
-        except ValueError:
-            pass  # its connection is being made, and will be given to somebody else or closed
+        for waiting in (self._wanting, self._leaving):
+            if wanter in waiting:
+                waiting.remove(wanter)
+        # Else its connection is being made, and will be given to somebody else or closed.
 
     def close(self) -> None:
         """Close what is idle, and whatever falls idle later."""

@@ -11,6 +11,7 @@ from ..core.instant import http_date, instant
 from ..core.message import Lines, returned_lines
 from ..core.problem import NO_EFFECT, UNKNOWN, Label, Refusal
 from ..core.reply import Again, First, Live
+from .origins import ALLOWS
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES = {
@@ -28,14 +29,23 @@ def status_line(status: int, reason: bytes | None = None) -> bytes:
 
 
 def render(
-    reply: First | Again | Live, *, keep_alive: bool, http10: bool, wall: int, length: int | None = None
+    reply: First | Again | Live,
+    *,
+    keep_alive: bool,
+    http10: bool,
+    wall: int,
+    length: int | None = None,
+    exposes: bytes = b"",
 ) -> bytes:
     """The bytes of a reply that is no problem; of a Live one its head, framed for a body of `length`, or of
     unknown length.
 
-    `wall` is the time of day in milliseconds since 1970.
+    `wall` is the time of day in milliseconds since 1970. `exposes` is written where the answer lets the page of
+    another origin read it.
     """
     connection = connection_field(keep_alive=keep_alive, http10=http10)
+    if exposes and _allows(reply):
+        connection += exposes
     match reply:
         case Again():
             answer = reply.answer
@@ -67,8 +77,17 @@ def render(
             assert_never(reply)
 
 
-def problem(refusal: Refusal, *, connection: bytes, wall: int, request_id: str, body_wanted: bool = True) -> bytes:
-    """A problem as RFC 9457 tells it."""
+def _allows(reply: First | Again | Live) -> bool:
+    """Whether the service lets the page of another origin read this answer."""
+    if isinstance(reply, Again):
+        return any(line.lower().startswith(ALLOWS + b":") for line in reply.answer.head.split(b"\r\n"))
+    return ALLOWS in fields_of(reply.response.fields).shape.at
+
+
+def problem(
+    refusal: Refusal, *, connection: bytes, wall: int, request_id: str, body_wanted: bool = True, origin: bytes = b""
+) -> bytes:
+    """A problem as RFC 9457 tells it. `origin` has the lines for the browser of a page elsewhere."""
     kind = refusal.problem
     body = json.dumps(
         {
@@ -91,7 +110,9 @@ def problem(refusal: Refusal, *, connection: bytes, wall: int, request_id: str, 
         advice = _ADVICE[kind.retry]
         fields.append(b"X-Should-Retry: %b\r\nStripe-Should-Retry: %b\r\n" % (advice, advice))
     framing = b"Content-Length: %d\r\n" % len(body)
-    return b"".join((status_line(kind.status), *fields, framing, connection, b"\r\n", body if body_wanted else b""))
+    return b"".join(
+        (status_line(kind.status), *fields, origin, framing, connection, b"\r\n", body if body_wanted else b"")
+    )
 
 
 def connection_field(*, keep_alive: bool, http10: bool) -> bytes:

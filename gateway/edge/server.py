@@ -4,9 +4,10 @@ llhttp (strict) parses. A connection's requests stand in a queue; the first is b
 behind it (pipelined) wait, and past a few of them nothing more is read. A guarded request is read whole
 before its exchange begins; anything else streams.
 
-A request that is upgraded (`Upgrade: h2c`, as common clients send it) is not: RFC 9110 §7.8 lets a
-server ignore the field, and the field is for one hop. llhttp stops at it, so parsing goes on with a new
-parser that is told only how the body is framed.
+A request that asks for an upgrade is not upgraded (`Upgrade: h2c`, as common clients send it), unless it passes
+through unguarded and `upgrades` has the protocol: RFC 9110 §7.8 lets a server ignore the field, and the field is for
+one hop. llhttp stops at it, so parsing goes on with a new parser that is told only how the body is framed. Where it
+is passed on, what comes behind it is held until it is known in which protocol it is.
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ import httptools
 
 from .. import failpoints
 from ..core import fields
-from ..core.fields import Fields, shape_of
+from ..core.fields import Field, Fields, shape_of
 from ..core.message import Request, values
 from ..core.problem import Problem, Refusal
 from ..core.reply import Reply
 from ..exchange import Gate
 from ..ports import Account, Clock, Observer, Stream, VerdictName
+from .connection import Connection
 from .door import Door, Guarded, Head, Passing, Refused, too_large
+from .origins import Origins
+from .outbox import Outbox
 from .pool import Pool
+from .proxies import Proxies, without_hearsay
 from .render import CONTINUE, connection_field, problem, render
 from .tunnel import Tunnel
-from .wire import LAST_CHUNK, chunk
+from .upgrade import PROTOCOLS, Parser, Relay, offered
+from .wire import LAST_CHUNK, PLAIN, RequestHeads, chunk
 
 #: A refused request's body up to this size is read and dropped, so that the connection can go on.
 _DROPPED = 64 << 10
@@ -56,12 +62,14 @@ _BODY_AHEAD = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a client may take, in seconds; and how many there may be."""
+    """How long a client may take, in seconds; and how many there may be. `tunnel`: how long a connection that has
+    left HTTP may be silent."""
 
     head: float = 10.0
     body: float = 60.0
     idle: float = 75.0
     connections: int = 10_000
+    tunnel: float = 3600.0
 
 
 class Server:
@@ -75,6 +83,11 @@ class Server:
         clock: Clock,
         observer: Observer,
         patience: Patience | None = None,
+        *,
+        protocols: frozenset[bytes] = PROTOCOLS,
+        heads: RequestHeads = PLAIN,
+        origins: Origins | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.door = door
@@ -83,8 +96,13 @@ class Server:
         self.clock = clock
         self.observer = observer
         self.patience = patience or Patience()
+        self.protocols = protocols
+        self.heads = heads
+        self.origins = origins
+        self.proxies = proxies
         self.connections: set[ClientConnection] = set()
         self.draining = False
+        self.outbox = Outbox(self.loop)
         self.longest_head = door.bounds.head + door.bounds.target
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -140,6 +158,10 @@ class Server:
         for connection in list(self.connections):
             connection.abort()
 
+    def exposes(self, head: Head) -> bytes:
+        """What an answer of the service tells the browser, besides what the service itself does."""
+        return b"" if self.origins is None else self.origins.exposes(head.method, head.fields)
+
     def forget(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)
         if self._emptied is not None and not self.connections:
@@ -157,7 +179,7 @@ class Visit:
 
     __slots__ = (
         "_conn", "_on_gone", "_stream", "answered", "asked", "chunks", "complete", "gone", "head", "http10",
-        "keep_alive", "rechunk", "reserved", "size", "started", "tunnel", "way",
+        "keep_alive", "protocols", "rechunk", "reserved", "size", "started", "trailers", "tunnel", "way",
     )  # fmt: skip
 
     def __init__(self, conn: ClientConnection, head: Head, way: Guarded | Passing | Refused, keep_alive: bool) -> None:
@@ -177,6 +199,8 @@ class Visit:
         self.answered = False
         self.gone = False
         self.rechunk = False
+        self.protocols: tuple[bytes, ...] = ()
+        self.trailers: list[Field] | None = None
         self.tunnel: Tunnel | None = None
         self.started = 0.0
 
@@ -202,6 +226,7 @@ class Visit:
                 http10=self.http10,
                 wall=conn.server.clock.wall(),
                 length=stream.length if stream is not None else None,
+                exposes=b"" if conn.server.origins is None else conn.server.exposes(self.head),
             )
         if failpoints.armed:
             data = conn.half(data)
@@ -246,6 +271,10 @@ class Visit:
         if not self.gone:
             self._conn.account(self, status)
             self._conn.done(self, cut=True)
+
+    def switch(self, connection: Connection, data: bytes) -> None:
+        self.answered = True
+        self._conn.switch(self, connection, data)
 
     def keeps_alive(self) -> bool:
         return self.keep_alive and self.complete and not self._conn.server.draining
@@ -311,16 +340,29 @@ class _LiveSink:
         self._visit.live_end(clean=clean)
 
 
+class _Held:
+    """Stands in for the parser while nobody knows whether what comes next is HTTP: behind a request that asks for
+    another protocol it is held until that one is answered, and then parsed. (If it is upgraded nobody asks here.)"""
+
+    def __init__(self, conn: ClientConnection) -> None:
+        self._conn = conn
+
+    def feed_data(self, data: bytes) -> None:
+        self._conn.feed_behind(data)
+
+
 class ClientConnection(asyncio.Protocol):
     """One connection of a client."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Parser = httptools.HttpRequestParser(self)
+        self._relay: Relay | None = None
         self._queue: deque[Visit] = deque()
         self._reading: Visit | None = None
         self._peer = ""
+        self._trusted = self._doubted = False
         self._target = b""
         self._names: list[bytes] = []
         self._values: list[bytes] = []
@@ -352,6 +394,9 @@ class ClientConnection(asyncio.Protocol):
         server.connections.add(self)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
+        if server.proxies is not None:
+            self._trusted = server.proxies.trusts(self._peer)
+            self._doubted = not self._trusted
         self._since = server.loop.time()
         if surplus >= 0:  # one too many, which is told so before it has asked
             self._deafen()
@@ -372,7 +417,7 @@ class ClientConnection(asyncio.Protocol):
         """Parse `data` no further than is read ahead; the rest waits until reading is resumed."""
         for start in range(0, len(data), _PIECE):
             if self._paused:
-                self._unread = data[start:]
+                self._unread += data[start:]
             if self._paused or self._deaf:
                 return
             self._feed(data[start : start + _PIECE])
@@ -460,15 +505,26 @@ class ClientConnection(asyncio.Protocol):
         if self._in_head:
             self._names.append(name)
             self._values.append(value)
+        elif (visit := self._reading) is not None and isinstance(visit.way, Passing):
+            if visit.trailers is None:
+                visit.trailers = []
+            visit.trailers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._synthetic or self._deaf:
+        if self._deaf:
             return
-        parser, values = self._parser, self._values
+        if self._synthetic:
+            if self._reading is not None:
+                self._reading.trailers = None  # those of our own head
+            return
+        parser, values = cast(httptools.HttpRequestParser, self._parser), self._values
         self._in_head = False
         shape = shape_of(self._names)
         size = len(self._target) + shape.size + sum(map(len, values)) + 4 * len(values)
-        head = Head(parser.get_method(), self._target, Fields(shape, values), parser.get_http_version(), size)
+        fields = Fields(shape, values)
+        if self._doubted:
+            fields = without_hearsay(fields)
+        head = Head(parser.get_method(), self._target, fields, parser.get_http_version(), size)
         self._upgrading = parser.should_upgrade()
         door = self.server.door
         way = door.look(head)
@@ -478,6 +534,8 @@ class ClientConnection(asyncio.Protocol):
                 visit.reserved = head.length
             else:
                 visit.way = Refused(_overloaded(), way.route)
+        if self._upgrading and isinstance(way, Passing) and not self._queue:
+            visit.protocols = self._offered(head)
         self._reading = visit
         self._queue.append(visit)
         if len(self._queue) == 1:
@@ -558,11 +616,19 @@ class ClientConnection(asyncio.Protocol):
             body = visit.chunks[0] if len(visit.chunks) == 1 else b"".join(visit.chunks)
             visit.chunks = []
             visit.asked = True
-            self.server.gate.begin(self.server.door.ask(visit.head, body, self._peer, way), visit)
+            self.server.gate.begin(
+                self.server.door.ask(visit.head, body, self._client(visit.head), way, self._peer), visit
+            )
         elif isinstance(way, Refused):
             self._answer_refused(visit, way)
         elif visit.tunnel is not None:
-            visit.tunnel.request_end()
+            visit.tunnel.request_end(visit.trailers or ())
+
+    def _client(self, head: Head) -> str:
+        """Who asks, as far as the word of whoever is connected goes."""
+        if not self._trusted or self.server.proxies is None:
+            return self._peer
+        return self.server.proxies.client(self._peer, head.fields)
 
     def _begin_tunnel(self, visit: Visit, way: Passing) -> None:
         head, route = visit.head, way.route
@@ -574,13 +640,16 @@ class ClientConnection(asyncio.Protocol):
             length=head.length,
             chunked=head.chunked,
             timeout=route.policy.timeout / 1000,
+            heads=self.server.heads,
+            exposes=b"" if self.server.origins is None else self.server.exposes(head),
+            protocols=visit.protocols,
         )
         tunnel.begin()
         chunks, visit.chunks = visit.chunks, []
         for data in chunks:
             tunnel.request_body(data)
         if visit.complete:
-            tunnel.request_end()
+            tunnel.request_end(visit.trailers or ())
         elif not self._feeding:
             tunnel.request_fed()
 
@@ -647,6 +716,10 @@ class ClientConnection(asyncio.Protocol):
         visit.keep_alive = visit.head.version == "1.1" and not any(
             b"close" in value.lower() for value in values(visit.head.fields, b"connection")
         )
+        if visit.protocols:
+            self.on_message_complete()
+            self._parser = _Held(self)
+            return rest
         self._parser = httptools.HttpRequestParser(self)
         self._synthetic = True
         head = visit.head
@@ -658,6 +731,38 @@ class ClientConnection(asyncio.Protocol):
             else b""
         )
         return b"POST / HTTP/1.1\r\nHost: upgraded\r\n%b\r\n" % framing + rest
+
+    def _offered(self, head: Head) -> tuple[bytes, ...]:
+        """What the request may be upgraded to. A body would have to be read first, and HTTP/1.0 has no upgrades
+        (RFC 9110 §7.8)."""
+        if head.has_body or head.version != "1.1":
+            return ()
+        return offered(head.fields, self.server.protocols)
+
+    def feed_behind(self, data: bytes) -> None:
+        """`data` came behind a request for an upgrade."""
+        if self._queue:
+            self._unread = data
+            self.pause()
+        else:
+            self._parser = httptools.HttpRequestParser(self)
+            self._parser.feed_data(data)
+
+    def switch(self, visit: Visit, service: Connection, data: bytes) -> None:
+        """HTTP ends here: the client is given `data`, and whatever either side sends then is the other's."""
+        assert self._transport is not None
+        self.write(data)
+        self.server.outbox.flush()
+        early, self._unread = self._unread, b""
+
+        def over() -> None:
+            visit.tunnel = None
+            visit.size = relay.received
+            self.account(visit, 101, detail=relay.detail)
+            self.connection_lost(None)
+
+        relay = self._relay = Relay(self._transport, service, idle=self.server.patience.tunnel, over=over)
+        relay.begin(early, full=self.full, ended=self._ended)
 
     def _broken(self, error: Exception) -> None:
         """The client does not speak HTTP, or no more. What it asked before is answered first."""
@@ -705,7 +810,7 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self._transport is not None:
             self._moved = True
-            self._transport.write(data)
+            self.server.outbox.write(self._transport, data)
 
     def half(self, data: bytes) -> bytes:
         """For a test that ends the process in the middle of a reply: what is left to be written."""
@@ -719,12 +824,15 @@ class ClientConnection(asyncio.Protocol):
             wall=server.clock.wall(),
             request_id=_request_id(visit.head.fields),
             body_wanted=visit.head.method != b"HEAD",
+            origin=b"" if server.origins is None else server.origins.of_problem(visit.head.fields),
         )
 
     def account(self, visit: Visit, status: int, refusal: Refusal | None = None, *, detail: str = "") -> None:
         """Tell the observer of a request that had no exchange."""
         head, way = visit.head, visit.way
-        account = Account(way.route.name if way.route is not None else "-", head.method, head.target, self._peer)
+        account = Account(
+            way.route.name if way.route is not None else "-", head.method, head.target, self._client(head)
+        )
         account.status = status
         account.request_bytes = visit.size
         if visit.started:
@@ -766,6 +874,7 @@ class ClientConnection(asyncio.Protocol):
             self._close()
 
     def abort(self) -> None:
+        self.server.outbox.flush()
         self._deafen()
         if self._transport is not None:
             self._transport.abort()
@@ -777,6 +886,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close when everything is written. While the client still sends, read and drop for a moment."""
+        self.server.outbox.flush()
         transport = self._transport
         if transport is None:
             return
@@ -797,7 +907,9 @@ class ClientConnection(asyncio.Protocol):
         """Once a second: has the client taken too long?"""
         patience = self.server.patience
         waited = now - self._since
-        if self._lingering:
+        if self._relay is not None:
+            self._relay.check(now)
+        elif self._lingering:
             if now > self._lingering:
                 self.abort()
         elif self.full or (self._ended and self._queue and self._queue[0].answered):

@@ -1,4 +1,5 @@
-"""What passes through unguarded: streamed both ways, with backpressure, without store or limit.
+"""What passes through unguarded: streamed both ways, with backpressure, without store or limit. A request that asks
+for another protocol ends here once the service speaks it (`upgrade.Relay`).
 
 Framing is made anew on each side; field case, order, repetition and bytes are the sender's. A client
 that leaves ends its request: nothing here is protected, and the client was told so.
@@ -7,16 +8,20 @@ that leaves ends its request: nothing here is protected, and the client was told
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from ..core.decide import SAFE, PassReason
-from ..core.message import Request, returned_lines
+from ..core.fields import Field, fields_of
+from ..core.message import Request, listed, returned_lines
 from ..core.outcome import LostReason, NotSentReason
 from ..core.problem import Label, Problem, Refusal
 from .connection import Connection, Head
+from .origins import ALLOWS
 from .pool import Pool
 from .render import status_line
-from .wire import CHUNKED, LAST_CHUNK, chunk, request_head, sized
+from .upgrade import accepts, upgrade_lines
+from .wire import CHUNKED, PLAIN, RequestHeads, announced, chunk, last_chunk, sized, trailing_lines
 
 _UNPROTECTED = b"Idempotency-Status: %b\r\n" % Label.UNPROTECTED.encode()
 
@@ -36,6 +41,9 @@ class Guest(Protocol):
 
     def cut(self, status: int) -> None:
         """The response broke off: the client must see that it did."""
+
+    def switch(self, connection: Connection, data: bytes) -> None:
+        """`data` is the 101 and what came behind it; from then on bytes flow between it and `connection`."""
 
     def keeps_alive(self) -> bool: ...
 
@@ -59,7 +67,9 @@ class Tunnel:
         length: int | None,
         chunked: bool,
         timeout: float,
-        scheme: bytes = b"http",
+        heads: RequestHeads = PLAIN,
+        exposes: bytes = b"",
+        protocols: tuple[bytes, ...] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._pool = pool
@@ -68,8 +78,14 @@ class Tunnel:
         self._reason = reason
         self._chunked = chunked
         self._timeout = timeout
+        #: What the client asks to speak instead of HTTP. Such a request has no body.
+        self._protocols = protocols
         framing = CHUNKED if chunked else sized(length) if length is not None else b""
-        self._unsent = [request_head(request, framing, drop_expect=False, scheme=scheme, authority=pool.authority)]
+        #: Written where the answer lets the page of another origin read it.
+        self._exposes = exposes
+        self._heads = heads
+        framing += upgrade_lines(protocols) if protocols else trailing_lines(fields_of(request.fields), chunked=chunked)
+        self._unsent = [heads.head(request, framing, drop_expect=False, authority=pool.authority)]
         self._complete = not chunked and not length
         # Safe and without a body: a reused connection that turns out to be closed costs nothing but a
         # second try (RFC 9112 §9.3.1).
@@ -83,8 +99,8 @@ class Tunnel:
         self._reused = False
         self._full = False
         self._moved = False
-        #: While what the client has sent so far is being read: then it goes on in one piece, not head and body apart.
-        self._corked = True
+        #: What the client has sent at once has been read.
+        self._fed = False
         self._unwritten = b""
 
     @property
@@ -104,34 +120,30 @@ class Tunnel:
         framed = chunk(data) if self._chunked else data
         if self._connection is None:
             self._unsent.append(framed)
-            self._guest.hold_body()
-        elif self._corked:
-            self._unsent.append(framed)
+            if self._fed:
+                self._guest.hold_body()
         else:
             self._connection.write(framed)
 
-    def request_end(self) -> None:
+    def request_end(self, trailers: Sequence[Field] = ()) -> None:
         if self._over or self._complete:
             return
         self._complete = True
         if self._timer is not None:  # the upstream's time to answer begins when it has the whole request
             self._timer.cancel()
             self._timer = self._loop.call_later(self._timeout, self._timed_out)
-        last = LAST_CHUNK if self._chunked else b""
+        last = self._heads.last_chunk(trailers) if self._chunked else b""
         if self._connection is None:
             self._unsent.append(last)
-        elif self._corked:
-            self._unsent.append(last)
-            self.request_fed()
         else:
             self._connection.write(last, more=False)
 
     def request_fed(self) -> None:
-        """Nothing more has come from the client for now."""
-        if self._corked:
-            self._corked = False
-            if self._connection is not None and not self._over:
-                self._start(self._connection)
+        """Nothing more has come from the client for now. What comes later waits for a connection, unread."""
+        if not self._fed:
+            self._fed = True
+            if self._connection is None and not self._complete and not self._over:
+                self._guest.hold_body()
 
     def guest_gone(self) -> None:
         if not self._over:
@@ -153,17 +165,12 @@ class Tunnel:
             return
         self._reused = connection.served > 0
         self._connection = connection
-        if self._complete or not self._corked:
-            self._corked = False
-            self._start(connection)
-        if not self._complete and not self._full:
-            self._guest.go_on()
-
-    def _start(self, connection: Connection) -> None:
         data = b"".join(self._unsent)
         if not self._repeatable:
             self._unsent = []
         connection.start(self, bodiless=self._request.method == b"HEAD", data=data, more=not self._complete)
+        if not self._complete and not self._full:
+            self._guest.go_on()
 
     def unconnected(self, reason: NotSentReason, detail: str) -> None:
         if not self._over:
@@ -178,6 +185,23 @@ class Tunnel:
         if not self._guest.http10:
             self._guest.write(b"%b%b\r\n" % (status_line(head.status, head.reason), returned_lines(head.fields)))
 
+    def switched(self, head: Head, rest: bytes) -> bool:
+        connection = self._connection
+        if self._over or connection is None or not accepts(head.fields, self._protocols):
+            return False
+        self._over = True
+        self._cancel_timer()
+        answer = (
+            status_line(head.status, head.reason),
+            returned_lines(head.fields),
+            _UNPROTECTED if self._reason.unprotected else b"",
+            upgrade_lines(tuple(listed(head.fields, b"upgrade"))),
+            b"\r\n",
+            rest,
+        )
+        self._guest.switch(connection, b"".join(answer))
+        return True
+
     def head(self, head: Head) -> None:
         self._head = head
         self._cancel_timer()
@@ -186,12 +210,15 @@ class Tunnel:
         if head.length is not None and head.status != 204:
             framing = sized(head.length)
         elif not bodiless and not self._guest.http10:
-            framing = CHUNKED
+            framing = CHUNKED + announced(head.fields) if head.chunked else CHUNKED
             self._rechunk = True
         elif bodiless and head.chunked and self._request.method == b"HEAD" and not self._guest.http10:
             framing = CHUNKED
+        unframed = not framing and not bodiless
+        if self._exposes and ALLOWS in head.fields.shape.at:
+            framing += self._exposes
         connection = b""
-        if not self._guest.keeps_alive() or (not framing and not bodiless):
+        if not self._guest.keeps_alive() or unframed:
             connection = b"Connection: close\r\n"
             self._closing = True
         elif self._guest.http10:
@@ -226,7 +253,8 @@ class Tunnel:
         assert head is not None
         self.fed()
         if self._rechunk:
-            self._guest.write(LAST_CHUNK)
+            assert self._connection is not None
+            self._guest.write(last_chunk(self._connection.trailers))
         self._over = True
         self._cancel_timer()
         self._guest.finish(head.status, reusable=self._complete and not self._closing)

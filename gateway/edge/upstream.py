@@ -17,7 +17,7 @@ from ..ports import Sink
 from .budget import Budget
 from .connection import Connection, Head
 from .pool import Pool
-from .wire import request_head, sized
+from .wire import PLAIN, RequestHeads, sized
 
 #: Content types whose body is a stream: it may never end, and is not worth keeping.
 _STREAMS = (b"text/event-stream", b"multipart/x-mixed-replace", b"application/x-ndjson", b"application/grpc")
@@ -26,10 +26,10 @@ _STREAMS = (b"text/event-stream", b"multipart/x-mixed-replace", b"application/x-
 class GuardedUpstream:
     """The `Upstream` of a pool of connections."""
 
-    def __init__(self, pool: Pool, budget: Budget, scheme: bytes = b"http") -> None:
+    def __init__(self, pool: Pool, budget: Budget, heads: RequestHeads = PLAIN) -> None:
         self._pool = pool
         self._budget = budget
-        self._scheme = scheme
+        self._heads = heads
 
     def attempt(self, request: Request, *, number: int, send_by: float, limit: int) -> GuardedAttempt:
         attempt = GuardedAttempt(self._pool, self._budget, self._bytes(request, number), send_by, limit)
@@ -39,7 +39,7 @@ class GuardedUpstream:
     def _bytes(self, request: Request, number: int) -> bytes:
         framing = sized(len(request.body)) if request.body or _declares_body(request) else b""
         authority = self._pool.authority
-        head = request_head(request, framing, drop_expect=True, scheme=self._scheme, authority=authority, number=number)
+        head = self._heads.head(request, framing, drop_expect=True, authority=authority, number=number)
         return head + request.body
 
 
@@ -142,6 +142,9 @@ class GuardedAttempt:
     def interim(self, head: Head) -> None: ...
 
     def fed(self) -> None: ...
+
+    def switched(self, head: Head, rest: bytes) -> bool:
+        return False  # no guarded request asks for it
 
     def pause_writing(self) -> None: ...
 

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
-from ..core.fields import Fields, fields_of
-from ..core.message import NEVER_FORWARDED, Request, Travel, forwarded, named_by_connection
+from collections.abc import Sequence
+from functools import lru_cache
 
+from ..core.fields import Field, Fields, Shape, fields_of
+from ..core.fingerprint import CREDENTIALS
+from ..core.key import DEFAULT_HEADERS
+from ..core.message import (
+    NEVER_FORWARDED,
+    OWN_RESPONSE_FIELDS,
+    Request,
+    Travel,
+    forwarded,
+    listed,
+    named_by_connection,
+)
+
+_NOTHING: frozenset[bytes] = frozenset()
 #: Of a keyed request these go on as they came: all but what is written anew. A client does not say for itself which
-#: attempt this is.
-_ANEW = frozenset((b"x-forwarded-for", b"via", b"idempotency-attempt"))
-_KEPT = Travel(NEVER_FORWARDED | _ANEW)
-_KEPT_UNEXPECTING = Travel(NEVER_FORWARDED | _ANEW | {b"expect"})
+#: attempt this is, nor what it would speak in HTTP/2.
+_ANEW = frozenset((b"x-forwarded-for", b"via", b"idempotency-attempt", b"http2-settings"))
+#: Which names with `_` are not for the upstream to take for the same with `-`, besides those that its routes go by.
+_MIMICKED = (
+    NEVER_FORWARDED
+    | _ANEW
+    | OWN_RESPONSE_FIELDS
+    | {*CREDENTIALS, *DEFAULT_HEADERS}
+    | {b"cookie", b"host", b"expect", b"content-type", b"content-encoding", b"forwarded", b"x-real-ip"}
+)
+#: What a trailer may not say (RFC 9110 §6.5.1): how a message is framed, routed or read, who sends it, what it is
+#: conditional on. Whoever merges trailers into the head must not be told so behind our back.
+_NOT_IN_TRAILERS = _MIMICKED | {
+    b"accept-encoding", b"age", b"authentication-info", b"cache-control", b"content-disposition",
+    b"content-location", b"content-range", b"date", b"expires", b"if-match", b"if-modified-since", b"if-none-match",
+    b"if-range", b"if-unmodified-since", b"location", b"max-forwards", b"pragma", b"prefer",
+    b"proxy-authentication-info", b"range", b"retry-after", b"set-cookie", b"set-cookie2", b"strict-transport-security",
+    b"vary", b"warning", b"www-authenticate", b"x-accel-buffering", b"x-http-method-override",
+}  # fmt: skip
 _PSEUDONYM = b"1.1 oncegate"
 LAST_CHUNK = b"0\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 def chunk(data: bytes) -> bytes:
@@ -19,36 +49,87 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def request_head(
-    request: Request, framing: bytes, *, drop_expect: bool, scheme: bytes, authority: bytes, number: int = 1
-) -> bytes:
-    """The head that goes upstream: the client's, less what was for this hop, plus where it came from.
+def sized(length: int) -> bytes:
+    """The field line of a body of known length."""
+    return b"Content-Length: %d\r\n" % length
 
-    `framing` is the field line that frames the body as we send it, or nothing. `authority` is the upstream's
-    own: the Host for a client of HTTP/1.0 that sent none (RFC 9112 §3.2 wants one in what we send).
-    """
-    fields = fields_of(request.fields)
-    if b"connection" in fields.shape.at and not named_by_connection(fields).isdisjoint(fields.shape.at):
-        fields = fields_of(forwarded(fields))  # what it names is not there, for what is said below
-    at, values = fields.shape.at, fields.values
-    kept = _KEPT_UNEXPECTING if drop_expect else _KEPT
-    hosts = at.get(b"host")
-    return b"".join(
-        (
-            b"%b %b HTTP/1.1\r\n" % (request.method, request.target),
-            b"" if hosts else b"Host: %b\r\n" % authority,
-            kept.lines(fields),
-            _passed_on(fields, b"via", b"Via", _PSEUDONYM),
-            _passed_on(fields, b"x-forwarded-for", b"X-Forwarded-For", request.peer.encode()),
-            b"" if b"x-forwarded-proto" in at else b"X-Forwarded-Proto: %b\r\n" % scheme,
-            b"X-Forwarded-Host: %b\r\n" % values[hosts[0]]
-            if hosts and values[hosts[0]] and b"x-forwarded-host" not in at
-            else b"",
-            b"Idempotency-Attempt: %d\r\n" % number if number > 1 else b"",
-            framing,
-            b"\r\n",
+
+class _Onward(Travel):
+    """The fields that go upstream. Without those whose `_` a server that hands its fields on as variables (CGI, WSGI,
+    PHP) cannot tell from `-`: `Content_Length` beside `Content-Length`, a name that the gate or its routes go by, or
+    any name that is there in both spellings. nginx drops every name with `_`."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, never: frozenset[bytes], read: frozenset[bytes]) -> None:
+        super().__init__(never)
+        self._read = read
+
+    def _but(self, shape: Shape, named: frozenset[bytes]) -> tuple[int, ...]:
+        return tuple(
+            position
+            for position in super()._but(shape, named)
+            if b"_" not in shape.lowered[position] or not self._mimics(shape.lowered[position], shape)
         )
-    )
+
+    def _mimics(self, name: bytes, shape: Shape) -> bool:
+        meant = name.replace(b"_", b"-")
+        return _reserved(meant, self._read) or meant in shape.at
+
+
+def _reserved(name: bytes, read: frozenset[bytes]) -> bool:
+    return name in _MIMICKED or name in read or name.startswith((b"idempotency-", b"x-forwarded-"))
+
+
+@lru_cache(maxsize=16)
+def _onward(never: frozenset[bytes], read: frozenset[bytes]) -> _Onward:
+    return _Onward(NEVER_FORWARDED | _ANEW | never, read)
+
+
+class RequestHeads:
+    """Writes the heads that go upstream: the client's, less what was for this hop, plus where it came from. `read`
+    has the names that the routes go by, in lower case."""
+
+    def __init__(self, read: frozenset[bytes] = _NOTHING, *, scheme: bytes = b"http") -> None:
+        self._read = read
+        self._scheme = scheme
+        self._kept = _onward(_NOTHING, read)
+        self._kept_unexpecting = _onward(frozenset((b"expect",)), read)
+
+    def head(self, request: Request, framing: bytes, *, drop_expect: bool, authority: bytes, number: int = 1) -> bytes:
+        """The head of `request`. `framing` has the field lines that are for the next hop: of the body as we send it,
+        if nothing else. `authority` is the upstream's own: the Host for a client of HTTP/1.0 that sent none
+        (RFC 9112 §3.2 wants one in what we send)."""
+        fields = fields_of(request.fields)
+        if b"connection" in fields.shape.at and not named_by_connection(fields).isdisjoint(fields.shape.at):
+            fields = fields_of(forwarded(fields))  # what it names is not there, for what is said below
+        at, values = fields.shape.at, fields.values
+        kept = self._kept_unexpecting if drop_expect else self._kept
+        hosts = at.get(b"host")
+        return b"".join(
+            (
+                b"%b %b HTTP/1.1\r\n" % (request.method, request.target),
+                b"" if hosts else b"Host: %b\r\n" % authority,
+                kept.lines(fields),
+                _passed_on(fields, b"via", b"Via", _PSEUDONYM),
+                _passed_on(fields, b"x-forwarded-for", b"X-Forwarded-For", (request.hop or request.peer).encode()),
+                b"" if b"x-forwarded-proto" in at else b"X-Forwarded-Proto: %b\r\n" % self._scheme,
+                b"X-Forwarded-Host: %b\r\n" % values[hosts[0]]
+                if hosts and values[hosts[0]] and b"x-forwarded-host" not in at
+                else b"",
+                b"Idempotency-Attempt: %d\r\n" % number if number > 1 else b"",
+                framing,
+                b"\r\n",
+            )
+        )
+
+    def last_chunk(self, trailers: Sequence[Field]) -> bytes:
+        """The end of a chunked request, with those of its trailers that may go on."""
+        return last_chunk(trailers, self._read)
+
+
+#: Those that write what the routes' own fields have no part in.
+PLAIN = RequestHeads()
 
 
 def _passed_on(fields: Fields, lowered: bytes, name: bytes, mine: bytes) -> bytes:
@@ -59,9 +140,46 @@ def _passed_on(fields: Fields, lowered: bytes, name: bytes, mine: bytes) -> byte
     return b"%b: %b\r\n" % (name, b", ".join((*chain, mine) if mine else chain))
 
 
-def sized(length: int) -> bytes:
-    """The field line of a body of known length."""
-    return b"Content-Length: %d\r\n" % length
+# ── Trailers ──────────────────────────────────────────────────────────────────────────────────────
 
 
-CHUNKED = b"Transfer-Encoding: chunked\r\n"
+def last_chunk(trailers: Sequence[Field], read: frozenset[bytes] = _NOTHING) -> bytes:
+    """The end of a chunked body, with those of its trailers that may go on."""
+    if not trailers:
+        return LAST_CHUNK
+    lines = [b"%b: %b\r\n" % line for line in trailers if _may_trail(line[0], read)]
+    return b"0\r\n%b\r\n" % b"".join(lines) if lines else LAST_CHUNK
+
+
+def _may_trail(name: bytes, read: frozenset[bytes] = _NOTHING) -> bool:
+    meant = name.lower().replace(b"_", b"-")
+    return meant not in _NOT_IN_TRAILERS and not _reserved(meant, read)
+
+
+def trailing_lines(fields: Fields, *, chunked: bool) -> bytes:
+    """What a request says of trailers, for the next hop: those that it announces behind a chunked body, and that it
+    takes them behind the response's (RFC 9110 §6.6.2, §10.1.4)."""
+    which: tuple[bool, bool] | None = fields.shape.made(trailing_lines, _speaks_of_trailers)
+    if which is None:
+        return b""
+    announces, takes = which
+    lines = announced(fields) if announces and chunked else b""
+    if takes and any(member.partition(b";")[0].rstrip() == b"trailers" for member in listed(fields, b"te")):
+        lines += b"Connection: TE\r\nTE: trailers\r\n"
+    return lines
+
+
+def _speaks_of_trailers(shape: Shape) -> tuple[bool, bool] | None:
+    found = b"trailer" in shape.at, b"te" in shape.at
+    return found if any(found) else None
+
+
+def announced(fields: Fields) -> bytes:
+    """The `Trailer` field of a chunked message, without what may not be one."""
+    names = [
+        name
+        for value in fields.all(b"trailer")
+        for member in value.split(b",")
+        if (name := member.strip(b" \t")) and _may_trail(name)
+    ]
+    return b"Trailer: %b\r\n" % b", ".join(names) if names else b""

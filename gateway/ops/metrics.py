@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter as Count
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -55,6 +55,15 @@ class Histogram:
         if (cell := self._cells.get(labels)) is None:
             cell = self._cells[labels] = Cell(self.bounds)
         return cell
+
+    def state(self) -> list[Any]:
+        return [[labels, cell.counts, cell.sum] for labels, cell in self._cells.items() if any(cell.counts)]
+
+    def add(self, state: list[Any]) -> None:
+        for labels, counts, total in state:
+            cell = self.cell(*labels)
+            cell.counts = [mine + its for mine, its in zip(cell.counts, counts, strict=True)]
+            cell.sum += total
 
     def family(self) -> Metric:
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
@@ -123,8 +132,45 @@ class Tally:
         self.in_flight: Callable[[], dict[str, int]] = dict
         self.waiters: Callable[[], dict[str, int]] = dict
         self.findings: Callable[[], dict[str, int]] = dict
+        self._histograms = (self.upstream, self.overhead, self.store, self.age, self.record_bytes)
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
+
+    # ── Several tallies as one ────────────────────────────────────────────────────────────────────
+
+    def state(self) -> dict[str, Any]:
+        """All that it has counted, and what is there now, as values that JSON has room for."""
+        return {
+            "rows": [[row.outcome, row.count] for row in self._rows.values()],
+            "cells": [histogram.state() for histogram in self._histograms],
+            "store_errors": self._store_errors,
+            "forgot": self._forgot,
+            "alarms": self._alarms,
+            "now": [self.in_flight(), self.waiters(), self.findings()],
+        }
+
+    def add(self, state: Mapping[str, Any]) -> None:
+        """Count what another has counted, as if it had happened here too. What is there now is not counted."""
+        for (route, verdict, duplicate, settlement, reason, unprotected, problem), count in state["rows"]:
+            outcome = Ended(
+                route,
+                VerdictName(verdict),
+                DuplicateKind(duplicate) if duplicate else None,
+                Kind(settlement) if settlement else None,
+                Reason(reason) if reason else None,
+                unprotected,
+                problem,
+            )
+            row = self._rows.get(outcome)
+            if row is None:
+                row = self._rows[outcome] = Row(outcome, self)
+            row.count += count
+        for histogram, cells in zip(self._histograms, state["cells"], strict=True):
+            histogram.add(cells)
+        for operation, count in state["store_errors"].items():
+            self._store_errors[operation] += count
+        self._forgot += state["forgot"]
+        self._alarms += state["alarms"]
 
     # ── ports.Observer ────────────────────────────────────────────────────────────────────────────
 
@@ -169,7 +215,7 @@ class Tally:
 
     def collect(self) -> Iterable[Metric]:
         yield from self._counters()
-        for histogram in (self.upstream, self.overhead, self.store, self.age, self.record_bytes):
+        for histogram in self._histograms:
             yield histogram.family()
         for name, text, label, read in (
             ("oncegate_in_flight", "Exchanges under way", "route", self.in_flight),

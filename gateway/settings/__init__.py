@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "load_text",
     "plain",
+    "read_text",
 ]
 
 _NONE = Overrides()
@@ -39,6 +40,11 @@ _NONE = Overrides()
 
 def load(path: Path, *, environ: Mapping[str, str], overrides: Overrides = _NONE) -> Settings:
     """The settings in the file at `path`. Raises Faults, which says all that is wrong with it."""
+    return load_text(read_text(path), name=str(path), environ=environ, overrides=overrides)
+
+
+def read_text(path: Path) -> str:
+    """What the file at `path` says. Raises Faults where it cannot be read."""
     name = str(path)
     try:
         data = path.read_bytes()
@@ -47,11 +53,10 @@ def load(path: Path, *, environ: Mapping[str, str], overrides: Overrides = _NONE
     except OSError as error:
         raise Faults(name, [Fault("", None, f"cannot be read: {error.strerror}")]) from None
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise Faults(name, [Fault("", line, "this is not UTF-8; save the file in that encoding")]) from None
-    return load_text(text, name=name, environ=environ, overrides=overrides)
 
 
 def load_text(text: str, *, name: str, environ: Mapping[str, str], overrides: Overrides = _NONE) -> Settings:

@@ -99,6 +99,22 @@ def server_name(text: str) -> str:
         raise ValueError(f"{error}; use the name in the certificate alone, such as shop.internal") from None
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def network(text: str) -> Network:
+    """The addresses that `10.0.0.0/8` or `::1` names."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"expected addresses such as 10.0.0.0/8, found `{short(text)}`") from None
+    raise ValueError(f"`{short(text)}` has more bits than its mask; use {meant}")
+
+
 def scheme_of(url: str) -> str:
     return url.partition(":")[0].lower()
 

@@ -169,6 +169,7 @@ class _Check:
         if source.sound(("listen",), ("admin", "listen")) and self.listen.overlaps(self.admin):
             message = f"the admin listener cannot share {self.listen} with the gate; use another port"
             source.fault(("admin", "listen"), message)
+        self._cors()
         if any(loc[0] == "store" for loc in source.broken):
             return
         scheme = addresses.scheme_of(self.store)
@@ -189,6 +190,17 @@ class _Check:
                 "only ever be one"
             )
             source.faults.append(Fault("store_scope", line, message))
+
+    def _cors(self) -> None:
+        source, cors = self.source, self.file.cors
+        if cors is None or any(loc[:2] == ("cors", "origins") for loc in source.broken):
+            return
+        if "origins" not in cors.model_fields_set:
+            source.fault(("cors", "origins"), "is missing; use origins: [https://shop.example]")
+        elif not cors.origins:
+            source.fault(("cors", "origins"), "names no origin; use [https://shop.example], or remove `cors`")
+        elif b"*" in cors.origins and len(cors.origins) > 1:
+            source.fault(("cors", "origins"), '`*` is every origin, so it stands alone; use ["*"], or name them')
 
     def tables(self) -> None:
         source, file = self.source, self.file
@@ -312,6 +324,9 @@ class _Check:
             prefix=file.prefix,
             limits=Limits(**file.limits.model_dump()),
             log=LogSettings(**file.log.model_dump()),
+            upgrades=file.upgrades,
+            origins=None if file.cors is None else file.cors.origins,
+            trusted_proxies=file.trusted_proxies,
             grace=max(route.policy.lease for route in routes) if file.grace is None else file.grace,
         )
 

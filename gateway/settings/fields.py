@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator
 
 from . import values
-from .addresses import Address
+from .addresses import Address, Network
 
 MILLION = 1_000_000
 
@@ -20,6 +20,18 @@ ManyOrNone = Annotated[int, PlainValidator(values.count(least=0, most=MILLION))]
 Listen = Annotated[Address, PlainValidator(values.address)]
 Header = Annotated[bytes, PlainValidator(values.header)]
 Headers = Annotated[frozenset[Header], BeforeValidator(values.listing("a list of headers such as [X-Request-Id]"))]
+Protocols = Annotated[
+    frozenset[Annotated[bytes, PlainValidator(values.protocol)]],
+    BeforeValidator(values.listing("a list of protocols such as [websocket]")),
+]
+Origins = Annotated[
+    frozenset[Annotated[bytes, PlainValidator(values.origin)]],
+    BeforeValidator(values.listing("a list of origins such as [https://shop.example]")),
+]
+Networks = Annotated[
+    tuple[Annotated[Network, PlainValidator(values.network)], ...],
+    BeforeValidator(values.listing("a list of addresses such as [10.0.0.0/8]")),
+]
 Statuses = Annotated[
     frozenset[Annotated[int, PlainValidator(values.status)]],
     BeforeValidator(values.listing("a list of statuses such as [409, 422]")),

@@ -13,7 +13,19 @@ from pydantic import BeforeValidator, Field, PlainValidator
 from ..core.policy import MARGIN
 from . import values
 from .addresses import Address, Upstream
-from .fields import Duration, DurationOrZero, Flag, Listen, Many, ManyOrNone, Name, Shape
+from .fields import (
+    Duration,
+    DurationOrZero,
+    Flag,
+    Listen,
+    Many,
+    ManyOrNone,
+    Name,
+    Networks,
+    Origins,
+    Protocols,
+    Shape,
+)
 from .policy import FingerprintShape, KeyShape, MatchShape, PolicyShape, RouteShape
 from .result import Limits, LogFormat, LogKeys, LogSettings, OnAmnesia, StoreCheck, UpstreamSettings
 from .source import Kind, Scalar
@@ -120,8 +132,24 @@ class LimitsShape(Shape):
         _LIMITS.idle,
         description="How long a connection of a client is kept open between requests, a duration; 75s by default.",
     )
+    tunnel_idle: Duration = Field(
+        _LIMITS.tunnel_idle,
+        description="How long a WebSocket, or another connection that was upgraded, may be silent both ways, a "
+        "duration; 1h by default.",
+    )
     connections: Many = Field(
         _LIMITS.connections, description="How many clients may be connected at once; 10000 by default."
+    )
+
+
+class CorsShape(Shape):
+    ALONE = "origins"
+    PLACE = "`cors`"
+
+    origins: Origins = Field(
+        frozenset(),
+        description="The origins of pages whose scripts may read what the gate answers, as a list such as "
+        "[https://shop.example]; exact ones may send credentials, `*` alone is every page without; required.",
     )
 
 
@@ -193,7 +221,7 @@ class StoreShape(Shape):
 
 
 class FileShape(Shape):
-    TO_COME = frozenset(("cors", "trusted_proxies", "tls"))
+    TO_COME = frozenset(("tls",))
     PLACE = "the top level"
 
     service: Name = Field(
@@ -244,6 +272,22 @@ class FileShape(Shape):
     routes: list[RouteShape] = Field(
         [], description="Which requests go where and by what rules, the first that matches winning; required."
     )
+    upgrades: Protocols = Field(
+        frozenset((b"websocket",)),
+        description="What requests that are not guarded may be upgraded to, a list; [websocket] by default, [] for "
+        "nothing.",
+    )
+    cors: CorsShape | None = Field(
+        None,
+        description="Which pages may read the gate's own problems, and its fields on answers that the service lets "
+        "them read, as {origins: [https://shop.example]}; none by default.",
+    )
+    trusted_proxies: Networks | None = Field(
+        None,
+        description="The proxies in front whose word is taken for where a request came from, a list such as "
+        "[10.0.0.0/8]; what others say in X-Forwarded-* and Forwarded is removed. Not set by default: what anybody "
+        "says goes on as it is, with the gate's own added.",
+    )
     limits: LimitsShape = Field(LimitsShape(), description="What clients may ask of the gate.")
     log: LogShape = Field(LogShape(), description="How the log is written.")
     margin: Annotated[int, PlainValidator(values.margin)] = Field(
@@ -267,6 +311,8 @@ def shape_at(loc: tuple[Any, ...]) -> type[Shape]:
             return StoreShape
         case ("limits",):
             return LimitsShape
+        case ("cors",):
+            return CorsShape
         case ("log",):
             return LogShape
         case ("upstreams", _):
@@ -297,6 +343,7 @@ SHAPES: tuple[type[Shape], ...] = (
     FingerprintShape,
     AdminShape,
     LimitsShape,
+    CorsShape,
     LogShape,
     StoreShape,
 )

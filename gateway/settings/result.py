@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..core.policy import MINUTE, SECOND, Policy, RouteTable
-from .addresses import Address, without_password
+from ..core.policy import HOUR, MINUTE, SECOND, Policy, RouteTable
+from .addresses import Address, Network, without_password
 
 LogFormat = Literal["auto", "json", "text"]
 LogKeys = Literal["digest", "full"]
@@ -53,6 +53,7 @@ class Limits:
     head_timeout: int = 10 * SECOND
     body_timeout: int = MINUTE
     idle: int = 75 * SECOND
+    tunnel_idle: int = HOUR
     connections: int = 10_000
 
 
@@ -92,6 +93,11 @@ class Settings:
     limits: Limits
     log: LogSettings
     grace: int
+    upgrades: frozenset[bytes] = frozenset((b"websocket",))
+    #: None: the browser of a page elsewhere is told nothing of the gate.
+    origins: frozenset[bytes] | None = None
+    #: None: what any peer says of where a request came from goes on as it is.
+    trusted_proxies: tuple[Network, ...] | None = None
 
     @property
     def shown_store(self) -> str:

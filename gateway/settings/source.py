@@ -92,7 +92,7 @@ class Source:
 
     def prune(self, loc: Loc) -> None:
         """Take what is wrong out, so that the rest can be read. An entry of a table stays, empty."""
-        while len(loc) > 2 and isinstance(loc[-1], int):
+        while isinstance(loc[-1], int) and loc[:-1] != ("routes",):
             loc = loc[:-1]
         self.broken.add(loc)
         _, parent = self.find(loc[:-1])

@@ -4,14 +4,16 @@
 
     memory://[?max_records=N&max_bytes=SIZE]
     sqlite:///PATH[?durability=power|process&max_bytes=SIZE]
-    redis://[[USER:]PASSWORD@]HOST[:PORT][/DB]
+    redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]
     rediss://…                                               the same over TLS
-    redis+unix://[[USER:]PASSWORD@]/PATH[?db=DB]             also unix://
-    redis+sentinel://[[USER:]PASSWORD@]HOST[:PORT],HOST,HOST/NAME[/DB]     also rediss+sentinel://
+    redis+unix://[[USER]:PASSWORD@]/PATH[?db=DB]             also unix://
+    redis+sentinel://[[USER]:PASSWORD@]HOST[:PORT],HOST,HOST/NAME[/DB]     also rediss+sentinel://
+    redis+cluster://[[USER]:PASSWORD@]HOST[:PORT],HOST,HOST  also rediss+cluster://
 
 Behind a Redis' `?`: `durability=single|replicated`, and with `replicated` `replicas=N` and `wait=DURATION`;
 over TLS `ca`, `cert`, `key` (files), `server_name` and `verify=false`; before Sentinels
-`sentinel_user` and `sentinel_password`.
+`sentinel_user` and `sentinel_password`. Of a cluster any of its nodes are named, and one that answers is enough; user,
+password and TLS are the same for all of them.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from . import tls, units
 from .addresses import NOT_BUILT, URL, host_and_port, scheme_of, server_name
 from .faults import short
 
-_TO_COME = ("redis+cluster", "rediss+cluster", "postgresql", "postgres")
-REDIS = ("redis", "rediss", "redis+unix", "unix", "redis+sentinel", "rediss+sentinel")
+_TO_COME = ("postgresql", "postgres")
+REDIS = (
+    "redis", "rediss", "redis+unix", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
+)  # fmt: skip
 #: How long replicas may take to have a write: as long as a client's patience leaves room for.
 _LONGEST_WAIT = 2_000
 
@@ -47,8 +51,8 @@ class RedisTls:
 
 @dataclass(frozen=True, slots=True)
 class RedisPlace:
-    """What a Redis store's URL names. `hosts` are Sentinels where `master` is given; `wait` in milliseconds;
-    `replicas` 0 is durability `single`."""
+    """What a Redis store's URL names. `hosts` are Sentinels where `master` is given, and nodes of a `cluster`; `wait`
+    in milliseconds; `replicas` 0 is durability `single`."""
 
     hosts: tuple[tuple[str, int], ...]
     path: str = ""
@@ -61,6 +65,7 @@ class RedisPlace:
     replicas: int = 0
     wait: int = 200
     tls: RedisTls | None = None
+    cluster: bool = False
 
 
 def store(url: str) -> str:
@@ -89,6 +94,8 @@ def check_scheme(url: str) -> re.Match[str]:
 def with_option(url: str, name: str, text: str) -> str:
     """`url` with one more option, which stands in a field beside it. ValueError where it cannot be that."""
     scheme = scheme_of(url)
+    if name == "db" and scheme.endswith("+cluster"):
+        raise ValueError("a cluster has one database, which has no number; leave it out")
     if name == "db" and name not in _OPTIONS[scheme] and scheme in REDIS:
         raise ValueError("the number of a database stands behind the host; use redis://HOST:6379/1")
     _known(scheme, name)
@@ -124,6 +131,10 @@ def redis(url: str) -> RedisPlace:
                 f"behind the Sentinels stands the name that they know the primary by; use {scheme}://HOST,HOST,HOST/NAME"
             )
         master, database = named[1], named[2] or ""
+    elif scheme.endswith("+cluster"):
+        hosts = tuple(_redis_host(host, 6379) for host in found["where"].split(","))
+        if found["path"] not in ("", "/"):
+            raise ValueError(f"a cluster has one database, which has no number; use {scheme}://HOST,HOST,HOST")
     else:
         hosts = (_redis_host(found["where"], 6379),)
         if not re.fullmatch(r"(?:/[0-9]{0,5})?", found["path"]):
@@ -142,6 +153,7 @@ def redis(url: str) -> RedisPlace:
         replicas,
         int(read.get("wait", 200)),
         _tls(read) if scheme.startswith("rediss") else None,
+        scheme.endswith("+cluster"),
     )
 
 
@@ -170,8 +182,11 @@ def _tls(read: dict[str, int | str]) -> RedisTls:
 
 
 def _credentials(user: str | None) -> tuple[str, str]:
-    """As redis-cli and redis-py read them: `USER:PASSWORD@`, or `:PASSWORD@`."""
+    """`USER:PASSWORD@`, or `:PASSWORD@`. A word alone is a user to redis-py and a password to redis-cli: it is neither
+    here, or a gate would log in as nobody."""
     name, _, password = (user or "").partition(":")
+    if name and not password:
+        raise ValueError("a password stands behind a colon; use :PASSWORD@ or USER:PASSWORD@")
     return unquote(name), unquote(password)
 
 
@@ -273,6 +288,8 @@ _OPTIONS: dict[str, dict[str, Callable[[str], int | str]]] = {
     "redis+unix": _DURABLE | {"db": _database},
     "redis+sentinel": _DURABLE | _SENTINEL,
     "rediss+sentinel": _DURABLE | _SENTINEL | _TLS,
+    "redis+cluster": _DURABLE,
+    "rediss+cluster": _DURABLE | _TLS,
 }
 
 

@@ -199,6 +199,41 @@ def store_option(value: object) -> str:
     raise ValueError(f"expected a single value, found {found(value)}")
 
 
+def protocol(value: object) -> bytes:
+    """What a request may be upgraded to, in lower case. Never to HTTP: what is asked in it would pass no guard."""
+    text = _text(value, "a protocol such as websocket")
+    name, slash, version = text.partition("/")
+    if not _TOKEN.fullmatch(name) or (slash and not _TOKEN.fullmatch(version)):
+        raise ValueError(f"expected a protocol such as websocket, found {found(value)}")
+    if re.fullmatch(r"h2c?|h3|https?|tls|spdy", name.lower()):
+        raise ValueError(f"in {text} requests would reach the service past their guards; leave it out")
+    return text.lower().encode()
+
+
+def origin(value: object) -> bytes:
+    """A web origin as browsers send it (RFC 6454 §6.2), or `*`."""
+    text = _text(value, "an origin such as https://shop.example")
+    if text == "*":
+        return b"*"
+    if text.lower() == "null":
+        raise ValueError("null is what every sandboxed page and local file calls itself; leave it out")
+    url = addresses.URL.fullmatch(text)
+    if url is None:
+        raise ValueError(f"the scheme is missing; use https://{text}")
+    scheme, where = url["scheme"].lower(), url["where"].lower()
+    if not where or url["user"] is not None or "*" in where or not text.isascii():
+        raise ValueError(f"expected an origin such as https://shop.example, found {found(value)}")
+    plain = f"{scheme}://{where.removesuffix({'http': ':80', 'https': ':443'}.get(scheme, ' '))}"
+    if plain != text:
+        raise ValueError(f"`{short(text)}` is not how a browser spells an origin; use {plain}")
+    return text.encode()
+
+
+def network(value: object) -> addresses.Network:
+    """An address, or all that begin alike."""
+    return addresses.network(_text(value, "addresses such as 10.0.0.0/8"))
+
+
 def path(value: object) -> str:
     """A glob that a normalised path can match."""
     text = _text(value, "a path such as /payments/**")

@@ -27,6 +27,7 @@ import gateway.stores.redis.store as redis_store
 from gateway import app, cli, clock, flights
 from gateway.core.outcome import Answered, LostReason
 from gateway.core.record import Done, Found, Kind
+from gateway.stores.redis.pipeline import pack
 
 DEFECTS: dict[str, Callable[[], None]] = {}
 
@@ -76,7 +77,8 @@ def check_then_set() -> None:
         if (found := await self.look(name)) is not None:
             return found
         life = b"%d" % mine.life
-        await self._main.call(link.pack(b"SET", self._prefix + name, redis_store.encode(mine), b"PX", life))
+        key = self._prefix + name
+        await self._fleet.of(key).main.call(pack(b"SET", key, redis_store.encode(mine), b"PX", life))
         return Done.WON
 
     redis_store.RedisStore.claim = claim  # type: ignore[method-assign]

@@ -24,7 +24,7 @@ from .stage import LEASE, TIMES, Gate, Stage
 REPLICATED = "durability=replicated&replicas=2&wait=100ms"
 SINGLE = "durability=single"
 #: Seconds in which a failover is over, its dead primary back, and every client served.
-PATIENCE = 25.0
+PATIENCE = 45.0
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from gateway.ports import Nobody, Observer, Store
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis import RedisStore
 from gateway.stores.sqlite import SqliteStore
-from tests.servers import RedisServer, binaries
+from tests.cluster import RedisCluster
+from tests.servers import RedisServer, binaries, preferred
 
 LEASE = 60_000
 DOUBT_WINDOW = 600_000
@@ -79,6 +80,14 @@ def redis_store(url: str, observer: Observer | None = None) -> RedisStore:
     return store
 
 
+def age(server: RedisServer, milliseconds: int) -> None:
+    """Shorten what every record of this server has left."""
+    with server.client() as client:
+        for name in client.scan_iter(match="og:" + "?" * 43):  # records, and not the marker
+            left = client.pttl(name) - milliseconds
+            client.pexpire(name, left) if left > 0 else client.delete(name)
+
+
 class RedisWorld:
     """A Redis of its own. Time passes by shortening what every record has left, in the server."""
 
@@ -88,25 +97,48 @@ class RedisWorld:
         self.store: Store = redis_store(server.url)
 
     async def pass_time(self, milliseconds: int) -> None:
-        with self.server.client() as client:
-            for name in client.scan_iter(match="og:" + "?" * 43):  # records, and not the marker
-                left = client.pttl(name) - milliseconds
-                client.pexpire(name, left) if left > 0 else client.delete(name)
+        age(self.server, milliseconds)
 
     async def close(self) -> None:
         await self.store.close()
 
 
-_servers: dict[str, RedisServer] = {}
+class ClusterWorld:
+    """A cluster of three primaries. Time passes on each of them."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self.cluster = cluster
+        cluster.flush()
+        self.store: Store = redis_store(cluster.url)
+
+    async def pass_time(self, milliseconds: int) -> None:
+        for node in self.cluster.primaries:
+            age(node, milliseconds)
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
+_servers: dict[str, RedisServer | RedisCluster] = {}
 
 
 def _redis_world(name: str) -> Callable[[], World]:
     def make() -> World:
         if name not in _servers:
             _servers[name] = RedisServer(binaries()[name]).start()
-        return RedisWorld(_servers[name])
+        server = _servers[name]
+        assert isinstance(server, RedisServer)
+        return RedisWorld(server)
 
     return make
+
+
+def _cluster_world() -> World:
+    if "cluster" not in _servers:
+        _servers["cluster"] = RedisCluster(preferred(), replicas=False).start()
+    cluster = _servers["cluster"]
+    assert isinstance(cluster, RedisCluster)
+    return ClusterWorld(cluster)
 
 
 def close_servers() -> None:
@@ -119,6 +151,7 @@ WORLDS: dict[str, Callable[[], World]] = {
     "memory": MemoryWorld,
     "sqlite": SqliteWorld,
     **{name: _redis_world(name) for name in binaries()},
+    "cluster": _cluster_world,
 }
 
 every_store = pytest.mark.parametrize("kind", list(WORLDS))

@@ -7,6 +7,9 @@ waited     writes that count once replicas have them
 bells      who waits for which record, and the connection that tells
 findings   what a server says of itself, and what is wrong with it
 marker     whose keys these are, and whether they are all still here
+primary    one server that takes writes, with all of the above
+fleet      which primary has a record, where there is one
+cluster    the same where there are many: slots, redirections, markers
 examine    the same findings, for who asks and claims nothing
 store      the port's verbs in commands, and script.lua
 """

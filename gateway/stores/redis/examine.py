@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import asyncio
+from dataclasses import dataclass, field, replace
 
 from ...core.identity import Identity
-from ...ports import Nobody, StoreUnusable
+from ...ports import Nobody, StoreAway, StoreUnusable
+from .cluster import View, elect, numbered, read_view
 from .findings import Finding, Info, Severity, judge
-from .link import Link, pack
+from .link import Link, ask
 from .marker import differs, marker_key, read_marker
-from .servers import Servers
+from .pipeline import pack
+from .sentinels import finder_of
+from .servers import Address, Servers
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +25,39 @@ class Examined:
     info: Info = field(default_factory=dict)
 
 
-async def examine(servers: Servers, prefix: str, service: str, identity: Identity | None) -> Examined:
-    """The findings about a Redis; with an `identity`, its marker's too."""
-    finder = servers.finder()
+async def examine(servers: Servers, prefix: str, service: str, identity: Identity | None) -> tuple[Examined, ...]:
+    """The findings about a Redis, of each of its primaries; with an `identity`, its marker's too."""
+    if not servers.cluster:
+        return (await _one(servers, marker_key(prefix, service), identity),)
+    views: dict[Address, View] = {}
+    trouble = ""
+    for address in servers.hosts:
+        try:
+            views[address] = read_view(await ask(servers, address, b"CLUSTER", b"SLOTS"), address)
+            break
+        except (StoreAway, ValueError) as error:
+            trouble = trouble or str(error)
+    owned = elect(views).ranges
+    if not owned:
+        why = trouble or "no primary of the cluster has any slot"
+        return (Examined((Finding("unreachable", Severity.REFUSE, why),), str(servers.hosts[0])),)
+    numbers = numbered({slot: each.primary for each in owned for slot in range(each.first, each.last + 1)}.get)
+    return tuple(
+        await asyncio.gather(
+            *(
+                _one(
+                    replace(servers, hosts=(address,)),
+                    marker_key(prefix, service, numbers.get(address)),
+                    identity,
+                )
+                for address in dict.fromkeys(each.primary for each in owned)
+            )
+        )
+    )
+
+
+async def _one(servers: Servers, marker: bytes, identity: Identity | None) -> Examined:
+    finder = finder_of(servers)
     link = Link(servers, finder, Nobody(), lambda: None)
     try:
         try:
@@ -34,9 +68,9 @@ async def examine(servers: Servers, prefix: str, service: str, identity: Identit
             # The link knows no names: it goes on trying whatever is in its way.
             name = "read-only" if "is a read-only replica" in link.trouble else "unreachable"
             return Examined((Finding(name, Severity.REFUSE, link.trouble),), str(link.address or ""))
-        found = judge(link.info, servers.replicas, await finder.promotable())
+        found = judge(link.info, servers.replicas, await finder.promotable(), cluster=servers.cluster)
         if identity is not None:
-            found = (*await _of_marker(link, marker_key(prefix, service), identity), *found)
+            found = (*await _of_marker(link, marker, identity), *found)
         return Examined(found, str(link.address), link.info)
     finally:
         await link.close()

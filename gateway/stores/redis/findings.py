@@ -37,9 +37,17 @@ class Finding:
         return f"{self.name}: {self.text}"
 
 
-def judge(info: Info, replicas: int = 0, promotable: int | None = None) -> tuple[Finding, ...]:
-    """All that `info` shows of a primary, the worst first."""
-    found = (evicts(info), replicas_wrong(info, replicas, promotable), no_persistence(info), no_memory_limit(info))
+def judge(
+    info: Info, replicas: int = 0, promotable: int | None = None, *, cluster: bool = False
+) -> tuple[Finding, ...]:
+    """All that `info` shows of a primary, the worst first. `cluster`: it was named as a node of one."""
+    found = (
+        evicts(info),
+        replicas_wrong(info, replicas, promotable),
+        None if cluster else of_cluster(info),
+        no_persistence(info),
+        no_memory_limit(info),
+    )
     return tuple(sorted(filter(None, found), key=lambda each: list(Severity).index(each.severity)))
 
 
@@ -92,6 +100,18 @@ def replicas_wrong(info: Info, replicas: int, promotable: int | None) -> Finding
         Severity.REFUSE,
         f"the primary has {there} replicas and replicas={replicas} of them must have a write: one that has it not "
         f"could be promoted, and a key be won twice; use replicas={there}",
+    )
+
+
+def of_cluster(info: Info) -> Finding | None:
+    """A node of a cluster has some of the keys, and says so of each of the others."""
+    if info.get("cluster_enabled") != "1":
+        return None
+    return Finding(
+        "is-a-cluster",
+        Severity.REFUSE,
+        "it is one node of a cluster, and most keys are elsewhere: name it as one, redis+cluster://HOST,HOST,HOST "
+        "(over TLS rediss+cluster://)",
     )
 
 

@@ -12,12 +12,10 @@ import re
 from collections.abc import Callable
 from importlib.resources import files
 
-import hiredis
-
 from ...ports import Observer, StoreAway, StoreUnusable
 from ...tasks import Tasks
 from .findings import Info, read_info
-from .pipeline import Pipeline, RedisError, Reply
+from .pipeline import Pipeline, RedisError, Reply, Unasked, pack
 from .servers import Address, Finder, Servers
 
 #: Seconds after which an unanswered command ends its connection.
@@ -29,12 +27,6 @@ _OLDEST = (7, 0)
 
 SCRIPT = files(__package__).joinpath("script.lua").read_bytes()
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
-
-
-def pack(*words: bytes) -> bytes:
-    """A command as it goes on the wire."""
-    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows tuples of one
-    return packed
 
 
 class Link:
@@ -49,7 +41,7 @@ class Link:
         changed: Callable[[], None],
         *,
         patience: float = 0.0,
-        unasked: Callable[[Reply], bool] | None = None,
+        unasked: Unasked | None = None,
     ) -> None:
         self._servers = servers
         self._finder = finder
@@ -111,7 +103,7 @@ class Link:
         address = self.address = await self._finder.find()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                pipeline = await self._reach(address)
+                pipeline = await _reach(self._servers, address, self._lost, self._unasked)
                 try:
                     info = await self._greet(pipeline)
                 except BaseException:
@@ -128,33 +120,8 @@ class Link:
         self._down.clear()
         self._changed()
 
-    async def _reach(self, address: Address) -> Pipeline:
-        loop, tls = asyncio.get_running_loop(), self._servers.tls
-        if address.path:
-            _, pipeline = await loop.create_unix_connection(lambda: Pipeline(self._lost, self._unasked), address.path)
-            return pipeline
-        context = name = None
-        if tls is not None:
-            context, name = tls.context, tls.server_name or address.host
-        _, pipeline = await loop.create_connection(
-            lambda: Pipeline(self._lost, self._unasked), address.host, address.port, ssl=context, server_hostname=name
-        )
-        return pipeline
-
     async def _greet(self, pipeline: Pipeline) -> Info:
-        servers = self._servers
-        commands: list[tuple[bytes, ...]] = []
-        if servers.password:
-            user = (servers.user.encode(),) if servers.user else ()
-            commands.append((b"AUTH", *user, servers.password.encode()))
-        if servers.database:
-            commands.append((b"SELECT", b"%d" % servers.database))
-        commands += [(b"CLIENT", b"SETNAME", b"oncegate"), (b"SCRIPT", b"LOAD", SCRIPT), (b"INFO",)]
-        replies = await asyncio.gather(*(pipeline.call(pack(*command)) for command in commands))
-        for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, RedisError):
-                raise StoreAway(f"Redis refused {command[0].decode()}: {reply}", ambiguous=False)
-        info = read_info(replies[-1])
+        info = read_info(await _login(self._servers, pipeline, (b"SCRIPT", b"LOAD", SCRIPT), (b"INFO",)))
         version = info.get("redis_version", "0.0")
         if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST:  # 8.0-rc1 is one
             raise StoreUnusable(f"Redis {version} is too old: SET … NX GET needs Redis 7.0 or later, or Valkey")
@@ -186,3 +153,47 @@ class Link:
             pipeline = self.pipeline
             if pipeline is not None and pipeline.silent_for() > self._timeout:
                 pipeline.abort(f"Redis did not answer within {self._timeout:g} s")
+
+
+async def ask(servers: Servers, address: Address, *words: bytes) -> Reply:
+    """The reply to one command, over a connection for it alone. Raises StoreAway."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            pipeline = await _reach(servers, address, lambda _: None, None)
+            try:
+                return await _login(servers, pipeline, words)
+            finally:
+                pipeline.abort("it was asked")
+    except OSError as error:
+        why = f"Redis at {address} cannot be reached: {str(error) or 'timed out'}"
+        raise StoreAway(why, ambiguous=False) from error
+
+
+async def _reach(servers: Servers, address: Address, lost: Callable[[str], None], unasked: Unasked | None) -> Pipeline:
+    loop, tls = asyncio.get_running_loop(), servers.tls
+    if address.path:
+        _, pipeline = await loop.create_unix_connection(lambda: Pipeline(lost, unasked), address.path)
+        return pipeline
+    context = name = None
+    if tls is not None:
+        context, name = tls.context, tls.server_name or address.host
+    _, pipeline = await loop.create_connection(
+        lambda: Pipeline(lost, unasked), address.host, address.port, ssl=context, server_hostname=name
+    )
+    return pipeline
+
+
+async def _login(servers: Servers, pipeline: Pipeline, *then: tuple[bytes, ...]) -> Reply:
+    """Say who we are; the reply to the last of the commands behind that. Raises StoreAway where any is refused."""
+    commands: list[tuple[bytes, ...]] = []
+    if servers.password:
+        user = (servers.user.encode(),) if servers.user else ()
+        commands.append((b"AUTH", *user, servers.password.encode()))
+    if servers.database:
+        commands.append((b"SELECT", b"%d" % servers.database))
+    commands += [(b"CLIENT", b"SETNAME", b"oncegate"), *then]
+    replies = await asyncio.gather(*(pipeline.call(pack(*command)) for command in commands))
+    for command, reply in zip(commands, replies, strict=True):
+        if isinstance(reply, RedisError):
+            raise StoreAway(f"Redis refused {command[0].decode()}: {reply}", ambiguous=False)
+    return replies[-1]

@@ -17,6 +17,7 @@ import hiredis
 from ...ports import StoreAway
 
 Reply = Any
+Unasked = Callable[[Reply, "asyncio.Future[Reply] | None"], bool]
 
 
 class RedisError(Exception):
@@ -27,11 +28,18 @@ class RedisError(Exception):
         self.code = text.partition(" ")[0]
 
 
-class Pipeline(asyncio.Protocol):
-    """The connection. `lost` is called once when it ends, with the reason. `unasked` is shown each reply first and
-    says whether it was one that belongs to no command (a published message)."""
+def pack(*words: bytes) -> bytes:
+    """A command as it goes on the wire."""
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows tuples of one
+    return packed
 
-    def __init__(self, lost: Callable[[str], None], unasked: Callable[[Reply], bool] | None = None) -> None:
+
+class Pipeline(asyncio.Protocol):
+    """The connection. `lost` is called once when it ends, with the reason. `unasked` is shown each reply first, with
+    the future of the command whose turn it is, and says whether it was one that belongs to no command (a published
+    message)."""
+
+    def __init__(self, lost: Callable[[str], None], unasked: Unasked | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._lost = lost
         self._unasked = unasked
@@ -84,7 +92,7 @@ class Pipeline(asyncio.Protocol):
             while (reply := reader.gets()) is not Ellipsis:
                 if isinstance(reply, hiredis.ReplyError):
                     reply = RedisError(str(reply))
-                elif unasked is not None and unasked(reply):
+                elif unasked is not None and unasked(reply, self._pending[0][0] if self._pending else None):
                     continue
                 if not self._pending:
                     self.abort("Redis sent a reply that nobody asked for")

@@ -1,27 +1,10 @@
-"""Which server takes writes, and how it is found: by its address, or by asking Sentinels.
-
-redis-py asks the Sentinels; the connection itself is a `Pipeline`.
-"""
+"""Which server takes writes: by its address, as Sentinels know it (sentinels.py), or of a cluster (cluster.py)."""
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
-
-from redis.asyncio.sentinel import Sentinel
-from redis.exceptions import RedisError as LibraryError
-
-from ...ports import StoreAway
-from ...tasks import Tasks
-
-T = TypeVar("T")
-
-#: Seconds for which one Sentinel may think. Three that hang are passed over within two.
-SENTINEL_TIMEOUT = 0.5
-_LONGEST_QUESTION = 5.0
+from typing import NamedTuple, Protocol
 
 
 class Address(NamedTuple):
@@ -52,7 +35,8 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """What a store's URL names. `hosts` are Sentinels where `master` is the name that they know it by.
+    """What a store's URL names. `hosts` are Sentinels where `master` is the name that they know it by, and nodes of a
+    `cluster`, of which one that answers is enough.
 
     `replicas`: how many must have a claim, a takeover or a Keep before it counts; 0 is durability `single`.
     `wait`: for how many milliseconds they may take.
@@ -68,9 +52,7 @@ class Servers:
     replicas: int = 0
     wait: int = 200
     tls: Tls | None = None
-
-    def finder(self) -> Finder:
-        return _Sentinels(self) if self.master else _One(self.hosts[0])
+    cluster: bool = False
 
 
 class Finder(Protocol):
@@ -85,7 +67,7 @@ class Finder(Protocol):
     async def close(self) -> None: ...
 
 
-class _One:
+class Fixed:
     """A server at an address that does not change."""
 
     def __init__(self, address: Address) -> None:
@@ -98,56 +80,3 @@ class _One:
         return None
 
     async def close(self) -> None: ...
-
-
-class _Sentinels:
-    """The primary that Sentinels watch over."""
-
-    def __init__(self, servers: Servers) -> None:
-        self._master = servers.master
-        self._asked = ", ".join(map(str, servers.hosts))
-        options: dict[str, object] = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
-        if servers.sentinel_password:
-            options |= {"username": servers.sentinel_user or None, "password": servers.sentinel_password}
-        if (tls := servers.tls) is not None:
-            options |= {
-                "ssl": True,
-                "ssl_ca_certs": tls.ca,
-                "ssl_certfile": tls.cert,
-                "ssl_keyfile": tls.key,
-                "ssl_cert_reqs": "required" if tls.verify else "none",
-                "ssl_check_hostname": tls.verify,
-            }
-        hosts = [(host.host, host.port) for host in servers.hosts]
-        self._asking = Tasks(lambda _: None)  # whoever asked is told
-        self._sentinels = Sentinel(hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
-
-    async def find(self) -> Address:
-        try:
-            host, port = await self._answered(self._sentinels.discover_master(self._master))
-        except (LibraryError, OSError) as error:
-            raise StoreAway(
-                f"no Sentinel of {self._asked} knows a primary `{self._master}`", ambiguous=False
-            ) from error
-        return Address(str(host), int(port))
-
-    async def promotable(self) -> int | None:
-        try:
-            state = await self._answered(self._sentinels.sentinels[0].sentinel_master(self._master))
-        except (LibraryError, OSError):
-            return None
-        return int(state["num-slaves"]) if isinstance(state, dict) else None
-
-    async def close(self) -> None:
-        await self._asking.finish(_LONGEST_QUESTION)
-        await self._asking.cancel()
-        await self._sentinels.aclose()
-
-    async def _answered(self, question: Awaitable[T]) -> T:
-        """What redis-py says to it. Whoever asks may be cancelled; the question is not, and ends by its own timeouts:
-        redis-py takes a cancellation for an answer that did not come, or leaves a connection half made."""
-
-        async def asked() -> T:
-            return await question
-
-        return await asyncio.shield(self._asking.start(asked()))

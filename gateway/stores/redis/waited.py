@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any
 
 from ...ports import Observer, StoreAway
-from .link import Link, pack
-from .pipeline import RedisError, Reply
+from .link import Link
+from .pipeline import RedisError, Reply, pack
 from .servers import Finder, Servers
 
 #: How many batches may wait for their replicas at once.
@@ -25,10 +25,11 @@ LANES = 4
 class _Job:
     """One command on its way: its reply, and the future of its batch's WAIT once it has left."""
 
-    __slots__ = ("acks", "packed", "reply")
+    __slots__ = ("acks", "packed", "replies", "reply")
 
-    def __init__(self, packed: bytes, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, packed: bytes, replies: int, loop: asyncio.AbstractEventLoop) -> None:
         self.packed = packed
+        self.replies = replies
         self.reply: asyncio.Future[Reply] = loop.create_future()
         self.acks: asyncio.Future[Reply] | None = None
 
@@ -63,15 +64,18 @@ class Waited:
         for lane in self.lanes:
             lane.abort(why)
 
-    async def call(self, packed: bytes, *, wrote: Callable[[Reply], bool]) -> Reply:
-        """The reply to a command; where `wrote` says that it wrote, only once the replicas have it.
+    async def call(self, packed: bytes, *, wrote: Callable[[Reply], bool], replies: int = 1) -> Reply:
+        """The reply to a command (the last of `replies`); where `wrote` says that it wrote, only once the replicas
+        have it.
 
         Raises StoreAway: too few have it (then it was written all the same), or the connection was lost.
         """
-        job = _Job(packed, asyncio.get_running_loop())
+        job = _Job(packed, replies, asyncio.get_running_loop())
         self._queue.append(job)
         self._pump_soon()
         reply = await job.reply
+        if replies > 1:
+            reply = reply[-1]
         if isinstance(reply, RedisError) or not wrote(reply):
             return reply
         assert job.acks is not None
@@ -103,7 +107,7 @@ class Waited:
             return
         self._queue = []
         self._free.remove(lane)
-        sent = [lane.call(job.packed) for job in queue]
+        sent = [lane.call(job.packed, job.replies) for job in queue]
         acks = lane.call(self._wait)
         for job, reply in zip(queue, sent, strict=True):
             job.acks = acks

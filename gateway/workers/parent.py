@@ -1,0 +1,391 @@
+"""The parent of several workers: no request goes through it.
+
+It reserves the address, so that a port that is taken is told at once and stays ours while workers come and go;
+serves the admin listener, asking its workers; starts them, and starts again whoever dies; ends them together.
+
+A worker is a fresh process, not a fork: when one has to be started again the parent has a loop and a thread, and a
+fork of that is a process with locks that nobody will ever release. It costs half a second and the memory of its code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from .. import __version__
+from ..app import ONE_GATEWAY, Stopped, shown
+from ..clock import HostClock
+from ..ops.admin import Guarded, Ready, admin_app_of
+from ..ops.log import Log
+from ..ops.merged import Merged
+from ..ops.metrics import Tally
+from ..ops.observers import Observers
+from ..settings import Settings
+from ..tasks import Tasks
+from .channel import Channel
+from .plan import Bound, Plan
+
+#: Seconds before a dead worker is started again: at first, at most, and after how long a life at first again.
+_FIRST, _MOST, _STEADY = 0.1, 5.0, 10.0
+#: Seconds that a worker has to answer its parent. Less than the patience of whoever probes us.
+_PATIENCE = 0.5
+#: Seconds past the grace after which a worker that is to stop is ended, and for which one that hung up may linger.
+_OVERTIME = 10.0
+_LINGER = 5.0
+
+
+class GaveUp(Exception):
+    """A gate that cannot start: with which exit code, and why."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+async def run(plan: Plan, settings: Settings, count: int, *, accept_new_keys: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT; says the exit code. Raises GaveUp or OSError where it cannot start."""
+    return await Parent(plan, settings, count, accept_new_keys=accept_new_keys).serve()
+
+
+def reserve(host: str, port: int) -> list[socket.socket]:
+    """Sockets bound to the address in the way that workers share it, on which nobody listens: they get no client.
+    Raises OSError where somebody else has it, be it another gate's workers, with whom ours would share it too."""
+    held: list[socket.socket] = []
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, kind, proto, _, address in dict.fromkeys(found):
+            if port:
+                with _bound(family, kind, proto, address, shared=False):
+                    pass
+            held.append(_bound(family, kind, proto, address, shared=True))
+    except BaseException:
+        for each in held:
+            each.close()
+        raise
+    return held
+
+
+def _bound(family: int, kind: int, proto: int, address: Any, *, shared: bool) -> socket.socket:
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        why = os.strerror(error.errno or errno.EADDRINUSE).lower()
+        raise OSError(error.errno, f"error while attempting to bind on address {address[:2]!r}: {why}") from None
+    return sock
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker's place, and the process that has it now."""
+
+    number: int
+    process: asyncio.subprocess.Process | None = None
+    channel: Channel | None = None
+    up: bool = False
+    gave_up: tuple[int, str] | None = None
+    stopped: tuple[int, int] | None = None
+    asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
+
+    def signal(self, number: int) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(number)
+
+
+class Parent:
+    """`serve` is all of its life."""
+
+    def __init__(
+        self, plan: Plan, settings: Settings, count: int, *, accept_new_keys: bool = False, out: TextIO | None = None
+    ) -> None:
+        self._plan = plan
+        self._settings = settings
+        self._accept_new_keys = accept_new_keys
+        self._clock = HostClock()
+        out = out or sys.stdout
+        as_json = settings.log.format == "json" or (settings.log.format == "auto" and not out.isatty())
+        self._log = Log(out, self._clock, as_json=as_json)
+        tally = Tally()
+        self._observer = Observers(tally, self._log)
+        self._workers = [Worker(number) for number in range(1, count + 1)]
+        self._deaths = 0
+        self._merged = Merged(tally, self._families)
+        self._asked = 0
+        self._addresses: list[Bound] = []
+        self._admin: list[Bound] = []
+        self._started = False
+        self._stop = asyncio.Event()
+        self._failed: GaveUp | None = None
+        self._graceless = 0
+        self._stack = AsyncExitStack()
+        self._tasks = Tasks(lambda error: self._fail(GaveUp(1, f"a worker could not be kept: {error!r}")))
+
+    async def serve(self) -> int:
+        try:
+            for each in reserve(self._settings.listen.host, self._settings.listen.port):
+                self._stack.callback(each.close)
+                self._addresses.append(each.getsockname()[:2])
+            await self._start_admin()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, self._asked_to_stop)
+            for worker in self._workers:
+                self._tasks.start(self._keep(worker))
+            await self._stop.wait()
+            await self._end()
+        finally:
+            self._signal(signal.SIGKILL)
+            await self._stack.aclose()
+            self._log.close()
+        if self._failed is not None:
+            raise self._failed
+        return 1 if self._graceless else 0
+
+    async def _start_admin(self) -> None:
+        runner = web.AppRunner(admin_app_of(self), access_log=None, handle_signals=False)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, self._settings.admin.host, self._settings.admin.port).start()
+        self._admin = [tuple(bound[:2]) for bound in runner.addresses]
+
+    # ── The end ───────────────────────────────────────────────────────────────────────────────────
+
+    def _asked_to_stop(self) -> None:
+        if self._stop.is_set():
+            self._signal(signal.SIGKILL)
+            os._exit(1)
+        self._stop.set()
+
+    def _fail(self, why: GaveUp) -> None:
+        self._failed = self._failed or why
+        self._stop.set()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        for worker in self._workers:
+            worker.signal(number)
+
+    async def _end(self) -> None:
+        """All together: accept no more, and answer what is in flight."""
+        grace = self._settings.grace / 1000
+        if self._failed is None:
+            self._log.say("info", "stopping", workers=self._up, grace_s=grace)
+            self._signal(signal.SIGTERM)
+        if await self._tasks.finish(grace + _OVERTIME):
+            self._observer.alarm("workers did not end in time, and were killed")
+            self._signal(signal.SIGKILL)
+        await self._tasks.finish(_LINGER)
+        if self._failed is None:
+            ends = [worker.stopped for worker in self._workers if worker.stopped is not None]
+            self._log.say("info", str(Stopped(sum(cut for cut, _ in ends), sum(left for _, left in ends))))
+
+    # ── One worker after the other ────────────────────────────────────────────────────────────────
+
+    async def _keep(self, worker: Worker) -> None:
+        """Somebody is at this place, until all stop."""
+        pause = _FIRST
+        while True:
+            began = self._clock.now()
+            try:
+                pid, status = await self._one(worker)
+                ended = worker.gave_up[1] if worker.gave_up else _how(status)
+            except OSError as error:  # no memory for another process, or too many of them
+                pid, status, ended = 0, 1, f"it could not be started: {error.strerror}"
+            if self._stop.is_set():
+                # Before it has clients a worker needs no grace.
+                if worker.stopped is None and status != -signal.SIGTERM and self._failed is None:
+                    self._graceless += 1
+                    self._observer.alarm("a worker died while it stopped", worker=worker.number, ended=ended)
+                return
+            if not self._started and status > 0:
+                self._fail(GaveUp(*(worker.gave_up or (status, f"a worker could not start: {ended}"))))
+                return
+            if self._clock.now() - began > _STEADY:
+                pause = _FIRST
+            self._deaths += 1
+            self._observer.alarm(
+                "a worker died; another is started in its place",
+                worker=worker.number,
+                pid=pid,
+                ended=ended,
+                after_s=pause,
+            )
+            try:
+                await asyncio.wait_for(self._stop.wait(), pause)
+                return
+            except TimeoutError:
+                pause = min(pause * 2, _MOST)
+
+    async def _one(self, worker: Worker) -> tuple[int, int]:
+        """The life of one process; says its pid and how it ended."""
+        worker.gave_up = worker.stopped = None
+        mine, its = socket.socketpair()
+        try:
+            process = worker.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "gateway.workers.child", str(its.fileno()), str(worker.number),
+                str(os.getpid()),
+                stdin=asyncio.subprocess.DEVNULL, pass_fds=(its.fileno(),),
+                # Where we were found is where it is found, whatever else lies in the folder that we run in.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )  # fmt: skip
+        except BaseException:
+            mine.close()
+            raise
+        finally:
+            its.close()
+        channel = worker.channel = await Channel.over(mine)
+        if self._stop.is_set():
+            worker.signal(signal.SIGTERM)
+        # Once every worker has met the store what stands there was accepted; later it would be somebody else's.
+        accepts = self._accept_new_keys and not self._started
+        channel.say(version=__version__, plan=self._plan.as_json(), addresses=self._addresses, accept_new_keys=accepts)
+        try:
+            while (told := await channel.hear()) is not None:
+                self._heard(worker, told)
+        finally:
+            worker.up = False
+            worker.channel = None
+            self._merged.leave(worker.number)
+            for waiting in worker.asked.values():
+                waiting.cancel()
+            worker.asked.clear()
+            await channel.close()
+        try:
+            await asyncio.wait_for(process.wait(), _LINGER)
+        except TimeoutError:
+            worker.signal(signal.SIGKILL)
+        return process.pid, await process.wait()
+
+    def _heard(self, worker: Worker, told: dict[str, Any]) -> None:
+        if "told" in told:
+            self._merged.tell(worker.number, told["told"]["metrics"])
+        if (waiting := worker.asked.get(told.get("id", 0))) is not None and not waiting.done():
+            waiting.set_result(told)
+        if "gave_up" in told:
+            code, why = told["gave_up"]
+            worker.gave_up = (code, why)
+        if "stopped" in told:
+            cut_off, unsettled = told["stopped"]
+            worker.stopped = (cut_off, unsettled)
+        if "up" in told:
+            worker.up = True
+            assert worker.process is not None
+            self._log.say("info", "a worker serves", worker=worker.number, pid=worker.process.pid)
+            if not self._started and self._up == len(self._workers):
+                self._all_up()
+
+    def _all_up(self) -> None:
+        self._started = True
+        self._log.say(
+            "info",
+            "listening",
+            addresses=shown(self._addresses),
+            admin=shown(self._admin),
+            store=self._kind,
+            service=self._settings.service,
+            workers=len(self._workers),
+        )
+        if self._note:
+            self._log.say("note", self._note)
+
+    # ── What they are asked ───────────────────────────────────────────────────────────────────────
+
+    @property
+    def _up(self) -> int:
+        return sum(worker.up for worker in self._workers)
+
+    @property
+    def _kind(self) -> str:
+        return "sqlite" if self._settings.store.startswith("sqlite:") else "redis"
+
+    @property
+    def _note(self) -> str:
+        return "" if self._kind == "redis" else ONE_GATEWAY
+
+    async def _ask(self, what: str) -> list[tuple[Worker, dict[str, Any] | None]]:
+        """What each worker that serves says; None of one that does not answer."""
+        serving = [worker for worker in self._workers if worker.up]
+        return list(zip(serving, await asyncio.gather(*(self._ask_one(each, what) for each in serving)), strict=True))
+
+    async def _ask_one(self, worker: Worker, what: str) -> dict[str, Any] | None:
+        if worker.channel is None or worker.channel.choked:
+            return None
+        self._asked += 1
+        number = self._asked
+        waiting = worker.asked[number] = asyncio.get_running_loop().create_future()
+        worker.channel.say(**{what: number})
+        done, _ = await asyncio.wait((waiting,), timeout=_PATIENCE)
+        worker.asked.pop(number, None)
+        return waiting.result() if done and not waiting.cancelled() else None
+
+    # ── ops.admin.Witness ─────────────────────────────────────────────────────────────────────────
+
+    async def ready(self) -> Ready:
+        """Some are enough: the kernel sends nobody to one that is dead."""
+        facts = {"store": self._kind} | ({"note": self._note} if self._note else {})
+        ready = self._started and not self._stop.is_set() and self._up > 0
+        return Ready(ready, {**facts, "workers": f"{self._up} of {len(self._workers)}"})
+
+    async def guarded(self) -> Guarded:
+        """All who serve must say so: a client cannot choose whom it meets."""
+        if not self._started:
+            return Guarded("the gate is starting")
+        if self._stop.is_set():
+            return Guarded("the gate is stopping")
+        why, findings = "", dict[str, str]()
+        answers = await self._ask("tell")
+        for worker, answer in answers:
+            if answer is None:
+                why = why or (f"worker {worker.number} does not answer" if worker.up else "")
+                continue
+            why = why or answer["told"]["why"]
+            findings |= answer["told"]["findings"]
+        return Guarded(why or ("" if answers else "no worker serves"), findings)
+
+    async def accept(self) -> tuple[bool, str]:
+        answers = await self._ask("accept")
+        silent = [str(worker.number) for worker, answer in answers if answer is None]
+        why = f"not every worker was told; ask again (silent: {', '.join(silent)})" if silent else ""
+        return any(answer is not None and answer["accepted"] for _, answer in answers), why
+
+    async def metrics(self) -> CollectorRegistry:
+        """Of one that does not answer, what it told last."""
+        await self._ask("tell")
+        return self._merged.registry
+
+    # ── Its own metrics ───────────────────────────────────────────────────────────────────────────
+
+    def _families(self) -> Iterable[Metric]:
+        serving = GaugeMetricFamily("oncegate_workers", "Workers that serve")
+        serving.add_metric((), self._up)
+        yield serving
+        deaths = CounterMetricFamily("oncegate_worker_deaths", "Workers that died and were started again")
+        deaths.add_metric((), self._deaths)
+        yield deaths
+
+
+def _how(status: int) -> str:
+    """How a process ended."""
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
