@@ -74,6 +74,12 @@ PAST_LAPSE = 0.002
 #: After a release elsewhere, one waiter of each process claims once, after up to this long: no herd.
 JITTER = 0.05
 
+#: What is said of a request that ran while the store was away, where nobody knows what became of it.
+UNREMEMBERED = (
+    "The request was sent and no complete answer came back; nobody knows whether it ran. The store was away, so that "
+    "it may run again when it is sent again: ask the service before you act."
+)
+
 
 @value
 class Ask:
@@ -220,6 +226,7 @@ class Exchange:
                         return LOOK_AGAIN
                     found = next_found
                     if found is None:
+                        flight.freed()
                         await asyncio.sleep(self.gate.jitter() * JITTER)
             except StoreAway as away:
                 changed = isinstance(away, IdentityChanged)
@@ -449,7 +456,7 @@ class Exchange:
         outcome = await attempt.outcome(self.t0 + policy.timeout / 1000)
         if outcome is None:
             # Its client hears of it now; the exchange listens on, and a retry attaches to what still comes.
-            self._reply(Refusal(Problem.UPSTREAM_TIMEOUT))
+            self._reply(self._lost(Problem.UPSTREAM_TIMEOUT))
             outcome = await attempt.outcome(self.t0 + policy.ends_by / 1000)
         if outcome is None:
             attempt.abandon(LostReason.TIMEOUT)
@@ -488,7 +495,7 @@ class Exchange:
             return refusal, Told(refusal)
         if isinstance(outcome, Lost):
             assert record is not None
-            return Refusal(Problem.UPSTREAM_LOST), _doubt(record, stored=stored)
+            return self._lost(Problem.UPSTREAM_LOST), _doubt(record, stored=stored)
         response, seen = outcome.response, claim.first_seen
         form = Live if live else First
         theirs: Ending
@@ -516,6 +523,13 @@ class Exchange:
             return form(response, label, seen), theirs
         answer = remembered(response, keep=self.policy.keep_headers, drop=self.policy.drop_headers)
         return First(response, label, seen), Told(Again(answer, label, seen, replayed=False))
+
+    def _lost(self, problem: Problem) -> Refusal:
+        """What its client hears where nobody knows whether it ran. What ran without a store is not promised to be
+        held: it is told so, and labelled."""
+        if not self.unprotected:
+            return Refusal(problem)
+        return Refusal(problem, label=Label.UNPROTECTED, instead=UNREMEMBERED)
 
     def _label(self, kept: Label, stored: bool) -> Label:
         return Label.UNPROTECTED if self.unprotected else kept if stored else Label.NOT_STORED

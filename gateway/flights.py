@@ -82,6 +82,10 @@ class Flight:
         self.lease_ends = lease_ends
         self._wake(CHANGED)
 
+    def freed(self) -> None:
+        """The claim that was watched is gone, and the next is not made yet: nobody is compared with it any more."""
+        self.standing = self.fingerprint = None
+
     def end(self, ending: Ending) -> None:
         """Tell everybody who waits, and whoever still comes while the flight is listed."""
         self.ending = ending

@@ -274,17 +274,20 @@ class Problem(Enum):
 
 @value
 class Refusal:
-    """A problem as one request meets it. `more` is added to the detail; `retry_after` is in seconds."""
+    """A problem as one request meets it. `more` is put before the problem's own advice, or `instead` in its place;
+    `retry_after` is in seconds."""
 
     problem: Problem
     more: str = ""
     retry_after: int | None = None
     label: Label | None = None
+    instead: str = ""
 
     @property
     def detail(self) -> str:
         """What to do now, for this request."""
-        return f"{self.more} {self.problem.detail}" if self.more else self.problem.detail
+        advice = self.instead or self.problem.detail
+        return f"{self.more} {advice}" if self.more else advice
 
     @property
     def shown_as(self) -> Label:

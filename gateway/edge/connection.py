@@ -102,7 +102,6 @@ class Connection(asyncio.Protocol):
         self._reason = b""
         self._bodiless = False
         self._whole = False
-        self._begun = False
         self._early = False
         self._head_bytes = 0
         self._interims = 0
@@ -166,7 +165,7 @@ class Connection(asyncio.Protocol):
         self._values = []
         self._reason = b""
         self._bodiless = bodiless
-        self._whole = self._begun = self._early = False
+        self._whole = self._early = False
         if self._trailers:
             self._trailers = []
         self._head_bytes = self._interims = 0
@@ -226,10 +225,6 @@ class Connection(asyncio.Protocol):
             # Bytes that nobody asked for: they could be taken for the next request's answer.
             self.abort()
             return
-        if not self._begun:
-            self._begun = True
-            assert self._wire is not None
-            self._early = self._writing or self._wire.get_write_buffer_size() > 0
         self._head_bytes += len(data)
         assert self._parser is not None
         try:
@@ -310,6 +305,9 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._whole:
             self._tainted = True
+        elif self._wire is not None:
+            # Told anew for the final response behind an interim one: only its own first byte says anything.
+            self._early = self._writing or self._wire.get_write_buffer_size() > 0
 
     def on_status(self, reason: bytes) -> None:
         if _CONTROL.search(reason):

@@ -93,7 +93,7 @@ class Relay:
         self._service.transport.abort()
 
     def _client_lost(self, error: Exception | None) -> None:
-        if self._service.transport.get_write_buffer_size():
+        if not self._service.gone:
             # Nobody looks after the other one now: it may take what it is still owed, but not for ever.
             asyncio.get_running_loop().call_later(_LAST, self._service.transport.abort)
         self._over()
@@ -116,7 +116,7 @@ class _End(asyncio.Protocol):
         self._lost = lost
         self.transport = transport
         self.received = 0
-        self.ended = False
+        self.ended = self.gone = False
 
     def data_received(self, data: bytes) -> None:
         self._relay.moved = True
@@ -149,7 +149,10 @@ class _End(asyncio.Protocol):
         return self.transport.can_write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if error is None:
+        self.gone = True
+        if self.other.gone:
+            pass
+        elif error is None:
             self.other.transport.close()  # once it has been sent everything
         else:
             self.other.transport.abort()

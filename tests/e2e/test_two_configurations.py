@@ -56,8 +56,7 @@ NAMED: dict[str, tuple[How, How]] = {
     "scope": ({}, {"policy": "scope: [header:X-Tenant-Id]"}),
     "namespace": ({}, {"policy": "namespace: pay"}),
     "key source": ({}, {"policy": "key: {from: header:X-Request-Id}"}),
-    "secret": ({}, {"top": "secret: sesame"}),
-    "secret that changes": ({"top": "secret: sesame"}, {"top": "secret: sesam"}),
+    "secret": ({"top": "secret: sesame"}, {"top": "secret: sesam"}),
 }
 
 

@@ -364,6 +364,23 @@ async def test_an_early_success_is_no_answer(narrow: ByHand, response: bytes) ->
         await next_is_served(gate, narrow)
 
 
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"]
+)
+async def test_an_early_interim_response_is_not_an_early_answer(narrow: ByHand, interim: bytes) -> None:
+    """The upstream says that it works on it while the body is still on its way, and answers when it has it all: that
+    answer is kept."""
+    async with edge(configuration(narrow.url)) as gate:
+        client, peer = await early(gate, narrow, interim)
+        peer.writer.transport.resume_reading()
+        await peer.reader.readexactly(LONG)
+        await peer.send(OK + b"Content-Length: 4\r\n\r\ndone")
+        answer = await client.read()
+        assert (answer.status, answer.label, answer.body) == (200, "stored", b"done")
+        again = await ask(gate.port, key="k", body=b"x" * LONG, host="a")
+        assert (again.status, again.replayed) == (200, True)
+
+
 @pytest.mark.parametrize("then", ["stay", "close"])
 async def test_an_early_refusal_that_is_complete_is_an_answer(narrow: ByHand, then: str) -> None:
     """A whole 413 is the upstream's word, and beats the write that fails behind it."""

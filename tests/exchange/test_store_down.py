@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.policy import StoreDown
+from gateway.core.problem import Refusal
 from gateway.ports import RecordUnreadable
 
-from .upstream import Plan, answers, unreachable
+from .upstream import Plan, answers, breaks, never, unreachable
 from .virtual import virtual
 from .wire import FULL, LOST, Fault, late
 from .world import LEASE, World
@@ -33,6 +34,27 @@ async def test_a_request_runs_labelled_and_counted() -> None:
         assert [ran.key for ran in world.service.ran] == [b"k"]
         await world.passes(LEASE)
         assert await world.state() == "absent", "the store stayed away: nothing is remembered"
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [(breaks(), "502 upstream-lost (unprotected)"), (never(), "504 upstream-timeout (unprotected)")],
+    ids=["lost", "no answer"],
+)
+@virtual
+async def test_what_is_lost_is_labelled_too(plan: Plan, told: str) -> None:
+    """Nobody knows whether it ran, and nothing will remember it: the refusal says so, and promises nothing."""
+    async with forwarding() as world:
+        gate = world.process()
+        gate.wire.cut()
+        world.service.will(plan)
+        client = gate.send()
+        assert await client.answer() == told
+        refusal = client.reply_given
+        assert isinstance(refusal, Refusal)
+        assert "it may run again" in refusal.detail
+        assert "will not be run again" not in refusal.detail
+        await world.passes(LEASE)
 
 
 @virtual

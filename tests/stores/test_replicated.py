@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -10,8 +11,10 @@ import pytest
 
 from gateway.core import record as records
 from gateway.core.record import Done, Doubt, Found, Stamp, State
-from gateway.ports import StoreAway, StoreRefused
-from gateway.stores.redis import RedisStore
+from gateway.ports import Nobody, StoreAway, StoreRefused
+from gateway.stores.redis import Address, RedisStore
+from gateway.stores.redis.servers import Fixed
+from gateway.stores.redis.waited import Waited
 from tests.edge.stand import eventually
 from tests.fleet import Fleet
 from tests.servers import RedisServer, binaries
@@ -264,3 +267,65 @@ async def test_sentinels_that_know_no_such_primary_are_named(watched: Fleet) -> 
         assert f"127.0.0.1:{watched.sentinels[0].port}" in store.trouble
     finally:
         await store.close()
+
+
+@pytest.mark.parametrize("code", ["NOREPLICAS", "MISCONF"])
+@pytest.mark.parametrize("kind", list(binaries()))
+async def test_what_is_completed_is_replayed_where_nothing_is_written(kind: str, code: str) -> None:
+    """The server takes no writes for now, for want of replicas or of a snapshot that succeeded: a new claim is refused
+    by name, a look sees what is there, and a duplicate of what is completed finds it."""
+    server = await asyncio.to_thread(RedisServer(binaries()[kind]).start)
+    store = redis_store(server.url)
+    await store.open()
+    try:
+        claim = a_claim()
+        await store.claim(NAME, claim)
+        await store.settle(NAME, records.keep(claim, an_answer(), wall=0))
+        with server.client() as client:
+            if code == "NOREPLICAS":
+                client.config_set("min-replicas-to-write", 1)
+            else:
+                client.config_set("save", "3600 1")
+                shutil.rmtree(server.folder)
+                client.execute_command("BGSAVE")
+                await eventually(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "it failed", 5)
+        found = await store.claim(NAME, a_claim())
+        assert isinstance(found, Found)
+        assert found.record.state is State.COMPLETED
+        assert await store.look(NAME) is not None
+        with pytest.raises(StoreAway, match=code) as refused:
+            await store.claim(b"o" * 43, a_claim())
+        assert not refused.value.ambiguous
+    finally:
+        await store.close()
+        server.close()
+
+
+async def test_a_claim_that_a_lane_does_not_find_may_stand(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the second after a failover the lanes may still lead to the old primary, which holds an older claim of the
+    key: that says nothing of the claim that was just made on the new one, so it is asked for again, or released."""
+    old = await asyncio.to_thread(Fleet(fleet.nodes[0].binary, replicas=1, sentinels=0).start)
+    monkeypatch.setattr(Waited, "follow", lambda self, run_id: None)
+    store, elsewhere = redis_store(f"{fleet.nodes[0].url}?{REPLICATED}1"), redis_store(old.nodes[0].url)
+    await store.open()
+    await elsewhere.open()
+    try:
+        older, mine = a_claim(), a_claim()
+        assert await elsewhere.claim(NAME, older) is Done.WON
+        primary = store._fleet.of(b"og:" + NAME)
+        assert primary.waited is not None
+        right = primary.waited
+        servers = primary._common.servers
+        there = Address("127.0.0.1", old.nodes[0].port)
+        primary.waited = Waited(servers, Fixed(there), Nobody(), lambda: None)
+        await primary.waited.open()
+        with pytest.raises(StoreAway, match="not found where it had been made") as unknown:
+            await store.claim(NAME, mine)
+        assert unknown.value.ambiguous
+        await primary.waited.close()
+        primary.waited = right
+        assert await store.claim(NAME, mine) is Done.WON
+    finally:
+        await elsewhere.close()
+        await store.close()
+        old.close()

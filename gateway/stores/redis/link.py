@@ -27,6 +27,8 @@ _OLDEST = (7, 0)
 
 SCRIPT = files(__package__).joinpath("script.lua").read_bytes()
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
+LOOK = files(__package__).joinpath("look.lua").read_bytes()
+LOOK_SHA = hashlib.sha1(LOOK, usedforsecurity=False).hexdigest().encode()
 
 
 class Link:

@@ -190,6 +190,8 @@ class Primary:
         pipeline = self.main.pipeline
         if pipeline is not None:
             self.ear.follow(self.main.info.get("run_id"))
+            if self.waited is not None:
+                self.waited.follow(self.main.info.get("run_id"))
             if pipeline is not self._seen:
                 self._seen = pipeline
                 self._meeting = self._tasks.start(self.meet())

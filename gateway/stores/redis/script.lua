@@ -1,10 +1,9 @@
 #!lua flags=allow-oom
--- Every write to a record but its first claim, in one atomic trip; and a look at a record with its age.
+-- Every write to a record but its first claim, in one atomic trip. (A look at it: look.lua.)
 -- allow-oom: at the memory limit claims stop, answers do not.
 --
 -- KEYS[1]  the record
 -- ARGV     verb, version, holder, states, value, life, if_absent, lapsed_for, made
---   look                                            what is there
 --   again    version holder                         the same bytes again under the life that is left
 --   change   version holder states value life if_absent lapsed_for made
 --     states       the states that are moved, as digits ("13")
@@ -41,7 +40,7 @@ if not found then
   return 0
 end
 local left = redis.call('PTTL', key)
-if verb == 'look' or string.byte(found, 1) ~= tonumber(ARGV[2]) then return {found, left} end
+if string.byte(found, 1) ~= tonumber(ARGV[2]) then return {found, left} end
 local holder, state = string.sub(found, 4, 15), string.byte(found, 2) % 16
 local function again()
   redis.call('SET', key, found, 'KEEPTTL')

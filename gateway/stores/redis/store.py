@@ -20,7 +20,7 @@ from ..codec import VERSION, Unreadable, decode, encode
 from .cluster import Cluster
 from .findings import Finding
 from .fleet import REDIRECTS, Fleet, One, sent_on
-from .link import SCRIPT, SHA
+from .link import LOOK, LOOK_SHA, SCRIPT, SHA
 from .marker import Trust
 from .pipeline import RedisError, Reply, pack
 from .primary import Primary
@@ -134,16 +134,17 @@ class RedisStore:
             return found
         raise StoreAway("the record ended again and again while it was claimed", ambiguous=False)
 
-    async def _cover(self, name: bytes, claim: Record) -> Done | Found:
+    async def _cover(self, name: bytes, claim: Record) -> Done:
         """Write a claim of ours again, where it is still in flight; and see that the replicas have it."""
         try:
-            primary, reply = await self._script(name, b"again", claim.holder, waits=True)
+            _, reply = await self._script(name, b"again", claim.holder, waits=True)
         except StoreAway as away:
             raise StoreAway(away.why, ambiguous=True) from away  # it was made in any case
-        if reply == 0:
-            # It ended, or this connection's server is another one (a failover): nothing is known of it.
-            raise StoreAway("the claim was gone as soon as it was made", ambiguous=True)
-        return Done.WON if reply == 1 else _found(primary, *reply)
+        if reply != 1:
+            # It ended, or this connection's server is another one (a failover), which may hold what the first does
+            # not: nothing is known of the claim but that it may stand.
+            raise StoreAway("the claim was not found where it had been made", ambiguous=True)
+        return Done.WON
 
     async def settle(self, name: bytes, settlement: Settlement) -> Done | Found:
         record = settlement.record
@@ -174,7 +175,7 @@ class RedisStore:
         return Done.WON if reply == 1 else Done.GONE
 
     async def look(self, name: bytes) -> Found | None:
-        primary, reply = await self._script(name, b"look")
+        primary, reply = await self._script(name, b"")
         return None if reply == 0 else _found(primary, *reply)
 
     def listen(self, name: bytes) -> Bell:
@@ -212,11 +213,12 @@ class RedisStore:
     async def _script(
         self, name: bytes, verb: bytes, *arguments: bytes, waits: bool = False, claims: bool = False
     ) -> tuple[Primary, Any]:
-        """`waits`: what was written must be with the replicas, where the durability asks for that; `claims`: a primary
-        to which this is sent on must be one where claims may be made."""
+        """Without a verb it is a look. `waits`: what was written must be with the replicas, where the durability asks
+        for that; `claims`: a primary to which this is sent on must be one where claims may be made."""
         key = self._prefix + name
-        rest = (b"1", key, verb, _VERSION, *arguments)
-        for packed in (pack(b"EVALSHA", SHA, *rest), pack(b"EVAL", SCRIPT, *rest)):
+        rest = (b"1", key, verb, _VERSION, *arguments) if verb else (b"1", key)
+        sha, script = (SHA, SCRIPT) if verb else (LOOK_SHA, LOOK)
+        for packed in (pack(b"EVALSHA", sha, *rest), pack(b"EVAL", script, *rest)):
             primary = self._fleet.of(key)
             if waits and primary.waited is not None:
                 reply = await primary.waited.call(packed, wrote=_wrote)
@@ -234,8 +236,9 @@ class RedisStore:
         raise StoreAway("Redis: NOSCRIPT to EVAL", ambiguous=False)
 
     async def _claim_refused(self, name: bytes, primary: Primary, error: RedisError) -> Found:
-        """A claim that finds no room or too few replicas: a completed record can still be replayed."""
-        if error.code in ("OOM", "NOREPLICAS"):
+        """A claim at a server that takes no writes for now, for want of room, of replicas or of a snapshot that
+        succeeded: a completed record can still be replayed."""
+        if error.code in ("OOM", "NOREPLICAS", "MISCONF"):
             seen = await self.look(name)
             if seen is not None:
                 return seen

@@ -60,6 +60,12 @@ class Waited:
         """Why no lane is there; empty while one is."""
         return "" if any(lane.pipeline is not None for lane in self.lanes) else self.lanes[0].trouble
 
+    def follow(self, run_id: str | None) -> None:
+        """The shared connection is to this server now: lanes to another are given up, and made again."""
+        for lane in self.lanes:
+            if lane.pipeline is not None and lane.info.get("run_id") != run_id:
+                lane.abort("the primary is another server now")
+
     def abort(self, why: str) -> None:
         for lane in self.lanes:
             lane.abort(why)
