@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 import redis
@@ -14,7 +14,7 @@ import redis
 from gateway.core import record as records
 from gateway.core.record import Done, Doubt, Found, Record, Stamp, State
 from gateway.ports import Bell, Nobody, Store
-from gateway.stores.redis import Address, RedisStore, Servers
+from gateway.stores.redis import Address, RedisStore, Servers, fleet
 from tests.edge.stand import eventually
 from tests.fleet import Fleet
 from tests.servers import RedisServer, binaries, preferred
@@ -323,13 +323,10 @@ async def test_bells_hear_the_next_primary(watched: Fleet) -> None:
 
 
 @dataclass(frozen=True)
-class Moving(Servers):
-    """Servers of which the first is the primary, until they are turned round."""
+class Moving:
+    """Finds the first of several servers, until they are turned round."""
 
-    order: list[Address] = field(default_factory=list)
-
-    def finder(self) -> Moving:  # type: ignore[override]
-        return self
+    order: list[Address]
 
     async def find(self) -> Address:
         return self.order[0]
@@ -341,12 +338,13 @@ class Moving(Servers):
 
 
 @pytest.mark.parametrize("cut", [False, True])
-async def test_bells_leave_a_primary_that_another_has_replaced(cut: bool) -> None:
+async def test_bells_leave_a_primary_that_another_has_replaced(cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old primary lives on and says nothing, as on the far side of a partition; whether the connection of the
     records is left (`cut`: breaks) there or not, bells listen where records are settled now."""
     servers = [RedisServer(preferred()).start() for _ in range(2)]
     order = [Address("127.0.0.1", server.port) for server in servers]
-    store = RedisStore(Moving((), order=order), Nobody())
+    monkeypatch.setattr(fleet, "finder_of", lambda _: Moving(order))
+    store = RedisStore(Servers(tuple(order)), Nobody())
     await store.open()
     try:
         with store.listen(NAME) as bell, servers[0].client() as old, servers[1].client() as new:
