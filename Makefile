@@ -28,7 +28,7 @@ test: $(STAMP)   ## the whole suite, against real servers
 	@$(BIN)/python -m pytest
 
 faults: $(STAMP) ## the promise while processes, networks and stores break: the long form, with every defect
-	@ONCEGATE_FAULTS=long $(BIN)/python -m pytest -v -o faulthandler_timeout=1800 tests/faults
+	@ONCEGATE_FAULTS=long $(BIN)/python -m pytest -v -o faulthandler_timeout=1800 tests/faults tests/stores/test_replicated.py tests/stores/test_compact.py
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

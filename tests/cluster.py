@@ -69,6 +69,11 @@ class RedisCluster:
     lost nothing is served (which is Redis' default)."""
 
     def __init__(self, binary: Path, *, primaries: int = 3, replicas: bool = True, whole: bool = False) -> None:
+        self._made_of = binary, primaries, replicas, whole
+        self._nodes()
+
+    def _nodes(self) -> None:
+        binary, primaries, replicas, whole = self._made_of
         self.primaries = [Node(binary, whole=whole) for _ in range(primaries)]
         self.replicas = [Node(binary, whole=whole) for _ in range(primaries if replicas else 0)]
 
@@ -85,6 +90,21 @@ class RedisCluster:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     def start(self) -> RedisCluster:
+        for left in (2, 1, 0):
+            try:
+                self._start()
+                return self
+            except (redis.RedisError, AssertionError):
+                self.close()
+                if not left:
+                    raise
+                self._nodes()  # a port, or that of the bus, was taken meanwhile: the next have others
+            except BaseException:
+                self.close()
+                raise
+        raise AssertionError
+
+    def _start(self) -> None:
         for number, node in enumerate(self.nodes):
             node.start()
             node.run("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
@@ -99,7 +119,6 @@ class RedisCluster:
         for primary, replica in zip(self.primaries, self.replicas, strict=False):
             replica.run("CLUSTER", "REPLICATE", primary.id)
         self.until(self.well, "the cluster is ready, and its replicas are in step")
-        return self
 
     def close(self) -> None:
         for node in self.nodes:

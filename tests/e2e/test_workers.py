@@ -522,7 +522,8 @@ async def test_ready_guarded_is_what_all_of_them_say(origin: Origin, redis: Redi
     async with workers(configuration(origin.url, store=redis.url)) as gate:
         redis.kill()
         status, told = await eventually(lambda: admin(gate.admin_port, "/ready/guarded"), lambda said: said[0] == 503)
-        assert told["reason"].startswith(f"store-unavailable: Redis at 127.0.0.1:{redis.port} ")
+        assert told["reason"].startswith("store-unavailable: ")
+        assert "Redis" in told["reason"]
         assert (await admin(gate.admin_port, "/ready"))[0] == 200
         await asyncio.to_thread(redis.start)
         await eventually(lambda: admin(gate.admin_port, "/ready/guarded"), lambda said: said[0] == 200)
