@@ -109,9 +109,7 @@ def _servers(place: urls.RedisPlace) -> Servers:
         sentinel_password=place.sentinel_password,
         replicas=place.replicas,
         wait=place.wait,
-        tls=None
-        if (tls := place.tls) is None
-        else RedisTls(tls.context, tls.ca, tls.cert, tls.key, tls.server_name, tls.verify),
+        tls=None if (tls := place.tls) is None else RedisTls(tls.context, tls.server_name),
         cluster=place.cluster,
     )
 

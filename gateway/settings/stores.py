@@ -42,11 +42,7 @@ class RedisTls:
     """How a Redis that speaks TLS is known, and who we are to it. `context` is what the files were checked with."""
 
     context: ssl.SSLContext = field(repr=False, compare=False)
-    ca: str | None = None
-    cert: str | None = None
-    key: str | None = None
     server_name: str | None = None
-    verify: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +174,7 @@ def _tls(read: dict[str, int | str]) -> RedisTls:
     context = tls.context(ca, verify=verify)
     if cert is not None:
         tls.identify(context, cert, key)
-    return RedisTls(context, ca, cert, key, name, verify)
+    return RedisTls(context, name)
 
 
 def _credentials(user: str | None) -> tuple[str, str]:

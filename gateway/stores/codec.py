@@ -49,13 +49,10 @@ STATE_AT = 1
 HOLDER_AT = 3
 HOLDER_END = 15
 
-_HEAD = struct.Struct("<BBB12sH4s16s16s")
-#: The same with the two instants behind it, each as 4 and 2 bytes.
-_WRITTEN = struct.Struct(_HEAD.format + "IHIH")
+#: Up to the two instants, each as its low 4 and its high 2 bytes.
+_WRITTEN = struct.Struct("<BBB12sH4s16s16sIHIH")
 _DURATIONS_AT = _WRITTEN.size
-_TIMES_AT = _HEAD.size
-_TIMES = 27
-_PARTS_AT = _TIMES_AT + _TIMES
+_PARTS_AT = _DURATIONS_AT + 15
 _STATES = {int(state): state for state in State}
 _DOUBTS = {int(doubt): doubt for doubt in Doubt}
 

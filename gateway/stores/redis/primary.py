@@ -264,9 +264,7 @@ class Primary:
                 self.leave(f"Redis at {link.address} has become a read-only replica")
                 continue
             if self.waited is not None:
-                for lane in self.waited.lanes:
-                    if lane.info.get("run_id") != link.info.get("run_id"):
-                        lane.abort(f"the primary is at {link.address} now")
+                self.waited.follow(link.info.get("run_id"))
             await self.meet()
 
 

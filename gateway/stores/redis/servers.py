@@ -22,15 +22,10 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How the servers are known, and who we are to them. `server_name` is the primary's, where it is not its host;
-    the files are what redis-py makes its own context of, for the Sentinels."""
+    """How the servers are known, and who we are to them. `server_name` is the primary's, where it is not its host."""
 
     context: ssl.SSLContext
-    ca: str | None = None
-    cert: str | None = None
-    key: str | None = None
     server_name: str | None = None
-    verify: bool = True
 
 
 @dataclass(frozen=True, slots=True)
