@@ -240,7 +240,8 @@ async def late_release(folder: Path, defect: str) -> list[str]:
         proxy.hold(None)
         await first
         await asyncio.sleep(0.3)
-        second = asyncio.create_task(stage.ask(other, "late", "second", origin="linger=0.7"))
+        # As an SDK does: the Release that the holder makes anew takes as long as its connection needs to come back.
+        second = asyncio.create_task(stage.retry(other, "late", "second", origin="linger=0.7"))
         await stage.until_asked(2)
         for _ in range(2):
             await proxy.held[0].deliver()

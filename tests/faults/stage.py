@@ -217,7 +217,10 @@ class Stage:
 
     async def until_asked(self, count: int) -> None:
         """Wait until so many requests have reached the origin and are written down."""
-        await eventually(lambda: len(self.asked()) >= count, f"the origin has {count} requests", 10)
+        try:
+            await eventually(lambda: len(self.asked()) >= count, f"the origin has {count} requests", 10)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it has {self.asked()}, and clients saw {self.history.read()}") from None
 
     def faults(self, *, most: int = 1) -> list[str]:
         return faults(self.history.read(), self.asked(), most=most)

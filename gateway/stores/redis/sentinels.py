@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...ports import StoreAway
+from ...tasks import Tasks
 from .pipeline import Pipeline, RedisError, Reply, pack
 from .servers import Address, Finder, Fixed, Servers
 
-#: Seconds for which one Sentinel may think. Three that hang are passed over within two.
+#: Seconds for which a Sentinel may think.
 TIMEOUT = 0.5
+#: … and once most of them agree, how long the others are waited for: one of them may know of a later failover.
+STRAGGLERS = 0.05
 
 
 def finder_of(servers: Servers) -> Finder:
@@ -23,29 +29,38 @@ def finder_of(servers: Servers) -> Finder:
     return Sentinels(servers) if servers.master else Fixed(servers.hosts[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What one Sentinel says of the primary. `epoch` grows with each failover that it knows of."""
+
+    address: Address
+    epoch: int
+    replicas: int
+
+
+def believed(words: Sequence[Word]) -> Word | None:
+    """The word that counts: whoever knows of the latest failover, and what most say where they differ all the same.
+    (One that stays behind has been seen to name the old primary for minutes, with the epoch of the others.)"""
+    votes = Counter(word.address for word in words)
+    return max(words, key=lambda word: (word.epoch, votes[word.address]), default=None)
+
+
 class Sentinels:
-    """The Sentinels of one URL. Whoever answered last is asked first."""
+    """The Sentinels of one URL. All are asked: one alone may be cut off from the others."""
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
-        self._hosts = list(servers.hosts)
         self._replicas: int | None = None
 
     async def find(self) -> Address:
         """Where the primary is now. Raises StoreAway where none of them knows."""
-        for host in list(self._hosts):
-            state = await self._asked(host)
-            if state is None:
-                continue
-            flags = state.get("flags", "").split(",")
-            if "master" not in flags or "s_down" in flags or "o_down" in flags:
-                continue
-            self._hosts.remove(host)
-            self._hosts.insert(0, host)
-            self._replicas = int(state.get("num-slaves", "0"))
-            return Address(state["ip"], int(state["port"]))
-        asked = ", ".join(map(str, self._servers.hosts))
-        raise StoreAway(f"no Sentinel of {asked} knows a primary `{self._servers.master}` that is up", ambiguous=False)
+        word = believed(await self._words())
+        if word is None:
+            asked = ", ".join(map(str, self._servers.hosts))
+            why = f"no Sentinel of {asked} knows a primary `{self._servers.master}` that is up"
+            raise StoreAway(why, ambiguous=False)
+        self._replicas = word.replicas
+        return word.address
 
     async def promotable(self) -> int | None:
         """How many replicas they know, up or down; as they said when they were last asked for the primary."""
@@ -53,8 +68,26 @@ class Sentinels:
 
     async def close(self) -> None: ...
 
-    async def _asked(self, host: Address) -> dict[str, str] | None:
-        """What one of them says of the primary; None where it does not answer, or does not know it."""
+    async def _words(self) -> list[Word]:
+        """What they say, by whoever answers in time and knows a primary that is up."""
+        questions = Tasks(lambda _: None)  # what one raises is raised here
+        asked = [questions.start(self._asked(host)) for host in self._servers.hosts]
+        loop = asyncio.get_running_loop()
+        words: list[Word] = []
+        waiting = set(asked)
+        ends = loop.time() + TIMEOUT
+        try:
+            while waiting and (left := ends - loop.time()) > 0:
+                heard, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                words += [word for word in (task.result() for task in heard) if word is not None]
+                if max(Counter(word.address for word in words).values(), default=0) * 2 > len(asked):
+                    ends = min(ends, loop.time() + STRAGGLERS)
+        finally:
+            await questions.cancel()
+        return words
+
+    async def _asked(self, host: Address) -> Word | None:
+        """What one of them says of the primary; None where it does not answer, or knows none that is up."""
         pipeline: Pipeline | None = None
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -86,8 +119,13 @@ class Sentinels:
         return await pipeline.call(pack(b"SENTINEL", b"MASTER", servers.master.encode()))
 
 
-def _read(reply: Reply) -> dict[str, str] | None:
+def _read(reply: Reply) -> Word | None:
     if not isinstance(reply, list):
         return None
-    words = [word.decode(errors="replace") for word in reply]
-    return dict(zip(words[::2], words[1::2], strict=False))
+    said = [word.decode(errors="replace") for word in reply]
+    state = dict(zip(said[::2], said[1::2], strict=False))
+    flags = state.get("flags", "").split(",")
+    if "master" not in flags or "s_down" in flags or "o_down" in flags or state.get("role-reported") != "master":
+        return None
+    address = Address(state["ip"], int(state["port"]))
+    return Word(address, int(state.get("config-epoch", "0")), int(state.get("num-slaves", "0")))
