@@ -4,6 +4,8 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 UPSTREAM ?=
+# How many tests run at a time. They wait more than they work.
+SIDE_BY_SIDE ?= 3
 
 .PHONY: help run demo test faults check fmt bench model lock clean
 
@@ -25,7 +27,7 @@ demo: $(STAMP)   ## ten seconds that show what it does
 	@$(BIN)/oncegate demo
 
 test: $(STAMP)   ## the whole suite, against real servers
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(SIDE_BY_SIDE) --dist worksteal
 
 faults: $(STAMP) ## the promise while processes, networks and stores break: the long form, with every defect
 	@ONCEGATE_FAULTS=long $(BIN)/python -m pytest -v -o faulthandler_timeout=1800 tests/faults tests/stores/test_replicated.py tests/stores/test_compact.py

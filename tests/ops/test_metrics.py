@@ -296,7 +296,7 @@ async def test_durations_and_sizes_are_what_they_say(origin: Origins) -> None:
         ]
         return value
 
-    assert 0.1 <= total("oncegate_upstream_seconds") < 1
+    assert 0.09 <= total("oncegate_upstream_seconds") < 1  # a timer may be a hair early
     assert 0 < total("oncegate_overhead_seconds", verdict="forward") < 0.1
     assert 0 < total("oncegate_overhead_seconds", verdict="replay") < 0.1
     assert 0 <= total("oncegate_duplicate_age_seconds") < 5
