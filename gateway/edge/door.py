@@ -7,7 +7,6 @@ head and `ask` with a whole body.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +19,9 @@ from ..core.policy import AMBIGUOUS, Route, RouteTable
 from ..core.problem import Problem, Refusal
 from ..core.values import value
 from ..exchange import Ask
+from .authority import is_host
 from .budget import Budget
+from .intermediary import one_hop_less, origin_form, with_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ Way = Guarded | Passing | Refused
 #: Names of fields that are remembered as met before.
 _KNOWN = 1000
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+#: Methods that count the hops.
+_TRACED = frozenset((b"OPTIONS", b"TRACE"))
 
 
 class Door:
@@ -187,7 +189,7 @@ class Door:
             return _malformed("The Connection field names Host.")
         if len(hosts) != 1 and not (not hosts and head.version == "1.0"):
             return _malformed("A request has exactly one Host field.")
-        if head.host and _HOST.fullmatch(head.host) is None:
+        if head.host and not is_host(head.host):
             return _malformed("The Host field is not a host.")
         if b"transfer-encoding" in at:
             if listed(fields, b"transfer-encoding") != [b"chunked"]:
@@ -195,12 +197,35 @@ class Door:
             if head.version == "1.0":
                 return _malformed("HTTP/1.0 has no transfer codings.")
             head.chunked = True
-        if head.method == b"CONNECT" or not (
-            head.target.startswith(b"/") or (head.target == b"*" and head.method == b"OPTIONS")
-        ):
-            return _malformed("The target must be a path.")
+        if head.method == b"CONNECT" or (not head.target.startswith(b"/") and not self._led_home(head)):
+            return _malformed("The target must be a path, or a path behind http:// and a host.")
         if b"#" in head.target:
             return _malformed("The target has a fragment.")
+        return self._traced(head) if head.method in _TRACED else None
+
+    def _led_home(self, head: Head) -> bool:
+        """Whether a target that is no path can be made one, or needs none. Its own authority is then the Host."""
+        if head.target == b"*":
+            return head.method == b"OPTIONS"
+        found = origin_form(head.method, head.target)
+        if found is None or not is_host(found[0]):
+            return False
+        head.host, head.target = found
+        head.fields = with_host(head.fields, head.host)
+        return True
+
+    def _traced(self, head: Head) -> Refusal | None:
+        if head.method == b"TRACE" and head.has_body:
+            return _malformed("A TRACE has no content.")  # RFC 9110 §9.3.8
+        if b"max-forwards" not in head.fields.shape.at:
+            return None
+        try:
+            fields = one_hop_less(head.fields)
+        except ValueError as error:
+            return _malformed(str(error))
+        if fields is None:
+            return Refusal(Problem.NO_ROUTE, "Max-Forwards ends it here, and the gate itself has nothing there.")
+        head.fields = fields
         return None
 
 

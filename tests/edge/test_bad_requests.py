@@ -1,5 +1,6 @@
 """Requests that are refused, and some that only look as if they should be: the status, the problem, how often the
-upstream is asked, and whether the connection goes on. What the upstream is asked is parsed by h11, strictly."""
+upstream is asked, and whether the connection goes on. What the upstream is asked is parsed by h11, strictly, and must
+be one message that no two readers can read in two ways."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from tests.edge.stand import (
     edge,
     eventually,
 )
-from tests.harness import Origin, ask, configuration
+from tests.harness import Origin, Received, ask, configuration
 
 KEY = b"Idempotency-Key: k\r\n"
 HEAD = b"POST /orders HTTP/1.1\r\nHost: a\r\n"
@@ -24,13 +25,18 @@ EMPTY = b"Content-Length: 0\r\n\r\n"
 
 @dataclass(frozen=True)
 class Row:
-    """`closed`: whether the connection ends behind the answer. `forwards`: what reached the upstream by then."""
+    """`closed`: whether the connection ends behind the answer. `forwards`: what reached the upstream by then, and of
+    it `target` (the client's own where it is not given), `host` and `body`."""
 
     sent: bytes
     status: int
     problem: str | None
     forwards: int = 0
     closed: bool = True
+    target: bytes | None = None
+    #: None: the upstream's own.
+    host: bytes | None = b"a"
+    body: bytes = b""
 
     @property
     def method(self) -> bytes:
@@ -47,8 +53,22 @@ def refused(sent: bytes, problem: str = "request-malformed", status: int = 400) 
     return Row(sent, status, problem, closed=False)
 
 
-def served(sent: bytes, *, closed: bool = False) -> Row:
-    return Row(sent, 201, None, forwards=1, closed=closed)
+def served(
+    sent: bytes, *, closed: bool = False, target: bytes | None = None, host: bytes | None = b"a", body: bytes = b""
+) -> Row:
+    return Row(sent, 201, None, 1, closed, target, host, body)
+
+
+def to(target: bytes, host: bytes = b"Host: a", version: bytes = b"HTTP/1.1", method: bytes = b"POST") -> bytes:
+    return b"%b %b %b\r\n%b\r\n" % (method, target, version, host) + KEY + EMPTY
+
+
+def hosted(host: bytes) -> bytes:
+    return to(b"/orders", b"Host: " + host)
+
+
+def keyless(method: bytes, target: bytes, extra: bytes = b"\r\n") -> bytes:
+    return b"%b %b HTTP/1.1\r\nHost: a\r\n" % (method, target) + extra
 
 
 def with_key(value: bytes, extra: bytes = b"") -> bytes:
@@ -70,7 +90,7 @@ ROWS = {
     "a length in other digits": malformed(POST + b"Content-Length: \xd9\xa5\r\n\r\nhello"),
     "a length past all numbers": malformed(POST + b"Content-Length: 99999999999999999999\r\n\r\nhello"),
     "a length with a space before its colon": malformed(POST + b"Content-Length : 5\r\n\r\nhello"),
-    "a length with a leading zero": served(POST + b"Content-Length: 005\r\n\r\nhello"),
+    "a length with a leading zero": served(POST + b"Content-Length: 005\r\n\r\nhello", body=b"hello"),
     "gzip": Row(POST + b"Transfer-Encoding: gzip\r\n\r\n", 501, "coding-unsupported"),
     "identity": Row(POST + b"Transfer-Encoding: identity\r\n\r\n", 501, "coding-unsupported"),
     "gzip, chunked": refused(POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "coding-unsupported", 501),
@@ -102,7 +122,7 @@ ROWS = {
     "a chunk extension with a LF in it": malformed(CHUNKED + b"5;a\nb\r\nhello\r\n0\r\n\r\n"),
     "chunks ended by LF": malformed(CHUNKED + b"5\r\nhello\r\n0\n\n"),
     "a length in the trailers": malformed(CHUNKED + b"5\r\nhello\r\n0\r\nContent-Length: 3\r\n\r\n"),
-    "chunks with extensions and trailers": served(CHUNKED + b"5;a=b\r\nhello\r\n0\r\nX-T: 1\r\n\r\n"),
+    "chunks with extensions and trailers": served(CHUNKED + b"5;a=b\r\nhello\r\n0\r\nX-T: 1\r\n\r\n", body=b"hello"),
     # Lines and fields (§2.2, §5)
     "bare line feeds": malformed((POST + EMPTY).replace(b"\r\n", b"\n")),
     "one bare line feed": malformed(POST + b"X: a\n" + EMPTY),
@@ -130,13 +150,12 @@ ROWS = {
     "a Host with a port that is none": refused((POST + EMPTY).replace(b"Host: a", b"Host: a:b")),
     "half an address as a Host": refused((POST + EMPTY).replace(b"Host: a", b"Host: [::1")),
     "a Host in another alphabet": refused((POST + EMPTY).replace(b"Host: a", b"Host: \xc3\xa9")),
-    "an address as a Host": served((POST + EMPTY).replace(b"Host: a", b"Host: [::1]:8080")),
-    "no Host in HTTP/1.0": served((POST + EMPTY).replace(b"1.1\r\nHost: a", b"1.0"), closed=True),
+    "an address as a Host": served((POST + EMPTY).replace(b"Host: a", b"Host: [::1]:8080"), host=b"[::1]:8080"),
+    "no Host in HTTP/1.0": served((POST + EMPTY).replace(b"1.1\r\nHost: a", b"1.0"), closed=True, host=None),
     "two Hosts in HTTP/1.0": Row(
         (POST + b"Host: b\r\n" + EMPTY).replace(b"1.1", b"1.0"), 400, "request-malformed"
     ),
     # Targets (§3.2)
-    "an absolute target": refused((POST + EMPTY).replace(b"/orders", b"http://a/orders")),
     "an authority as a target": malformed((POST + EMPTY).replace(b"/orders", b"a:80")),
     "a target without its slash": malformed((POST + EMPTY).replace(b"/orders", b"orders")),
     "an asterisk to POST": refused((POST + EMPTY).replace(b"/orders", b"*")),
@@ -227,7 +246,8 @@ ROWS = {
         "body-too-large",
     ),
     "a body that may be as large as it likes, unguarded": served(
-        b"POST /open/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n" + b"x" * 2_000_000
+        b"POST /open/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n" + b"x" * 2_000_000,
+        body=b"x" * 2_000_000,
     ),
     # The same rules where nothing is guarded
     "a length and chunked, unguarded": malformed(
@@ -239,6 +259,211 @@ ROWS = {
     ),
     "a folded value, unguarded": malformed(b"GET /open/x HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n"),
 }  # fmt: skip
+
+#: More of them, by what they try.
+ROWS |= {
+    # A framing in disguise
+    "a length that is a fraction": malformed(POST + b"Content-Length: 5.0\r\n\r\nhello"),
+    "a length with an exponent": malformed(POST + b"Content-Length: 1e1\r\n\r\nhello"),
+    "a length with an underscore": malformed(POST + b"Content-Length: 1_0\r\n\r\nhello"),
+    "a length in quotes": malformed(POST + b'Content-Length: "5"\r\n\r\nhello'),
+    "a length behind a comma": malformed(POST + b"Content-Length: ,5\r\n\r\nhello"),
+    "a length and a vertical tab": malformed(POST + b"Content-Length: 5\x0b\r\n\r\nhello"),
+    "a length between tabs": served(POST + b"Content-Length:\t5\t\r\n\r\nhello", body=b"hello"),
+    "chunked in capitals behind a tab": served(
+        POST + b"tRANSFER-eNCODING:\tCHUNKED\r\n\r\n5\r\nhello\r\n0\r\n\r\n", body=b"hello"
+    ),
+    "chunked behind a comma": served(
+        POST + b"Transfer-Encoding: ,chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", body=b"hello"
+    ),
+    "chunked before a comma": malformed(POST + b"Transfer-Encoding: chunked,\r\n\r\n0\r\n\r\n"),
+    "chunked in quotes": Row(POST + b'Transfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n', 501, "coding-unsupported"),
+    "chunked in a folded line": malformed(POST + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n"),
+    "chunked and NUL": malformed(POST + b"Transfer-Encoding: chunked\0\r\n\r\n0\r\n\r\n"),
+    "deflate, chunked": refused(
+        POST + b"Transfer-Encoding: deflate, chunked\r\n\r\n0\r\n\r\n", "coding-unsupported", 501
+    ),
+    "identity, then chunked in another field": refused(
+        POST + b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "coding-unsupported", 501
+    ),
+    "a coding with an underscore": served(POST + b"Transfer_Encoding: chunked\r\n" + EMPTY),
+    "a length with an underscore in its name": served(POST + b"Content_Length: 5\r\n" + EMPTY),
+    "a GET with two framings": malformed(
+        keyless(b"GET", b"/open/x", b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+    ),
+    "a GET with a body": served(
+        keyless(b"GET", b"/open/x", b"Content-Length: 5\r\n\r\nhello"), body=b"hello"
+    ),
+    # Chunks
+    "a chunk size with zeros before it": served(
+        CHUNKED + b"00000000000000000005\r\nhello\r\n000\r\n\r\n", body=b"hello"
+    ),
+    "a chunk size in capitals": served(CHUNKED + b"A\r\nhellohello\r\n0\r\n\r\n", body=b"hellohello"),
+    "a chunk size behind a space": malformed(CHUNKED + b" 5\r\nhello\r\n0\r\n\r\n"),
+    "a chunk size with a sign": malformed(CHUNKED + b"+5\r\nhello\r\n0\r\n\r\n"),
+    "a chunk size ended by CR": malformed(CHUNKED + b"5\rhello\r\n0\r\n\r\n"),
+    "a chunk ended by LF": malformed(CHUNKED + b"5\r\nhello\n0\r\n\r\n"),
+    "a space before a chunk extension": malformed(CHUNKED + b"5 ;a\r\nhello\r\n0\r\n\r\n"),
+    "a chunk extension with a CR in it": malformed(CHUNKED + b"5;a\rb\r\nhello\r\n0\r\n\r\n"),
+    "a chunk extension with a quoted line end": malformed(CHUNKED + b'5;a="\r\n"\r\nhello\r\n0\r\n\r\n'),
+    "a chunk extension with NUL": malformed(CHUNKED + b"5;a=\0\r\nhello\r\n0\r\n\r\n"),
+    "a folded trailer": malformed(CHUNKED + b"0\r\nX: a\r\n b\r\n\r\n"),
+    "NUL in a trailer": malformed(CHUNKED + b"0\r\nX: \0\r\n\r\n"),
+    "a trailer without a colon": malformed(CHUNKED + b"0\r\nX\r\n\r\n"),
+    "a coding in the trailers": malformed(CHUNKED + b"0\r\nTransfer-Encoding: gzip\r\n\r\n"),
+    "another Host in the trailers": served(CHUNKED + b"0\r\nHost: b\r\n\r\n"),
+    "another key in the trailers": served(CHUNKED + b"0\r\nIdempotency-Key: l\r\n\r\n"),
+    # Lines
+    "the head's end is a LF": malformed(POST + b"Content-Length: 0\r\n\n"),
+    "two CR before a LF": malformed(POST + b"Content-Length: 0\r\r\n\r\n"),
+    "lines ended by CR": malformed((POST + EMPTY).replace(b"\r\n", b"\r")),
+    "a space before the method": malformed(b" " + POST + EMPTY),
+    "a byte order mark": malformed(b"\xef\xbb\xbf" + POST + EMPTY),
+    "tabs in the request line": malformed((POST + EMPTY).replace(b"POST /orders ", b"POST\t/orders\t")),
+    "two spaces before the target": served((POST + EMPTY).replace(b"POST ", b"POST  "), target=b"/orders"),
+    "a line end in the target": Row(to(b"/orders\r\nX: y"), 505, "version-unsupported"),
+    "PROXY protocol": malformed(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + POST + EMPTY),
+    "JSON": malformed(b'{"a":1}\r\n\r\n'),
+    "a parenthesis in a name": malformed(POST + b"X(: a\r\n" + EMPTY),
+    "a slash in a name": malformed(POST + b"X/Y: a\r\n" + EMPTY),
+    "a tab and spaces in a value": served(POST + b"X: \t a\tb \t\r\n" + EMPTY),
+    "no value": served(POST + b"X:\r\n" + EMPTY),
+    # Host
+    "an empty Host": served(to(b"/orders", b"Host:"), host=b""),
+    "a Host with a port only": refused(hosted(b":80")),
+    "a Host with a long port": refused(hosted(b"a:123456")),
+    "a Host with an empty port": served(hosted(b"a:"), host=b"a:"),
+    "a Host with a broken escape": refused(hosted(b"a%zz")),
+    "a Host with an escape": served(hosted(b"a%41"), host=b"a%41"),
+    "a Host with a query": refused(hosted(b"a?b")),
+    "a Host with a fragment": refused(hosted(b"a#b")),
+    "a Host with a backslash": refused(hosted(b"a\\b")),
+    "a Host that is no address": refused(hosted(b"[1:2]")),
+    "a Host with a zone": refused(hosted(b"[fe80::1%25eth0]")),
+    "something behind an address as a Host": refused(hosted(b"[::1]a")),
+    "a folded Host": malformed(to(b"/orders", b"Host:\r\n a")),
+    "a Host with a space before its colon": malformed(to(b"/orders", b"Host : a")),
+    "NUL in a Host": malformed(hosted(b"a\0b")),
+    "a Host with an underscore": served(to(b"/orders", b"Host: a_b"), host=b"a_b"),
+    # Targets in absolute form (RFC 9112 §3.2.2): their own host counts, and the path is what goes on
+    "an absolute target": served(to(b"http://a/orders?q=1"), target=b"/orders?q=1"),
+    "an absolute target for another host": served(to(b"http://b:80/orders"), target=b"/orders", host=b"b:80"),
+    "an absolute target in capitals": served(to(b"HTTP://B/Orders"), target=b"/Orders", host=b"B"),
+    "an absolute target without a path": served(to(b"http://a"), target=b"/"),
+    "an absolute target with a query only": served(to(b"http://a?x=1"), target=b"/?x=1"),
+    "an absolute target at an address": served(to(b"http://[::1]:8/orders"), target=b"/orders", host=b"[::1]:8"),
+    "an absolute target in HTTP/1.0": served(
+        to(b"http://a/orders", version=b"HTTP/1.0"), target=b"/orders", closed=True
+    ),
+    "an absolute target without Host in HTTP/1.0": served(
+        to(b"http://b/orders", b"X: y", version=b"HTTP/1.0"), target=b"/orders", host=b"b", closed=True
+    ),
+    "an absolute target without Host": refused(to(b"http://a/orders", b"X: y")),
+    "an absolute target and two Hosts": refused(to(b"http://a/orders", b"Host: a\r\nHost: b")),
+    "an absolute target and a Host that is none": refused(to(b"http://a/orders", b"Host: a b")),
+    "an absolute target with a user": refused(to(b"http://a@b/orders")),
+    "an absolute target without a host": refused(to(b"http:///orders")),
+    "an absolute target whose host is none": refused(to(b"http://a%zz/orders")),
+    "an absolute target of a secured scheme": refused(to(b"https://a/orders")),
+    "an absolute target of another scheme": refused(to(b"ftp://a/orders")),
+    "an absolute target with a fragment": refused(to(b"http://a/orders#b")),
+    "an absolute target that reads two ways": refused(to(b"http://a/open/../orders")),
+    "OPTIONS to a whole server": refused(keyless(b"OPTIONS", b"http://a"), "no-route", 404),
+    # Targets in origin form: byte for byte
+    "a broken escape": refused(to(b"/orders/%zz")),
+    "half an escape": refused(to(b"/orders/%")),
+    "a fragment only": refused(to(b"/#")),
+    "a query only": malformed(to(b"?orders")),
+    "an escaped NUL": served(to(b"/orders/%00")),
+    "doubled slashes": served(to(b"//orders//1")),
+    "what should have been escaped": served(to(b'/orders/<>"{}|\\^`?[a]=\'')),
+    "dot segments in the query": served(to(b"/orders?x=/../open/")),
+    "parameters": served(to(b"/orders;a=b/1;c")),
+    "DEL in the target": malformed(to(b"/orders\x7f")),
+    # Methods and hops (RFC 9110 §7.6.2, §9.3.8)
+    "OPTIONS that may go no further": refused(
+        keyless(b"OPTIONS", b"/orders", b"Max-Forwards: 0\r\n\r\n"), "no-route", 404
+    ),
+    "OPTIONS that may go further": served(keyless(b"OPTIONS", b"/orders", b"Max-Forwards: 10\r\n\r\n")),
+    "TRACE that may go no further": refused(
+        keyless(b"TRACE", b"/orders", b"Max-Forwards: 00\r\n\r\n"), "no-route", 404
+    ),
+    "TRACE that counts its hops in words": refused(keyless(b"TRACE", b"/orders", b"Max-Forwards: few\r\n\r\n")),
+    "TRACE that counts its hops twice": refused(
+        keyless(b"TRACE", b"/orders", b"Max-Forwards: 5\r\nMax-Forwards: 0\r\n\r\n")
+    ),
+    "TRACE with a body": refused(keyless(b"TRACE", b"/orders", b"Content-Length: 5\r\n\r\nhello")),
+    "POST that may go no further": served(POST + b"Max-Forwards: 0\r\n" + EMPTY),
+    "a method of WebDAV": served(to(b"/orders", method=b"LOCK")),
+    "a method that only begins like one": malformed(to(b"/orders", method=b"POSTX")),
+    # Versions
+    "HTTP/1.10": malformed(to(b"/orders", version=b"HTTP/1.10")),
+    "HTTP/01.1": malformed(to(b"/orders", version=b"HTTP/01.1")),
+    "HTTP/1.": malformed(to(b"/orders", version=b"HTTP/1.")),
+    "HTTP/11": malformed(to(b"/orders", version=b"HTTP/11")),
+    # Connection
+    "Connection names an API key": refused(POST + b"Connection: X-API-Key\r\nX-API-Key: z\r\n" + EMPTY, "key-invalid"),
+    "Connection names the key between tabs": refused(
+        POST + b"Connection: \tidempotency-KEY\t\r\n" + EMPTY, "key-invalid"
+    ),
+    "Connection names the key in its second field": Row(
+        POST + b"Connection: close\r\nConnection: x, Idempotency-Key\r\n" + EMPTY, 400, "key-invalid"
+    ),
+    "Connection names who sent it": served(
+        POST + b"Connection: Via, X-Forwarded-For\r\nVia: 1.1 x\r\nX-Forwarded-For: 192.0.2.1\r\n" + EMPTY
+    ),
+    "Connection names nothing": served(POST + b"Connection: ,,\r\n" + EMPTY),
+    "fields of old proxies": served(
+        POST + b"Proxy-Connection: x\r\nKeep-Alive: timeout=5\r\nProxy-Authorization: Basic x\r\nTE: gzip\r\n" + EMPTY
+    ),
+    # Upgrades on a guarded request are ignored, with whatever stands behind them
+    "an upgrade to HTTP/2": served(
+        POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n" + EMPTY
+    ),
+    "an upgrade with a body": served(
+        POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello", body=b"hello"
+    ),
+    "an upgrade with chunks": served(
+        POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        body=b"hello",
+    ),
+    "an upgrade that Connection does not name": served(POST + b"Upgrade: h2c\r\n" + EMPTY),
+    # Expectations
+    "an expectation in HTTP/1.0": served(
+        (POST + b"Expect: 100-continue\r\n" + EMPTY).replace(b"1.1", b"1.0"), closed=True
+    ),
+    "an expectation in capitals": served(
+        POST + b"Expect: 100-Continue\r\nContent-Length: 5\r\n\r\nhello", body=b"hello"
+    ),
+}  # fmt: skip
+
+#: Fields that are for one hop, and what nobody but the gate says of it.
+ONE_HOP = {
+    b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"te", b"trailer", b"upgrade",
+    b"http2-settings", b"transfer_encoding", b"content_length", b"expect",
+}  # fmt: skip
+
+
+def lawful(received: Received, row: Row) -> None:
+    """What the gate sends is one message, in one framing, for one host, with nothing of the last hop in it."""
+    assert received.method == row.sent.split()[0]
+    assert received.target == (row.target or row.sent.split()[1])
+    assert received.body == row.body
+    (host,) = received.values(b"host")
+    assert host == row.host or (row.host is None and host.startswith(b"127.0.0.1:"))
+    sized = any(word in row.sent.lower() for word in (b"content-length", b"chunked"))
+    assert received.values(b"content-length") == ([b"%d" % len(row.body)] if sized else [])
+    assert received.values(b"transfer-encoding") == []
+    assert not ONE_HOP & {name.lower() for name, _ in received.fields}
+    (via,) = received.values(b"via")
+    assert via.endswith(b"1.1 oncegate")
+    (chain,) = received.values(b"x-forwarded-for")
+    assert chain.endswith(b"127.0.0.1")
+    if row.host:
+        assert received.values(b"x-forwarded-host") == [row.host]
+    if b"Max-Forwards: 10" in row.sent:
+        assert received.values(b"max-forwards") == [b"9"]
+
 
 LIMITS = "defaults: {max_request: 1MiB}"
 
@@ -255,6 +480,8 @@ async def test_a_bad_request(origin: Origin, name: str) -> None:
         answer = await client.read(method=row.method)
         assert (answer.status, answer.problem) == (row.status, row.problem)
         assert len(origin.requests) == row.forwards
+        for received in origin.requests:
+            lawful(received, row)
         if row.problem is not None:
             assert answer.label == "refused"
             assert answer.get("Idempotency-Outcome") == "no-effect"

@@ -248,6 +248,34 @@ async def test_a_broken_upstream_is_told_as_what_it_is(hand: ByHand, name: str) 
             assert await rest(peer) == b""
 
 
+#: Whose head is none, so that nothing of it may be passed on.
+HEADLESS = [
+    "rubbish", "HTTP/2", "HTTP/3.7", "ICY", "bare line feeds", "status 99", "status 600", "status 2000", "status abc",
+    "a head that is too large", "NUL in a value", "CR in a value", "LF in a value", "a control byte in a value",
+    "DEL in a value", "NUL in the reason", "a space before the colon", "a folded value", "no colon", "no name",
+    "two lengths", "one length twice", "a list of lengths", "a negative length", "a length without end",
+    "a length and a coding", "gzip", "gzip, chunked", "chunked twice",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+async def test_a_head_that_is_none_is_not_passed_on(hand: ByHand, name: str) -> None:
+    """Where nothing is guarded either: 502, and not a byte of it."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(GET)
+        peer = await hand.accept()
+        await peer.head()
+        peer.writer.write(BROKEN[name].answer)
+        if BROKEN[name].then == "close":
+            peer.close()
+        answer = await client.read(method=b"GET", seconds=SOON)
+        assert (answer.status, answer.problem) == (502, "upstream-lost")
+        assert b"X" not in {field for field, _ in answer.fields}
+        await next_is_served(gate, hand)
+        assert await rest(peer) == b""
+
+
 async def next_is_served(gate: Edge, upstream: ByHand | Peer) -> None:
     """The next request reaches the upstream, by a connection made for it or by the one given, and is answered."""
     client = await gate.connect()

@@ -1,0 +1,48 @@
+"""What a proxy rewrites in a head before anything is decided by it: a target in absolute form, and Max-Forwards."""
+
+from __future__ import annotations
+
+import re
+
+from ..core.fields import Fields, fields_of
+
+_ABSOLUTE = re.compile(rb"http://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes] | None:
+    """The authority of a target in absolute form, and the target that is left for the next hop; None where it is not
+    in absolute form.
+
+    Every server must accept one, and goes by its authority instead of by Host (RFC 9112 §3.2.2). Only of the scheme
+    `http`: what is asked for as `https` must not be served over a connection that is not secured (RFC 9110 §7.4).
+    """
+    found = _ABSOLUTE.fullmatch(target)
+    if found is None:
+        return None
+    authority, rest = found[1], found[2]
+    if not rest and method == b"OPTIONS":
+        return authority, b"*"  # RFC 9112 §3.2.4
+    return authority, rest if rest.startswith(b"/") else b"/" + rest
+
+
+def with_host(fields: Fields, host: bytes) -> Fields:
+    """The same lines, with `host` in the place of the Host that is there, or first where none is."""
+    if b"host" not in fields.shape.at:
+        return fields_of([(b"Host", host), *fields])
+    return _with(fields, b"host", host)
+
+
+def one_hop_less(fields: Fields) -> Fields | None:
+    """The fields of an OPTIONS or TRACE with one hop less in Max-Forwards (RFC 9110 §7.6.2); None where it may not be
+    forwarded any more. Raises ValueError where it is no number."""
+    hops = fields.all(b"max-forwards")
+    if len(hops) != 1 or not hops[0].isdigit() or len(hops[0]) > 10:
+        raise ValueError("Max-Forwards is not a number.")
+    left = int(hops[0])
+    return _with(fields, b"max-forwards", b"%d" % (left - 1)) if left else None
+
+
+def _with(fields: Fields, name: bytes, value: bytes) -> Fields:
+    values = list(fields.values)
+    values[fields.shape.at[name][0]] = value
+    return Fields(fields.shape, values)
