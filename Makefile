@@ -30,7 +30,8 @@ test: $(STAMP)   ## the whole suite, against real servers
 	@$(BIN)/python -m pytest --numprocesses $(SIDE_BY_SIDE) --dist worksteal
 
 faults: $(STAMP) ## the promise while processes, networks and stores break: the long form, with every defect
-	@ONCEGATE_FAULTS=long $(BIN)/python -m pytest -v -o faulthandler_timeout=1800 tests/faults tests/stores/test_replicated.py tests/stores/test_compact.py
+	@ONCEGATE_FAULTS=long $(BIN)/python -m pytest -v -o faulthandler_timeout=1800 tests/faults tests/stores/test_replicated.py tests/stores/test_compact.py \
+		tests/edge/test_fuzz.py tests/e2e/test_clients.py tests/e2e/test_floods.py
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
