@@ -19,7 +19,6 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import web
 
 from .clock import HostClock
-from .core.identity import Identity
 from .core.record import HOLDER_BYTES
 from .edge.budget import Budget
 from .edge.door import Bounds, Door
@@ -36,7 +35,9 @@ from .ops.log import Log
 from .ops.metrics import Tally
 from .ops.observers import Observers
 from .ops.worker_log import WorkerLog
+from .plan import Plan
 from .ports import Clock, Observer, Store, StoreUnusable
+from .reload import Refused, identity, read_anew
 from .settings import Settings, UpstreamSettings
 from .settings import stores as urls
 from .settling import Settler
@@ -62,6 +63,10 @@ class Mint:
             self._ids = [drawn[at : at + HOLDER_BYTES] for at in range(0, len(drawn), HOLDER_BYTES)]
         return self._ids.pop()
 
+
+#: What the log says once a file was read anew.
+READ_ANEW = "the configuration was read anew"
+NOT_TAKEN_UP = "the configuration was not taken up; what ran goes on"
 
 ONE_GATEWAY = "this store protects one gateway; a second instance of the service needs redis"
 
@@ -143,8 +148,15 @@ class App:
     """One gate, from its settings. `start`, then `serve` until a signal, or `stop`."""
 
     def __init__(
-        self, settings: Settings, *, out: TextIO | None = None, accept_new_keys: bool = False, seat: Seat | None = None
+        self,
+        settings: Settings,
+        *,
+        plan: Plan | None = None,
+        out: TextIO | None = None,
+        accept_new_keys: bool = False,
+        seat: Seat | None = None,
     ) -> None:
+        """`plan`: where the settings came from, to be read anew."""
         self.settings = settings
         self.clock = HostClock()
         out = out or sys.stdout
@@ -161,7 +173,7 @@ class App:
             settings.store_check,
             settings.on_amnesia,
             settings.service,
-            Identity.of(settings.routes.routes, settings.secret),
+            identity(settings),
             accept_new_keys,
         )
         self.store = store = open_store(
@@ -176,6 +188,11 @@ class App:
             self.tally.findings = lambda: dict.fromkeys((found.name for found in store.findings), 1)
         self.addresses: list[tuple[str, int]] = []
         self.admin_addresses: list[tuple[str, int]] = []
+        self._plan = plan
+        self._reloading = asyncio.Lock()
+        self._upkeep = Tasks(lambda error: self.observer.alarm("reading the configuration failed", error=repr(error)))
+        self._pools: dict[str, Pool] = {}
+        self._retired: list[Pool] = []
         self._stack = AsyncExitStack()
         self._server: Server | None = None
         self._gate: Gate | None = None
@@ -194,17 +211,11 @@ class App:
         await self.store.open()
         self._stack.push_async_callback(self.store.close)
         self._stack.push_async_callback(self.settler.close)
-        budget = Budget(limits.buffers)
-        policies = [route.policy for route in settings.routes.routes]
-        heads = RequestHeads(frozenset(name for policy in policies for name in policy.per_request))
-        pools = {name: Pool(_place(upstream), self.clock, self.tasks) for name, upstream in settings.upstreams.items()}
-        for name, upstream in settings.upstreams.items():
-            if upstream.tls is not None and not upstream.tls.verify:
-                self.log.say("warning", "whoever answers is taken for this upstream: verify is false", upstream=name)
+        self._budget = Budget(limits.buffers)
         flights = Flights(per_key=limits.waiters_per_key, in_all=limits.waiters)
         gate = self._gate = Gate(
             self.store,
-            {name: GuardedUpstream(pool, budget, heads) for name, pool in pools.items()},
+            {},
             self.clock,
             self.observer,
             flights,
@@ -215,14 +226,8 @@ class App:
         )
         self.tally.in_flight = gate.in_flight
         self.tally.waiters = gate.waiters
-        door = Door(
-            settings.routes,
-            service=settings.service.encode(),
-            secret=settings.secret,
-            bounds=Bounds(limits.head, limits.target, limits.fields),
-            budget=budget,
-            hint=lambda what: self.log.say("note", what),
-        )
+        heads = self._heads(settings)
+        self._reach(settings, heads)
         patience = Patience(
             limits.head_timeout / 1000,
             limits.body_timeout / 1000,
@@ -231,19 +236,18 @@ class App:
             limits.tunnel_idle / 1000,
         )
         server = self._server = Server(
-            door,
+            self._door(settings),
             gate,
-            pools,
+            self._pools,
             self.clock,
             self.observer,
             patience,
             protocols=settings.upgrades,
             heads=heads,
-            origins=None if settings.origins is None else Origins(settings.origins),
-            proxies=None if settings.trusted_proxies is None else Proxies(settings.trusted_proxies),
+            origins=_origins(settings),
+            proxies=_proxies(settings),
         )
-        for pool in pools.values():
-            self._stack.callback(pool.close)
+        self._stack.callback(self._close_pools)
         self._stack.push_async_callback(self.tasks.cancel)
         self._stack.callback(server.close)
         if self._seat is not None:
@@ -267,6 +271,71 @@ class App:
         if not self.store.available:
             self.log.say("warning", "the store is away; guarded requests are refused", reason=self.store.trouble)
 
+    # ── What a configuration makes, at the start and when it is read anew ─────────────────────────────
+
+    def _heads(self, settings: Settings) -> RequestHeads:
+        policies = [route.policy for route in settings.routes.routes]
+        return RequestHeads(frozenset(name for policy in policies for name in policy.per_request))
+
+    def _door(self, settings: Settings) -> Door:
+        limits = settings.limits
+        return Door(
+            settings.routes,
+            service=settings.service.encode(),
+            secret=settings.secret,
+            bounds=Bounds(limits.head, limits.target, limits.fields),
+            budget=self._budget,
+            hint=lambda what: self.log.say("note", what),
+        )
+
+    def _reach(self, settings: Settings, heads: RequestHeads) -> None:
+        """A pool for each upstream that is new or another than it was; one whose files were read anew may be. Nobody is
+        sent to one that is gone, and who is on the way to it arrives."""
+        assert self._gate is not None
+        for retired in [each for each in self._retired if not each.opened]:
+            retired.close()
+            self._retired.remove(retired)
+        for name, upstream in settings.upstreams.items():
+            pool = self._pools.get(name)
+            if pool is None or upstream.tls is not None or pool.place != _place(upstream):
+                if pool is not None:
+                    pool.retire()
+                    self._retired.append(pool)
+                self._pools[name] = pool = Pool(_place(upstream), self.clock, self.tasks)
+            self._gate.upstreams[name] = GuardedUpstream(pool, self._budget, heads)
+            if upstream.tls is not None and not upstream.tls.verify:
+                self.log.say("warning", "whoever answers is taken for this upstream: verify is false", upstream=name)
+
+    def _close_pools(self) -> None:
+        for pool in (*self._pools.values(), *self._retired):
+            pool.close()
+
+    def take_up(self, settings: Settings) -> None:
+        """Go by these settings from the next request on. `reload.differences` has found nothing against them."""
+        assert self._server is not None
+        heads, door = self._heads(settings), self._door(settings)
+        self._reach(settings, heads)
+        self._server.take_up(door, heads, settings.upgrades, _origins(settings), _proxies(settings))
+        self.settings = settings
+
+    async def reload(self) -> None:
+        """Read the file anew, and go by it. Raises Refused, and then goes by what it went by."""
+        async with self._reloading:
+            if self._plan is None:
+                raise Refused("there is no file to read anew")
+            self._plan, settings = await read_anew(self._plan, self.settings)
+            self.take_up(settings)
+            self.log.say("info", READ_ANEW, routes=len(settings.routes.routes))
+
+    def _hung_up(self) -> None:
+        self._upkeep.start(self._reload_or_say())
+
+    async def _reload_or_say(self) -> None:
+        try:
+            await self.reload()
+        except Refused as refused:
+            self.observer.alarm(NOT_TAKEN_UP, reason=str(refused))
+
     async def _start_admin(self) -> None:
         runner = web.AppRunner(admin_app(self.readiness, self.tally), access_log=None, handle_signals=False)
         await runner.setup()
@@ -288,6 +357,7 @@ class App:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, asked)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         await stop.wait()
         return await self.stop()
 
@@ -295,6 +365,7 @@ class App:
         """Accept no more; finish what is in flight within the grace; settle or hold the rest; say so."""
         assert self._server is not None and self._gate is not None
         self.readiness.stopping = True
+        await self._upkeep.cancel()
         grace = self.settings.grace / 1000
         began = self.clock.now()
         self.log.say("info", "stopping", in_flight=len(self.tasks), grace_s=grace)
@@ -310,6 +381,14 @@ class App:
         self.log.say("info", str(stopped))
         self.log.close()
         return stopped
+
+
+def _origins(settings: Settings) -> Origins | None:
+    return None if settings.origins is None else Origins(settings.origins)
+
+
+def _proxies(settings: Settings) -> Proxies | None:
+    return None if settings.trusted_proxies is None else Proxies(settings.trusted_proxies)
 
 
 def _place(upstream: UpstreamSettings) -> Place:

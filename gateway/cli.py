@@ -18,6 +18,7 @@ from . import __version__, doctor, failpoints, workers
 from .app import App, StoreUnusable, settle_in
 from .demo import sample, story
 from .exits import UNAVAILABLE, USAGE, unbound
+from .plan import Plan
 from .settings import Faults, Overrides, Settings, load, plain, read_text, stores
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ def _give_up(code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
-def _planned(config: Path | None, upstream: str | None, overrides: Overrides) -> tuple[workers.Plan, Settings]:
+def _planned(config: Path | None, upstream: str | None, overrides: Overrides) -> tuple[Plan, Settings]:
     if config is not None and upstream is not None:
         _give_up(USAGE, "--upstream and --config do not go together: the file names its upstreams")
     if config is None and upstream is None:
@@ -48,7 +49,7 @@ def _planned(config: Path | None, upstream: str | None, overrides: Overrides) ->
         )
     try:
         text = None if config is None else read_text(config)
-        plan = workers.Plan(text, str(config or ""), upstream or "", overrides)
+        plan = Plan(text, str(config or ""), upstream or "", overrides)
         return plan, plan.settings()
     except Faults as faults:
         click.echo(str(faults), err=True)
@@ -100,7 +101,7 @@ def run(
         except ValueError as error:
             _give_up(USAGE, str(error))
     if count == 1:
-        _serving(lambda: _run(settings, accept_new_keys))
+        _serving(lambda: _run(plan, settings, accept_new_keys))
     else:
         sys.exit(_serving(lambda: workers.run(plan, settings, count, accept_new_keys=accept_new_keys)))
 
@@ -119,8 +120,8 @@ def _serving(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         _give_up(UNAVAILABLE, unbound(error))
 
 
-async def _run(settings: Settings, accept_new_keys: bool) -> None:
-    app = App(settings, accept_new_keys=accept_new_keys)
+async def _run(plan: Plan, settings: Settings, accept_new_keys: bool) -> None:
+    app = App(settings, plan=plan, accept_new_keys=accept_new_keys)
     await app.start()
     settle_in()
     await app.serve()

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar, assert_never
 
@@ -97,7 +97,7 @@ class Gate:
     """What all exchanges of a process share."""
 
     store: Store
-    upstreams: Mapping[str, Upstream]
+    upstreams: dict[str, Upstream]
     clock: Clock
     observer: Observer
     flights: Flights

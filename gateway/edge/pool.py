@@ -73,6 +73,11 @@ class Pool:
         self.loop = asyncio.get_running_loop()
         self.deadlines = Deadlines(clock)
 
+    @property
+    def opened(self) -> int:
+        """How many connections there are, or are being made."""
+        return self._open
+
     def acquire(self, wanter: Wanter, *, fresh: bool = False) -> None:
         """Give a connection to `wanter`: at the end of this turn where one is idle (and `fresh` is not asked for),
         or once one is made or falls free."""
@@ -125,14 +130,19 @@ class Pool:
                 waiting.remove(wanter)
         # Else its connection is being made, and will be given to somebody else or closed.
 
-    def close(self) -> None:
-        """Close what is idle, and whatever falls idle later."""
+    def retire(self) -> None:
+        """Close what is idle, and whatever falls idle later. What is under way goes on."""
         self._closed = True
         for connection in self._idle:
             connection.abort()
         self._idle.clear()
         if self._sweeper is not None:
             self._sweeper.cancel()
+            self._sweeper = None
+
+    def close(self) -> None:
+        """As `retire`, and nothing is under way any more."""
+        self.retire()
         self.deadlines.close()
 
     async def _connect(self, wanter: Wanter) -> None:

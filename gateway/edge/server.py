@@ -118,6 +118,21 @@ class Server:
             self._sweeper = self.loop.call_later(1.0, self._sweep)
         return [socket.getsockname()[:2] for socket in listener.sockets]
 
+    def take_up(
+        self,
+        door: Door,
+        heads: RequestHeads,
+        protocols: frozenset[bytes],
+        origins: Origins | None,
+        proxies: Proxies | None,
+    ) -> None:
+        """From the next head on, requests go by these; what is under way goes on by what it came by."""
+        self.door = door
+        self.heads = heads
+        self.protocols = protocols
+        self.origins = origins
+        self.proxies = proxies
+
     async def drain(self, seconds: float) -> int:
         """Accept no more, let what is under way be answered; says how many connections were cut off."""
         await self._let_in()

@@ -3,13 +3,11 @@
 parent    reserves the address, owns the admin listener, starts its workers and starts them again
 child     one worker: a gate as with N = 1, less the admin listener
 channel   what they say to each other
-plan      what a parent hands to a worker, so that all of them run the configuration that was checked
 
 Clients are spread by the kernel (SO_REUSEPORT): a connection belongs to one worker for its life, and the parent
 touches none of them. Workers share nothing but the store, so the promise among them is the promise among gates.
 """
 
 from .parent import GaveUp, run
-from .plan import Plan
 
-__all__ = ["GaveUp", "Plan", "run"]
+__all__ = ["GaveUp", "run"]

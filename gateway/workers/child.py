@@ -14,10 +14,10 @@ import uvloop
 from .. import __version__, failpoints
 from ..app import App, Seat, StoreUnusable, settle_in
 from ..exits import UNAVAILABLE, USAGE, unbound
+from ..plan import Plan
 from ..settings import Faults
 from ..tasks import Tasks
 from .channel import Channel
-from .plan import Plan
 
 #: Seconds between two reports that nobody asked for: what a kill -9 can take from the totals.
 _EVERY = 1.0
@@ -98,9 +98,20 @@ class Worker:
         while (asked := await self._channel.hear()) is not None:
             if "accept" in asked:
                 self._channel.say(id=asked["accept"], accepted=self._app.readiness.accept())
+            elif "reload" in asked:
+                self._channel.say(id=asked["reload"], why=await self._reload(Plan.from_json(asked["plan"])))
             elif "tell" in asked:
                 self._channel.say(id=asked["tell"], told=self._told())
         os._exit(1)  # without a parent nobody would end us
+
+    async def _reload(self, plan: Plan) -> str:
+        """Go by another plan, which the parent has found to be good; says why not."""
+        try:
+            settings = await asyncio.to_thread(plan.settings)
+        except Faults as faults:
+            return str(faults)
+        self._app.take_up(settings)
+        return ""
 
     async def _report(self) -> None:
         while True:

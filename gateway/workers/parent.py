@@ -25,22 +25,28 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from .. import __version__
-from ..app import ONE_GATEWAY, Stopped, shown
+from ..app import NOT_TAKEN_UP, ONE_GATEWAY, READ_ANEW, Stopped, shown
 from ..clock import HostClock
 from ..ops.admin import Guarded, Ready, admin_app_of
 from ..ops.log import Log
 from ..ops.merged import Merged
 from ..ops.metrics import Tally
 from ..ops.observers import Observers
+from ..plan import Plan
+from ..reload import Refused, read_anew
 from ..settings import Settings
 from ..tasks import Tasks
 from .channel import Channel
-from .plan import Bound, Plan
+
+#: A socket address: host and port.
+Bound = tuple[str, int]
 
 #: Seconds before a dead worker is started again: at first, at most, and after how long a life at first again.
 _FIRST, _MOST, _STEADY = 0.1, 5.0, 10.0
 #: Seconds that a worker has to answer its parent. Less than the patience of whoever probes us.
 _PATIENCE = 0.5
+#: … and to read a configuration.
+_READING = 10.0
 #: Seconds past the grace after which a worker that is to stop is ended, and for which one that hung up may linger.
 _OVERTIME = 10.0
 _LINGER = 5.0
@@ -103,6 +109,7 @@ class Worker:
     up: bool = False
     gave_up: tuple[int, str] | None = None
     stopped: tuple[int, int] | None = None
+    plan: Plan | None = None
     asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
 
     def signal(self, number: int) -> None:
@@ -136,6 +143,8 @@ class Parent:
         self._failed: GaveUp | None = None
         self._graceless = 0
         self._stack = AsyncExitStack()
+        self._reloading = asyncio.Lock()
+        self._upkeep = Tasks(lambda error: self._observer.alarm("reading the configuration failed", error=repr(error)))
         self._tasks = Tasks(lambda error: self._fail(GaveUp(1, f"a worker could not be kept: {error!r}")))
 
     async def serve(self) -> int:
@@ -146,6 +155,7 @@ class Parent:
             await self._start_admin()
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self._asked_to_stop)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hung_up)
             for worker in self._workers:
                 self._tasks.start(self._keep(worker))
             await self._stop.wait()
@@ -184,6 +194,7 @@ class Parent:
 
     async def _end(self) -> None:
         """All together: accept no more, and answer what is in flight."""
+        await self._upkeep.cancel()
         grace = self._settings.grace / 1000
         if self._failed is None:
             self._log.say("info", "stopping", workers=self._up, grace_s=grace)
@@ -255,7 +266,8 @@ class Parent:
             worker.signal(signal.SIGTERM)
         # Once every worker has met the store what stands there was accepted; later it would be somebody else's.
         accepts = self._accept_new_keys and not self._started
-        channel.say(version=__version__, plan=self._plan.as_json(), addresses=self._addresses, accept_new_keys=accepts)
+        worker.plan = self._plan
+        channel.say(version=__version__, plan=worker.plan.as_json(), addresses=self._addresses, accept_new_keys=accepts)
         try:
             while (told := await channel.hear()) is not None:
                 self._heard(worker, told)
@@ -288,6 +300,8 @@ class Parent:
             worker.up = True
             assert worker.process is not None
             self._log.say("info", "a worker serves", worker=worker.number, pid=worker.process.pid)
+            if worker.plan is not self._plan:  # it was on its way when the file was read anew
+                self._upkeep.start(self._catch_up(worker))
             if not self._started and self._up == len(self._workers):
                 self._all_up()
 
@@ -319,21 +333,65 @@ class Parent:
     def _note(self) -> str:
         return "" if self._kind == "redis" else ONE_GATEWAY
 
-    async def _ask(self, what: str) -> list[tuple[Worker, dict[str, Any] | None]]:
+    async def _ask(
+        self, what: str, seconds: float = _PATIENCE, **more: Any
+    ) -> list[tuple[Worker, dict[str, Any] | None]]:
         """What each worker that serves says; None of one that does not answer."""
         serving = [worker for worker in self._workers if worker.up]
-        return list(zip(serving, await asyncio.gather(*(self._ask_one(each, what) for each in serving)), strict=True))
+        answers = await asyncio.gather(*(self._ask_one(each, what, seconds, **more) for each in serving))
+        return list(zip(serving, answers, strict=True))
 
-    async def _ask_one(self, worker: Worker, what: str) -> dict[str, Any] | None:
+    async def _ask_one(
+        self, worker: Worker, what: str, seconds: float = _PATIENCE, **more: Any
+    ) -> dict[str, Any] | None:
         if worker.channel is None or worker.channel.choked:
             return None
         self._asked += 1
         number = self._asked
         waiting = worker.asked[number] = asyncio.get_running_loop().create_future()
-        worker.channel.say(**{what: number})
-        done, _ = await asyncio.wait((waiting,), timeout=_PATIENCE)
+        worker.channel.say(**{what: number}, **more)
+        done, _ = await asyncio.wait((waiting,), timeout=seconds)
         worker.asked.pop(number, None)
         return waiting.result() if done and not waiting.cancelled() else None
+
+    # ── The configuration read anew ───────────────────────────────────────────────────────────────
+
+    def _hung_up(self) -> None:
+        self._upkeep.start(self._reload_or_say())
+
+    async def _reload_or_say(self) -> None:
+        try:
+            await self.reload()
+        except Refused as refused:
+            self._observer.alarm(NOT_TAKEN_UP, reason=str(refused))
+
+    async def reload(self) -> None:
+        """Read the file anew, and let all workers go by it. Raises Refused; what it was read for is taken up by none
+        then, or where that is said by some."""
+        async with self._reloading:
+            plan, settings = await read_anew(self._plan, self._settings)
+            self._plan, self._settings = plan, settings
+            answers = await self._ask("reload", _READING, plan=plan.as_json())
+            for worker, answer in answers:
+                if answer is not None and not answer["why"]:
+                    worker.plan = plan
+            behind = [
+                f"worker {worker.number} {'does not answer' if answer is None else 'says: ' + answer['why']}"
+                for worker, answer in answers
+                if answer is None or answer["why"]
+            ]
+            if behind:
+                raise Refused(f"not every worker took it up; read it again ({'; '.join(behind)})")
+            self._log.say("info", READ_ANEW, routes=len(settings.routes.routes), workers=len(answers))
+
+    async def _catch_up(self, worker: Worker) -> None:
+        async with self._reloading:
+            plan = self._plan
+            answer = await self._ask_one(worker, "reload", _READING, plan=plan.as_json())
+            if answer is None or answer["why"]:
+                self._observer.alarm("a worker goes by an older configuration", worker=worker.number)
+            else:
+                worker.plan = plan
 
     # ── ops.admin.Witness ─────────────────────────────────────────────────────────────────────────
 

@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from gateway import __version__
-from gateway.workers import Plan
+from gateway.plan import Plan
 from tests.e2e.crowd import Caller, admin, callers, eventually
 from tests.e2e.test_storms import DUPLICATES, KEYS, a_distinct_answer, assert_one_effect_and_one_answer, storm
 from tests.harness import Client, Exchange, GateProcess, Origin, Response, ask, configuration, request

@@ -1,19 +1,17 @@
-"""What a parent hands to its workers.
+"""A configuration as it was read, and as it is read anew.
 
-The text of the configuration, not its path: a worker that is started again later runs what the others run, whatever
-has become of the file since.
+The text, not its path, is what a parent hands to its workers: one that is started again later runs what the others
+run, whatever has become of the file since.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from ..settings import Overrides, Settings, load_text, plain
-
-#: A socket address: host and port.
-Bound = tuple[str, int]
+from .settings import Overrides, Settings, load_text, plain, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +28,10 @@ class Plan:
         if self.text is None:
             return plain(self.upstream, environ=os.environ, overrides=self.overrides)
         return load_text(self.text, name=self.name, environ=os.environ, overrides=self.overrides)
+
+    def anew(self) -> Plan:
+        """The plan as its file says it now. Raises Faults where the file cannot be read."""
+        return replace(self, text=read_text(Path(self.name)))
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
