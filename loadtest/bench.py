@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from loadtest import figures
+from loadtest import drawing, figures
 from loadtest.driver import effects
 from loadtest.figures import CONNECTIONS, Cell, Figures, Round
 from loadtest.lanes import ask, request
@@ -240,6 +240,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=2, help="of one round")
     parser.add_argument("--connections", type=int, default=32, help="the budget is written for 32")
     parser.add_argument("--pin", action="store_true", help="the proxies on a core of their own (taskset)")
+    parser.add_argument("--svg", metavar="FILE", type=Path, help="draw the CPU table there")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
     told = parser.parse_args()
     if min(told.rounds or 1, told.seconds, told.connections) < 1:
@@ -273,6 +274,9 @@ def main() -> int:
         print("\r\x1b[K", end="", file=sys.stderr)
     print()
     print(bench.figures.pages(told.connections, told.rounds, told.seconds))
+    if told.svg:
+        title = f"CPU of the proxy per request at {told.connections} connections, µs"
+        drawing.bars(told.svg, title, bench.figures.costs())
     if told.json:
         whole = {
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),

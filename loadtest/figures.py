@@ -176,6 +176,14 @@ class Figures:
             parts.append("INVALID, and in no ratio:\n" + "\n".join(faults))
         return "\n\n".join(parts)
 
+    def costs(self) -> dict[str, dict[str, float | None]]:
+        """CPU per request in µs, by subject and kind of load; None where it was not measured as it should be."""
+        costs: dict[str, dict[str, float | None]] = {}
+        for cell in self.cells:
+            if cell.kind in LOADS:
+                costs.setdefault(cell.subject, {})[LOADS[cell.kind]] = cell.middle(cpu_us) if cell.valid else None
+        return costs
+
     def plain(self, connections: int) -> dict[str, object]:
         """For --json."""
         return {

@@ -53,9 +53,12 @@ class Wrk:
             raise Missing("no wrk on PATH (Debian: wrk)")
         self._argv = [*(["taskset", "-c", cores] if cores else []), binary]
 
-    def run(self, port: int, path: str, connections: int, seconds: int, prefix: str, pool: int = 0) -> Load:
-        argv = [*self._argv, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(PEERS / "wrk.lua")]
-        argv += [f"http://{HOST}:{port}{path}", "--", prefix, str(pool)]
+    def run(
+        self, port: int, path: str, connections: int, seconds: int, prefix: str, pool: int = 0, size: int = 0
+    ) -> Load:
+        """`size`: bytes of each body; 0 for the JSON that the comparison is written for."""
+        argv = [*self._argv, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=20s", "-s", str(PEERS / "wrk.lua")]
+        argv += [f"http://{HOST}:{port}{path}", "--", prefix, str(pool), *([str(size)] if size else [])]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 30, check=False)
         for line in done.stdout.splitlines():
             if line.startswith("RESULT "):

@@ -214,7 +214,7 @@ class Stand:
             raise Missing(f"nginx refuses {name}.conf: {tried.stderr.strip().splitlines()[-1:]}")
         return self.start(f"nginx-{name}", argv, port, cores=None if cores is None else str(cores))
 
-    def gate(self, name: str, store: str, origin: Running, *, cores: str | None = None) -> Running:
+    def gate(self, name: str, store: str, origin: Running, *, cores: str | None = None, workers: int = 1) -> Running:
         """The gate itself: everything guarded, /open/** passed through."""
         if not (ROOT / "gateway" / "cli.py").exists():
             raise Missing("gateway/cli.py is not there")
@@ -234,7 +234,7 @@ class Stand:
         config.write_text(json.dumps(settings, indent=2))  # JSON is YAML
         script = Path(sys.executable).parent / "oncegate"
         argv = [str(script)] if script.exists() else [sys.executable, "-m", "gateway.cli"]
-        return self.start(name, [*argv, "run", "--config", str(config)], port, cores=cores)
+        return self.start(name, [*argv, "run", "--config", str(config), "--workers", str(workers)], port, cores=cores)
 
 
 def redis_binary() -> str:

@@ -1,13 +1,15 @@
 -- wrk's side of the bench: POSTs with an Idempotency-Key, and one line of JSON at the end.
---   wrk … -s wrk.lua URL -- PREFIX POOL
+--   wrk … -s wrk.lua URL -- PREFIX POOL [SIZE]
 -- PREFIX begins every key and is unlike that of any other run. POOL 0: a new key each time. POOL n: the same n
--- keys over and over, numbered from 0 (the bench has had them answered before).
+-- keys over and over, numbered from 0 (the bench has had them answered before). SIZE: bytes of the body; 110 of JSON
+-- where it is not said.
 local head, tail, pool
 local count = -1
 
 function init(args)
   local body = '{"amount":1999,"currency":"eur","customer":"cus_9f3b2a7c41","description":"order 4711, '
     .. 'two parcels, express."}'
+  if args[3] then body = string.rep("b", tonumber(args[3])) end
   head = "POST " .. wrk.path .. " HTTP/1.1\r\nHost: " .. wrk.host .. ":" .. wrk.port
     .. "\r\nContent-Type: application/json\r\nContent-Length: " .. #body
     .. "\r\nIdempotency-Key: " .. args[1]
