@@ -521,7 +521,7 @@ class Exchange:
         if outcome.completeness is not Completeness.WHOLE:
             theirs = LOOK_AGAIN if stored else Told(Refusal(Problem.IN_FLIGHT, retry_after=1))
             return form(response, label, seen), theirs
-        answer = remembered(response, keep=self.policy.keep_headers, drop=self.policy.drop_headers)
+        answer = remembered(response, keep=self.policy.keep_headers, drop=self.policy.drop_headers, replayed=False)
         return First(response, label, seen), Told(Again(answer, label, seen, replayed=False))
 
     def _lost(self, problem: Problem) -> Refusal:

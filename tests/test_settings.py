@@ -320,6 +320,26 @@ IN_A_ROUTE = [
     ),
     ("bind: ['header:a b']", "bind[0]", "`a b` cannot be the name of a header"),
     ("keep_headers: [header:ETag]", "keep_headers[0]", "the name stands alone here; use ETag"),
+    (
+        "keep_headers: [Date]",
+        "keep_headers[0]",
+        "Date is made anew for each replay, and kept where a signature covers it; leave it out",
+    ),
+    (
+        "drop_headers: [Idempotency-Status]",
+        "drop_headers[0]",
+        "Idempotency-Status is the gate's own, and on every replay; leave it out",
+    ),
+    (
+        "keep_headers: [Set-Cookie]",
+        "keep_headers[0]",
+        "Set-Cookie was for one client, and no replay carries it; leave it out",
+    ),
+    (
+        "drop_headers: [Content-Encoding]",
+        "drop_headers[0]",
+        "without Content-Encoding nobody can read the body; leave it out",
+    ),
     ("fingerprint: raw", "fingerprint", "expected a mapping, found `raw`"),
     (
         "fingerprint: {headers: [Host]}",
@@ -809,6 +829,13 @@ OF_A_FILE = {
     "a status in two lists": (
         WHOLE + "    keep: [429, 409]\n    release: [409]\n",
         ["gate.yaml:7: routes[0].release: 409 cannot be both in release and in keep; take it out of one"],
+    ),
+    "a header in two lists": (
+        "defaults: {keep_headers: [ETag, Link]}\n" + WHOLE + "    drop_headers: [etag]\n",
+        [
+            "gate.yaml:7: routes[0].drop_headers: etag cannot be both in keep_headers and in drop_headers; "
+            "take it out of one"
+        ],
     ),
     "a status in two lists, one of them in defaults": (
         "defaults: {hold: 500}\n" + WHOLE + "    release: [500]\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -191,13 +192,29 @@ def lines(fields: Iterable[Field]) -> bytes:
     return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
-#: Never part of a replay: it speaks of the moment, or to one client only.
-NOT_REPLAYED = frozenset((b"date", b"set-cookie", b"set-cookie2"))
+#: Never part of a replay: it speaks of the moment, or to one client only, whatever a route says.
+NEVER_REPLAYED = frozenset((b"date", b"set-cookie", b"set-cookie2"))
+#: Part of a replay only where `keep_headers` names it: a challenge, or the server's proof that belongs to one (RFC 9110
+#: §11.6, §11.7), is spent once it was answered. (Proxy-Authenticate is for one hop.)
+CHALLENGES = frozenset((b"www-authenticate", b"authentication-info", b"proxy-authentication-info"))
+#: Part of every replay: without it nobody can read the bytes that were stored (RFC 9110 §8.4).
+ALWAYS_REPLAYED = frozenset((b"content-encoding",))
+
+_NEVER = _NEVER_RETURNED | NEVER_REPLAYED
+_NEVER_UNASKED = _NEVER | CHALLENGES
+
+#: `"date"` as a component of a signature (RFC 9421 §2), and in the list of the drafts before it.
+_SIGNED_DATE = re.compile(rb'\([^()]*"date"[^()]*\)', re.IGNORECASE)
+_LISTED_DATE = re.compile(rb'headers="(?:[^"]* )?date(?: [^"]*)?"', re.IGNORECASE)
+#: What the head of an answer with a date of its own begins with.
+DATED = b"Date: "
 
 
 @lru_cache(maxsize=1024)
-def _survives(keep: frozenset[bytes] | None, drop: frozenset[bytes]) -> Travel:
-    return Travel(_NEVER_RETURNED | NOT_REPLAYED | drop, keep)
+def _survives(keep: frozenset[bytes] | None, drop: frozenset[bytes], never: frozenset[bytes]) -> Travel:
+    if keep is None:
+        return Travel(never | (drop - ALWAYS_REPLAYED))
+    return Travel(never | (drop - ALWAYS_REPLAYED), keep | ALWAYS_REPLAYED)
 
 
 def remembered(
@@ -206,11 +223,26 @@ def remembered(
     keep: frozenset[bytes] | None = None,
     drop: frozenset[bytes] = _NOTHING,
     tombstone: bool = False,
+    replayed: bool = True,
 ) -> Answer:
     """What a duplicate will be given: the response less what does not survive a replay.
 
     `keep`, where it is given, lists the only fields that a replay carries; `drop` takes more away.
-    Names are in lower case.
+    Names are in lower case. Not `replayed`: it is given at once to those who wait, and a challenge holds for them too.
     """
-    head = _survives(keep, drop).lines(fields_of(response.fields))
+    never = _NEVER_UNASKED if keep is None and replayed else _NEVER
+    fields = fields_of(response.fields)
+    head = _survives(keep, drop, never).lines(fields)
+    if signs_date(fields):
+        head = b"%b%b\r\n%b" % (DATED, fields.all(b"date")[0], head)
     return Answer(response.status, head, None if tombstone else response.body)
+
+
+def signs_date(fields: Fields) -> bool:
+    """Whether a signature covers the one Date of a response: with another it would not verify."""
+    at = fields.shape.at
+    if len(at.get(b"date", ())) != 1:
+        return False
+    if b"signature-input" in at and any(_SIGNED_DATE.search(each) for each in fields.all(b"signature-input")):
+        return True
+    return b"signature" in at and any(_LISTED_DATE.search(each) for each in fields.all(b"signature"))

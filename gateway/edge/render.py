@@ -8,7 +8,7 @@ from typing import assert_never
 
 from ..core.fields import fields_of
 from ..core.instant import http_date, instant
-from ..core.message import Lines, returned_lines
+from ..core.message import DATED, Lines, returned_lines
 from ..core.problem import NO_EFFECT, UNKNOWN, Label, Refusal
 from ..core.reply import Again, First, Live
 from .origins import ALLOWS
@@ -51,7 +51,9 @@ def render(
             answer = reply.answer
             return _whole(
                 answer.status,
-                b"%bDate: %b\r\n" % (answer.head, http_date(wall // 1000)),
+                answer.head
+                if answer.head.startswith(DATED)
+                else b"%bDate: %b\r\n" % (answer.head, http_date(wall // 1000)),
                 _own(reply.label, reply.first_seen, reply.expires),
                 b"Idempotent-Replayed: true\r\n" if reply.replayed else b"",
                 connection,

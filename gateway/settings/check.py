@@ -232,6 +232,7 @@ class _Check:
         policy = _policy(shape, self.file.defaults, self.upstreams.get(shape.upstream), self.file.margin)
         self._doubt_window(n, shape, policy)
         self._statuses(n, shape, policy)
+        self._replays(n, shape, policy)
         self._buffers(n, shape, policy)
         match = Match(shape.match.path, shape.match.host, shape.match.methods)
         return Route(shape.name, shape.upstream, match, policy)
@@ -270,6 +271,14 @@ class _Check:
                 later = max(places, key=lambda place: self.source.line(place) or 0)
                 message = f"{both} cannot be both in {first} and in {second}; take it out of one"
                 self.source.fault(later, message)
+
+    def _replays(self, n: int, shape: RouteShape, policy: Policy) -> None:
+        places = self.place(n, shape, "keep_headers"), self.place(n, shape, "drop_headers")
+        both = sorted((policy.keep_headers or frozenset()) & policy.drop_headers)
+        if both and self.source.sound(*places):
+            later = max(places, key=lambda place: self.source.line(place) or 0)
+            named = ", ".join(name.decode() for name in both)
+            self.source.fault(later, f"{named} cannot be both in keep_headers and in drop_headers; take it out of one")
 
     def _buffers(self, n: int, shape: RouteShape, policy: Policy) -> None:
         limit = ("limits", "buffers")

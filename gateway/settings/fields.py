@@ -18,8 +18,6 @@ Name = Annotated[str, PlainValidator(values.name)]
 Many = Annotated[int, PlainValidator(values.count(least=1, most=MILLION))]
 ManyOrNone = Annotated[int, PlainValidator(values.count(least=0, most=MILLION))]
 Listen = Annotated[Address, PlainValidator(values.address)]
-Header = Annotated[bytes, PlainValidator(values.header)]
-Headers = Annotated[frozenset[Header], BeforeValidator(values.listing("a list of headers such as [X-Request-Id]"))]
 Protocols = Annotated[
     frozenset[Annotated[bytes, PlainValidator(values.protocol)]],
     BeforeValidator(values.listing("a list of protocols such as [websocket]")),

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from ..core.policy import Missing, OnDoubt, Policy, StoreDown
 from . import values
-from .fields import Duration, DurationOrZero, Flag, Header, Headers, Name, Shape, Statuses
+from .fields import Duration, DurationOrZero, Flag, Name, Shape, Statuses
 from .source import Scalar
 
 _POLICY = Policy()
@@ -166,16 +166,18 @@ class PolicyShape(Shape):
         description="How long a guarded request waits for a store that is away, a duration; 3s by default.",
     )
     keep_headers: Annotated[
-        frozenset[Header] | None,
+        frozenset[Annotated[bytes, PlainValidator(values.kept_header)]] | None,
         BeforeValidator(values.listing("a list of headers such as [Content-Type]")),
     ] = Field(
         _POLICY.keep_headers,
-        description="The only headers of an answer that a replay carries; all of them by default, less Date, "
-        "Set-Cookie and those of one connection.",
+        description="The only headers of an answer that a replay carries, besides Content-Encoding; all of them by "
+        "default, less Set-Cookie, credential challenges (WWW-Authenticate and kin) and those of one connection. "
+        "Date is always the replay's own, unless a signature covers it.",
     )
-    drop_headers: Headers = Field(
-        _POLICY.drop_headers, description="Headers of an answer that a replay does not carry; none by default."
-    )
+    drop_headers: Annotated[
+        frozenset[Annotated[bytes, PlainValidator(values.dropped_header)]],
+        BeforeValidator(values.listing("a list of headers such as [X-Request-Id]")),
+    ] = Field(_POLICY.drop_headers, description="Headers of an answer that a replay does not carry; none by default.")
 
 
 class MatchShape(Shape):

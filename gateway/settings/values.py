@@ -14,7 +14,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from ..core.fingerprint import DEFAULT_BIND
-from ..core.message import FRAMING, HOP_BY_HOP
+from ..core.message import ALWAYS_REPLAYED, FRAMING, HOP_BY_HOP, NEVER_REPLAYED, OWN_RESPONSE_FIELDS
 from ..core.policy import glob, normalised, statuses
 from . import addresses, units
 from .addresses import NOT_BUILT
@@ -286,6 +286,32 @@ def _header(text: str) -> bytes:
     if lowered in HOP_BY_HOP | FRAMING:
         raise ValueError(f"{text} belongs to one connection and says nothing of the request; leave it out")
     return lowered
+
+
+def replayed(value: object) -> bytes:
+    """The name of a field that a route may leave to replays, or take from them."""
+    field, shown = header(value), getattr(value, "text", "")
+    if field == b"date":
+        raise ValueError("Date is made anew for each replay, and kept where a signature covers it; leave it out")
+    if field in OWN_RESPONSE_FIELDS:
+        raise ValueError(f"{shown} is the gate's own, and on every replay; leave it out")
+    return field
+
+
+def kept_header(value: object) -> bytes:
+    """The name of a field that replays carry."""
+    field = replayed(value)
+    if field in NEVER_REPLAYED:
+        raise ValueError(f"{getattr(value, 'text', '')} was for one client, and no replay carries it; leave it out")
+    return field
+
+
+def dropped_header(value: object) -> bytes:
+    """The name of a field that replays do not carry."""
+    field = replayed(value)
+    if field in ALWAYS_REPLAYED:
+        raise ValueError(f"without {getattr(value, 'text', '')} nobody can read the body; leave it out")
+    return field
 
 
 def part_of_fingerprint(value: object) -> bytes:

@@ -176,6 +176,68 @@ def test_keep_brings_nothing_back_that_never_survives(name: bytes) -> None:
     assert remembered(PAID, keep=frozenset((name,))).head == b""
 
 
+CHALLENGED = Response(
+    401,
+    [
+        (b"WWW-Authenticate", b'Digest nonce="1"'),
+        (b"www-authenticate", b"Bearer"),
+        (b"Proxy-Authenticate", b"Basic"),
+        (b"Authentication-Info", b'nextnonce="2"'),
+        (b"Proxy-Authentication-Info", b'nextnonce="3"'),
+        (b"ETag", b'"x"'),
+    ],
+)
+
+
+def test_a_challenge_is_spent_once_it_was_answered() -> None:
+    """No challenge, and no proof that belongs to one, is on a replay, unless the route lists it (but for one hop)."""
+    assert remembered(CHALLENGED).head == b'ETag: "x"\r\n'
+    listed = remembered(CHALLENGED, keep=frozenset((b"www-authenticate", b"proxy-authenticate"))).head
+    assert listed == b'WWW-Authenticate: Digest nonce="1"\r\nwww-authenticate: Bearer\r\n'
+
+
+def test_who_is_told_at_once_is_challenged_too() -> None:
+    """What is released is given to those who wait, and a 401 without its challenge would be none (RFC 9110 §15.5.2)."""
+    assert remembered(CHALLENGED, replayed=False).head.count(b"uthenticate: ") == 2
+    assert b"Set-Cookie" not in remembered(PAID, replayed=False).head
+
+
+def test_a_body_goes_with_its_coding() -> None:
+    """Content-Encoding survives any list: without it nobody can read the bytes."""
+    coded = Response(200, [(b"Content-Encoding", b"gzip"), (b"ETag", b"x")], b"...")
+    for lists in ({"keep": frozenset[bytes]()}, {"drop": frozenset((b"content-encoding", b"etag"))}):
+        assert remembered(coded, **lists).head == b"Content-Encoding: gzip\r\n"  # type: ignore[arg-type]
+
+
+TODAY = b"Tue, 24 Nov 2026 10:00:00 GMT"
+INPUT, SIGNATURE = b"Signature-Input", b"Signature"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        (INPUT, b'sig1=("@status" "date" "content-digest");created=1;keyid="k"', True),
+        (INPUT, b'sig1=("@status");created=1, sig2=("Date";sf);keyid="k"', True),
+        (INPUT, b'sig1=("@status" "content-digest");created=1;keyid="date"', False),
+        (INPUT, b'sig1=("x-date" "expiry-date");created=1', False),
+        (SIGNATURE, b'keyId="k",headers="(request-target) date digest",signature="x"', True),
+        (SIGNATURE, b'keyId="k",headers="x-date digest",signature="x"', False),
+        (SIGNATURE, b"sig1=:ZGF0ZQ==:", False),
+        (b"X-Signed", b'("date")', False),
+    ],
+)
+def test_a_date_is_kept_where_a_signature_covers_it(name: bytes, value: bytes, kept: bool) -> None:
+    """RFC 9421's components, and the list of the drafts before it; no other word that has `date` in it."""
+    head = remembered(Response(200, [(name, value), (b"date", TODAY), (b"ETag", b"x")])).head
+    assert head == (b"Date: %b\r\n" % TODAY if kept else b"") + b"%b: %b\r\nETag: x\r\n" % (name, value)
+
+
+def test_two_dates_are_none() -> None:
+    """Which of them was signed nobody knows: a replay has one of its own."""
+    twice = [(INPUT, b's=("date")'), (b"Date", TODAY), (b"Date", TODAY)]
+    assert b"Date" not in remembered(Response(200, twice)).head
+
+
 def test_a_tombstone_has_no_body_and_an_empty_body_is_no_tombstone() -> None:
     """None: it ran, and its answer cannot be replayed. Empty: that *is* its answer."""
     assert remembered(PAID, tombstone=True) == Answer(201, remembered(PAID).head, None)
