@@ -249,6 +249,7 @@ class App:
         )
         self._stack.callback(self._close_pools)
         self._stack.push_async_callback(self.tasks.cancel)
+        self._stack.push_async_callback(server.shadows.close)
         self._stack.callback(server.close)
         if self._seat is not None:
             for host, port in self._seat.addresses:

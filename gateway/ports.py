@@ -296,6 +296,8 @@ class Account:
     response_bytes: int = 0
     record_bytes: int | None = None
     detail: str = field(default="")
+    #: It tells what would have become of a request on a route in shadow; what did is told by an account of its own.
+    shadow: bool = False
 
 
 class Observer(Protocol):

@@ -371,7 +371,7 @@ IN_A_ROUTE = [
     ("match: {hosts: a}", "match.hosts", "unknown field; did you mean `host`?"),
     ("match: {colour: red}", "match.colour", "unknown field; here stand path, host, methods"),
     # What DESIGN names and this version does not do.
-    ("mode: shadow", "mode", TO_COME),
+    ("mode: shadows", "mode", "expected enforce or shadow, found `shadows`; use shadow"),
     ("send_key: header:X", "send_key", TO_COME),
     ("cors: [a]", "cors", "does not stand here; it belongs in the top level"),
     ("key: {format: uuid}", "key.format", TO_COME),

@@ -35,6 +35,7 @@ class PassReason(Enum):
     KEY_ON_UNGUARDED_ROUTE = "key_on_unguarded_route"
     NO_KEY = "no_key"
     STORE_DOWN = "store_down"
+    SHADOW = "shadow"
 
     @property
     def unprotected(self) -> bool:

@@ -2,7 +2,8 @@
 
 It stands in the store's marker, in words that a person can read, and is never secret: of `secret` there is
 a keyed digest of a constant, by which another one shows. Names, order, windows and timeouts of routes are no
-part of it, nor is what counts as the same request (that is compared with each record: `policy-changed`).
+part of it, nor is what counts as the same request (that is compared with each record: `policy-changed`), nor are
+routes in shadow, whose records protect nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .policy import Route
 #: Of how records are named. Another one forgets every live key (tests/core/test_pinned.py).
 FORMAT = 1
 
-#: (namespace, scope, where a key is looked for) of a guarded route.
+#: (namespace, scope, where a key is looked for) of a guarded route that enforces.
 Keys = tuple[str, tuple[str, ...], tuple[str, ...]]
 
 
@@ -33,7 +34,7 @@ class Identity:
     @classmethod
     def of(cls, routes: Iterable[Route], secret: bytes = b"") -> Identity:
         """The identity of a configuration."""
-        policies = [route.policy for route in routes if route.policy.guard]
+        policies = [route.policy for route in routes if route.policy.enforced]
         keys = {
             (_text(policy.namespace), tuple(map(_text, policy.scope)), tuple(sorted(map(_text, policy.headers))))
             for policy in policies

@@ -136,6 +136,11 @@ SENT = b"sent"
 DERIVED = b"derived"
 
 
+def shadowed(origin: bytes) -> bytes:
+    """The origin under which a route in shadow keeps what one that enforces keeps under `origin`."""
+    return b"shadow of " + origin
+
+
 def record_name(
     service: bytes,
     namespace: bytes,

@@ -27,6 +27,13 @@ class Missing(Enum):
     REFUSE = "refuse"
 
 
+class Mode(Enum):
+    """Whether a route does what it decides, or only counts it."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
 class OnDoubt(Enum):
     HOLD = "hold"
     RERUN = "rerun"
@@ -49,6 +56,7 @@ class Policy:
 
     namespace: bytes = b"default"
     guard: bool = True
+    mode: Mode = Mode.ENFORCE
     headers: tuple[bytes, ...] = DEFAULT_HEADERS
     missing: Missing = Missing.PASS
     scope: tuple[bytes, ...] = ()
@@ -85,6 +93,11 @@ class Policy:
         object.__setattr__(self, "claim_life", lease + self.doubt_window)
         object.__setattr__(self, "send_by", min(self.timeout, lease // 2))
         object.__setattr__(self, "ends_by", lease - self.margin)
+
+    @property
+    def enforced(self) -> bool:
+        """Whether the route's keys protect anything."""
+        return self.guard and self.mode is Mode.ENFORCE
 
     @property
     def per_request(self) -> tuple[bytes, ...]:

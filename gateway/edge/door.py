@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from ..core.decide import Guard, Pass, PassReason, Refuse, admit
 from ..core.fields import Fields, Shape
 from ..core.fingerprint import fingerprint, selects_account
-from ..core.key import record_name
+from ..core.key import SENT, record_name
 from ..core.message import Request, listed
-from ..core.policy import AMBIGUOUS, Route, RouteTable
+from ..core.policy import AMBIGUOUS, Mode, Route, RouteTable
 from ..core.problem import Problem, Refusal
 from ..core.values import value
 from ..exchange import Ask
@@ -62,10 +62,11 @@ class Guarded:
 
 @value
 class Passing:
-    """It streams through."""
+    """It streams through. `would`: what became of it if its route were not in shadow."""
 
     route: Route
     reason: PassReason
+    would: Guard | Refuse | None = None
 
 
 @value
@@ -122,6 +123,8 @@ class Door:
         match verdict:
             case Pass(reason):
                 return Passing(route, reason)
+            case _ if policy.mode is Mode.SHADOW:
+                return Passing(route, PassReason.SHADOW, verdict)
             case Refuse(refusal):
                 return Refused(refusal, route)
             case Guard():
@@ -129,14 +132,14 @@ class Door:
                     return Refused(too_large(policy.max_request), route)
                 return Guarded(route, verdict)
 
-    def ask(self, head: Head, body: bytes, peer: str, way: Guarded, hop: str = "") -> Ask:
-        """The guarded request, whole. `peer` asked, `hop` handed it on."""
+    def ask(self, head: Head, body: bytes, peer: str, way: Guarded, hop: str = "", origin: bytes = SENT) -> Ask:
+        """The guarded request, whole. `peer` asked, `hop` handed it on. Its name is that of a key of this origin."""
         request = Request(head.method, head.target, head.fields, body, peer, hop)
         route, guard = way.route, way.guard
         policy = route.policy
         if head.fields.shape not in self._shapes:
             self._meet(head.fields.shape, route)
-        name = record_name(self.service, policy.namespace, guard.scope, guard.key, secret=self.secret)
+        name = record_name(self.service, policy.namespace, guard.scope, guard.key, origin=origin, secret=self.secret)
         return Ask(request, route, guard.key, name, fingerprint(request, policy.recipe, secret=self.secret))
 
     def _meet(self, shape: Shape, route: Route) -> None:

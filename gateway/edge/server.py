@@ -18,6 +18,7 @@ import select
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import httptools
@@ -30,6 +31,7 @@ from ..core.problem import Problem, Refusal
 from ..core.reply import Reply
 from ..exchange import Gate
 from ..ports import Account, Clock, Observer, Stream, VerdictName
+from ..shadow import Shadows
 from .connection import Connection
 from .door import Door, Guarded, Head, Passing, Refused, too_large
 from .origins import Origins
@@ -39,6 +41,7 @@ from .proxies import Proxies, without_hearsay
 from .render import CONTINUE, connection_field, problem, render
 from .tunnel import Tunnel
 from .upgrade import PROTOCOLS, Parser, Relay, offered
+from .watched import Watch, WatchedTunnel
 from .wire import LAST_CHUNK, PLAIN, RequestHeads, chunk
 
 #: A refused request's body up to this size is read and dropped, so that the connection can go on.
@@ -100,6 +103,7 @@ class Server:
         self.heads = heads
         self.origins = origins
         self.proxies = proxies
+        self.shadows = Shadows(gate)
         self.connections: set[ClientConnection] = set()
         self.draining = False
         self.outbox = Outbox(self.loop)
@@ -647,7 +651,11 @@ class ClientConnection(asyncio.Protocol):
 
     def _begin_tunnel(self, visit: Visit, way: Passing) -> None:
         head, route = visit.head, way.route
-        visit.tunnel = tunnel = Tunnel(
+        kind: Callable[..., Tunnel] = Tunnel
+        if way.would is not None:
+            watch = Watch(self.server.door, self.server.shadows, head, way, self._client(head))
+            kind = partial(WatchedTunnel, watch)
+        visit.tunnel = tunnel = kind(
             self.server.pools[route.upstream],
             visit,
             Request(head.method, head.target, head.fields, b"", self._peer),

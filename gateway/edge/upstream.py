@@ -154,7 +154,7 @@ class GuardedAttempt:
         if failpoints.armed:
             failpoints.reach(Point.HEAD_READ)
         self._head = head
-        if _is_stream(head.fields):
+        if is_stream(head.fields):
             self._overflow(Completeness.STREAM)
         elif head.length is not None and head.length > self._limit:
             self._overflow(Completeness.OVER_LIMIT)
@@ -264,7 +264,8 @@ class LiveStream:
                 self._sink.end(clean=clean)
 
 
-def _is_stream(fields: Fields) -> bool:
+def is_stream(fields: Fields) -> bool:
+    """Whether a response with these fields shows itself a stream."""
     at, values = fields.shape.at, fields.values
     for position in at.get(b"content-type", ()):
         if values[position].lstrip(b" \t").lower().startswith(_STREAMS):

@@ -78,6 +78,7 @@ class Log(Deaf):
             account.problem,
             account.attempt,
             account.peer,
+            account.shadow,
         )
         line = f'{{"time":"{self._now()}",{alike},"total_ms":{account.total * 1000:.3f}'
         if account.name:
@@ -106,6 +107,9 @@ class Log(Deaf):
         if account.upstream is not None:
             took += f" (upstream {account.upstream * 1000:.1f})"
         asked = b"%b %b" % (account.method, account.target)
+        if account.shadow:
+            # It never got that status from us: the line says what it would have come to.
+            what, how = f"would {account.verdict} {what}", ""
         line = f"{self._now()[11:23]} {asked.decode('ascii', 'backslashreplace')} {account.status} {what}{how} {took}"
         if account.name:
             line += f" key={self._key(account)}"
@@ -191,11 +195,13 @@ def _alike(
     problem: str,
     attempt: int,
     peer: str,
+    shadow: bool,
 ) -> str:
     """What the lines of many requests have in common."""
     told: dict[str, object] = {
         "level": "info",
         "route": route,
+        "mode": "shadow" if shadow else None,
         "method": method.decode("latin-1"),
         "verdict": verdict,
         "status": status,

@@ -94,6 +94,28 @@ class Ended(NamedTuple):
     unprotected: str
     problem: str
 
+    @classmethod
+    def told(
+        cls,
+        route: str,
+        verdict: str,
+        duplicate: str | None,
+        settlement: str | None,
+        reason: str | None,
+        unprotected: str,
+        problem: str,
+    ) -> Ended:
+        """From the words that JSON made of it."""
+        return cls(
+            route,
+            VerdictName(verdict),
+            DuplicateKind(duplicate) if duplicate else None,
+            Kind(settlement) if settlement else None,
+            Reason(reason) if reason else None,
+            unprotected,
+            problem,
+        )
+
 
 class Row:
     """Requests that came to the same, and the distributions that they fall into."""
@@ -117,6 +139,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[object, ...], Row] = {}
+        self._shadow: Count[tuple[object, ...]] = Count()
         self._store_errors: defaultdict[str, int] = defaultdict(int)
         self._forgot = 0
         self._alarms = 0
@@ -142,6 +165,7 @@ class Tally:
         """All that it has counted, and what is there now, as values that JSON has room for."""
         return {
             "rows": [[row.outcome, row.count] for row in self._rows.values()],
+            "shadow": [[outcome, count] for outcome, count in self._shadow.items()],
             "cells": [histogram.state() for histogram in self._histograms],
             "store_errors": self._store_errors,
             "forgot": self._forgot,
@@ -151,16 +175,10 @@ class Tally:
 
     def add(self, state: Mapping[str, Any]) -> None:
         """Count what another has counted, as if it had happened here too. What is there now is not counted."""
-        for (route, verdict, duplicate, settlement, reason, unprotected, problem), count in state["rows"]:
-            outcome = Ended(
-                route,
-                VerdictName(verdict),
-                DuplicateKind(duplicate) if duplicate else None,
-                Kind(settlement) if settlement else None,
-                Reason(reason) if reason else None,
-                unprotected,
-                problem,
-            )
+        for told, count in state["shadow"]:
+            self._shadow[Ended.told(*told)] += count
+        for told, count in state["rows"]:
+            outcome = Ended.told(*told)
             row = self._rows.get(outcome)
             if row is None:
                 row = self._rows[outcome] = Row(outcome, self)
@@ -184,6 +202,9 @@ class Tally:
             account.unprotected,
             account.problem,
         )
+        if account.shadow:
+            self._shadow[outcome] += 1
+            return
         row = self._rows.get(outcome)
         if row is None:
             row = self._rows[outcome] = Row(Ended(*outcome), self)
@@ -228,11 +249,20 @@ class Tally:
             yield family
 
     def _counters(self) -> Iterator[Metric]:
-        def counted(name: str, text: str, labels: Labels, of: Callable[[Ended], Labels | None]) -> Metric:
+        real = [(row.outcome, row.count) for row in self._rows.values()]
+        shadow = [(Ended(*outcome), count) for outcome, count in self._shadow.items()]  # type: ignore[arg-type]
+
+        def counted(
+            name: str,
+            text: str,
+            labels: Labels,
+            of: Callable[[Ended], Labels | None],
+            among: Iterable[tuple[Ended, int]] = real,
+        ) -> Metric:
             counts: Count[Labels] = Count()
-            for row in self._rows.values():
-                if (found := of(row.outcome)) is not None:
-                    counts[found] += row.count
+            for outcome, count in among:
+                if (found := of(outcome)) is not None:
+                    counts[found] += count
             return _counter(name, text, labels, counts)
 
         yield counted(
@@ -258,6 +288,19 @@ class Tally:
         yield counted(
             "oncegate_problems", "Problems answered by the gate itself", ("route", "problem"),
             lambda it: (it.route, it.problem) if it.problem else None,
+        )  # fmt: skip
+        yield counted(
+            "oncegate_shadow_requests", "What would have become of requests on routes in shadow",
+            ("route", "verdict", "problem"), lambda it: (it.route, it.verdict, it.problem), shadow,
+        )  # fmt: skip
+        yield counted(
+            "oncegate_shadow_duplicates", "Duplicates that would have been caught, by how", ("route", "kind"),
+            lambda it: None if it.duplicate is None else (it.route, it.duplicate), shadow,
+        )  # fmt: skip
+        yield counted(
+            "oncegate_shadow_settlements", "Claims that would have been settled, by how and why",
+            ("route", "settlement", "reason"),
+            lambda it: (it.route, it.settlement, it.reason) if it.settlement and it.reason else None, shadow,
         )  # fmt: skip
         errors: dict[Labels, int] = {(operation,): count for operation, count in self._store_errors.items()}
         yield _counter("oncegate_store_errors", "Calls that the store did not answer", ("operation",), errors)

@@ -354,6 +354,7 @@ def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings
     return Policy(
         namespace=shape.namespace.encode(),
         guard=shape.guard,
+        mode=shape.mode,
         headers=plain.headers if source is None else (source,),
         missing=shape.missing,
         scope=tuple(each.encode() for each in shape.scope),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
-from ..core.policy import Missing, OnDoubt, Policy, StoreDown
+from ..core.policy import Missing, Mode, OnDoubt, Policy, StoreDown
 from . import values
 from .fields import Duration, DurationOrZero, Flag, Name, Shape, Statuses
 from .source import Scalar
@@ -70,7 +70,7 @@ class PolicyShape(Shape):
     """What a route may say, and `defaults` for all of them. A field of a route replaces the whole field of
     `defaults`."""
 
-    TO_COME = frozenset(("mode", "send_key"))
+    TO_COME = frozenset(("send_key",))
     PLACE = "a route or `defaults`"
 
     namespace: Name = Field(
@@ -79,6 +79,11 @@ class PolicyShape(Shape):
         "another path is a mismatch.",
     )
     guard: Flag = Field(_POLICY.guard, description="Whether requests with a key are made idempotent; true by default.")
+    mode: Annotated[Mode, PlainValidator(values.one_of({each.value: each for each in Mode}))] = Field(
+        _POLICY.mode,
+        description="enforce, or shadow: every request goes through unprotected, and the gate counts what it would "
+        "have done; enforce by default.",
+    )
     key: KeyShape = Field(KeyShape(), description="Where the key stands, as {from: header:NAME}.")
     missing: Annotated[Missing, PlainValidator(values.one_of({each.value: each for each in Missing}, ("derive",)))] = (
         Field(

@@ -48,6 +48,9 @@ def tell_all(tally: Tally) -> None:
     doubtful.settlement, doubtful.reason, doubtful.verdict = Kind.HOLD, Reason.TIMEOUT, VerdictName.REPLAY
     doubtful.problem, doubtful.unprotected, doubtful.record_bytes = "in-doubt", "no_key", 4096
     tally.finished(doubtful)
+    shadow = caught(DuplicateKind.KEY_REUSED)
+    shadow.shadow, shadow.verdict, shadow.problem = True, VerdictName.REFUSE, "key-reused"
+    tally.finished(shadow)
     tally.store_called("claim", 1 / 64, failed=False)
     tally.store_called("settle", 1.0, failed=True)
     tally.store_forgot("all")

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...core.identity import Identity, dumped
+from ...core.identity import FORMAT, Identity, dumped
 from ...core.problem import Problem
 from ...ports import StoreAway
 from .findings import Check, Finding, Severity
@@ -98,7 +98,7 @@ class Marker:
             if value is None:
                 return
         born, self._difference = read_marker(value, self._identity)
-        if self._difference and self._accepts:
+        if self._difference and (self._accepts or _names_nothing(value)):
             await self._overwrite(ask, born)
         if not self._difference:
             self._accepts = False  # once: whoever overwrites it later means this gate too
@@ -143,6 +143,15 @@ def read_marker(value: bytes, mine: Identity) -> tuple[str, str]:
         return str(told["born"]), mine.difference(Identity.from_json(told["identity"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         return "", "it cannot be read by this version"
+
+
+def _names_nothing(value: bytes) -> bool:
+    """Whether a marker is that of gates that enforced nothing: whoever is first to enforce forgets no key."""
+    try:
+        found = Identity.from_json(json.loads(value)["identity"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return found.format == FORMAT and not found.keys
 
 
 def differs(key: bytes, difference: str) -> Finding:
