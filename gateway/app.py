@@ -25,6 +25,7 @@ from .edge.door import Bounds, Door
 from .edge.origins import Origins
 from .edge.pool import Place, Pool, Tls
 from .edge.proxies import Proxies
+from .edge.published import Published
 from .edge.server import Patience, Server
 from .edge.upstream import GuardedUpstream
 from .edge.wire import RequestHeads
@@ -287,6 +288,7 @@ class App:
             bounds=Bounds(limits.head, limits.target, limits.fields),
             budget=self._budget,
             hint=lambda what: self.log.say("note", what),
+            published=_published(settings),
         )
 
     def _reach(self, settings: Settings, heads: RequestHeads) -> None:
@@ -382,6 +384,11 @@ class App:
         self.log.say("info", str(stopped))
         self.log.close()
         return stopped
+
+
+def _published(settings: Settings) -> Published | None:
+    path = settings.policy_path
+    return None if path is None else Published(path.encode(), settings.routes.routes)
 
 
 def _origins(settings: Settings) -> Origins | None:

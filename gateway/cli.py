@@ -8,7 +8,9 @@ import click
 from . import __version__
 from .commands.check import check
 from .commands.demo import demo, sample_service
+from .commands.diff import diff
 from .commands.doctor import diagnose
+from .commands.policy import policy
 from .commands.run import run
 from .exits import USAGE
 
@@ -22,7 +24,7 @@ def main() -> None:
     """An idempotency gateway: one key, one effect, the same answer."""
 
 
-for word in (run, check, diagnose, demo, sample_service):
+for word in (run, check, policy, diff, diagnose, demo, sample_service):
     main.add_command(word)
 
 

@@ -245,7 +245,14 @@ class RouteTable:
         self._opened = self._made_of(_opened)
 
     def _made_of(self, spell: Callable[[str], str]) -> list[Rule]:
-        return [(route, glob(spell(route.match.path)).fullmatch, _host(route.match.host)) for route in self.routes]
+        return [
+            (
+                route,
+                glob(spell(route.match.path)).fullmatch,
+                None if route.match.host is None else host_matcher(route.match.host),
+            )
+            for route in self.routes
+        ]
 
     def match(self, method: bytes, host: bytes, target: bytes) -> Route | Ambiguous | None:
         """The route of a request; None where there is none, AMBIGUOUS where its path reads two ways."""
@@ -275,10 +282,8 @@ class RouteTable:
         return None
 
 
-def _host(pattern: str | None) -> Callable[[str], object] | None:
+def host_matcher(pattern: str) -> Callable[[str], object]:
     """A matcher of `Host` values: any port where the pattern names none; `*.` stands for subdomains."""
-    if pattern is None:
-        return None
     pattern = pattern.lower()
     port = "" if re.search(r":\d+$", pattern) else r"\.?(?::\d*)?"
     if pattern.startswith("*."):

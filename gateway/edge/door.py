@@ -22,6 +22,7 @@ from ..exchange import Ask
 from .authority import is_host
 from .budget import Budget
 from .intermediary import one_hop_less, origin_form, with_host
+from .published import Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,15 @@ class Passing:
     would: Guard | Refuse | None = None
 
 
+class Told:
+    """It asks for the published policy."""
+
+    route: None = None
+
+    def __init__(self, published: Published) -> None:
+        self.published = published
+
+
 @value
 class Refused:
     """It is answered with a problem. `route` where one was found."""
@@ -77,7 +87,7 @@ class Refused:
     route: Route | None = None
 
 
-Way = Guarded | Passing | Refused
+Way = Guarded | Passing | Refused | Told
 
 #: Names of fields that are remembered as met before.
 _KNOWN = 1000
@@ -98,6 +108,7 @@ class Door:
         bounds: Bounds | None = None,
         budget: Budget,
         hint: Callable[[str], None] = lambda _: None,
+        published: Published | None = None,
     ) -> None:
         self.table = table
         self.service = service
@@ -105,6 +116,7 @@ class Door:
         self.bounds = bounds or Bounds()
         self.budget = budget
         self._hint = hint
+        self._told = None if published is None else Told(published)
         self._known: set[bytes] = set()
         self._shapes: set[Shape] = set()
 
@@ -113,6 +125,8 @@ class Door:
         fault = self._framing(head)
         if fault is not None:
             return Refused(fault)
+        if self._told is not None and self._told.published.asks(head.method, head.target):
+            return self._told
         route = self.table.match(head.method, head.host, head.target)
         if route is None:
             return Refused(Refusal(Problem.NO_ROUTE))
@@ -241,4 +255,4 @@ def _malformed(why: str) -> Refusal:
     return Refusal(Problem.REQUEST_MALFORMED, why)
 
 
-__all__ = ["Bounds", "Door", "Guarded", "Head", "Passing", "Refused", "Way", "too_large"]
+__all__ = ["Bounds", "Door", "Guarded", "Head", "Passing", "Refused", "Told", "Way", "too_large"]

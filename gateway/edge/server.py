@@ -33,7 +33,7 @@ from ..exchange import Gate
 from ..ports import Account, Clock, Observer, Stream, VerdictName
 from ..shadow import Shadows
 from .connection import Connection
-from .door import Door, Guarded, Head, Passing, Refused, too_large
+from .door import Door, Guarded, Head, Passing, Refused, Told, Way, too_large
 from .origins import Origins
 from .outbox import Outbox
 from .pool import Pool
@@ -201,7 +201,7 @@ class Visit:
         "keep_alive", "protocols", "rechunk", "reserved", "size", "started", "trailers", "tunnel", "way",
     )  # fmt: skip
 
-    def __init__(self, conn: ClientConnection, head: Head, way: Guarded | Passing | Refused, keep_alive: bool) -> None:
+    def __init__(self, conn: ClientConnection, head: Head, way: Way, keep_alive: bool) -> None:
         self._conn = conn
         self._on_gone: Callable[[], None] | None = None
         self._stream: Stream | None = None
@@ -586,7 +586,7 @@ class ClientConnection(asyncio.Protocol):
             if visit.size > _BODY_AHEAD:
                 self.pause()
         elif visit.size > _DROPPED and visit.started:
-            self._answer_refused(visit, way)
+            self._answer(visit, way)
 
     def on_message_complete(self) -> None:
         if self._upgrading:
@@ -627,7 +627,7 @@ class ClientConnection(asyncio.Protocol):
             if visit.head.expects and not visit.size:
                 self.write(CONTINUE)
         elif visit.head.expects or (visit.head.length or visit.size) > _DROPPED:
-            self._answer_refused(visit, way)
+            self._answer(visit, way)
 
     def _body_complete(self, visit: Visit) -> None:
         way = visit.way
@@ -638,8 +638,8 @@ class ClientConnection(asyncio.Protocol):
             self.server.gate.begin(
                 self.server.door.ask(visit.head, body, self._client(visit.head), way, self._peer), visit
             )
-        elif isinstance(way, Refused):
-            self._answer_refused(visit, way)
+        elif not isinstance(way, Passing):
+            self._answer(visit, way)
         elif visit.tunnel is not None:
             visit.tunnel.request_end(visit.trailers or ())
 
@@ -682,6 +682,30 @@ class ClientConnection(asyncio.Protocol):
             self.write(self.problem(visit, way.refusal))
             self.account(visit, way.refusal.problem.status, way.refusal)
             self.done(visit)
+
+    def _answer(self, visit: Visit, way: Refused | Told) -> None:
+        """Without the service, whatever there may be of a body."""
+        if isinstance(way, Refused):
+            self._answer_refused(visit, way)
+        else:
+            self._answer_told(visit, way)
+
+    def _answer_told(self, visit: Visit, way: Told) -> None:
+        if visit.answered:
+            return
+        visit.answered = True
+        server, head = self.server, visit.head
+        status, data = way.published.answer(
+            head.method,
+            head.host,
+            head.fields,
+            connection=connection_field(keep_alive=visit.keeps_alive(), http10=visit.http10),
+            wall=server.clock.wall(),
+            origin=b"" if server.origins is None else server.origins.of_problem(head.fields),
+        )
+        self.write(data)
+        self.account(visit, status)
+        self.done(visit)
 
     def _turn_away(self, visit: Visit, refusal: Refusal) -> None:
         """A guarded request shows itself unfit while its body comes in."""
@@ -864,7 +888,7 @@ class ClientConnection(asyncio.Protocol):
             if way.reason.unprotected:
                 account.unprotected = way.reason.value
                 account.label = "unprotected"
-        else:
+        elif not isinstance(way, Told):
             account.verdict = VerdictName.REFUSE
         if refusal is not None:
             account.problem = refusal.problem.slug

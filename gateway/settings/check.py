@@ -336,6 +336,7 @@ class _Check:
             upgrades=file.upgrades,
             origins=None if file.cors is None else file.cors.origins,
             trusted_proxies=file.trusted_proxies,
+            policy_path=file.policy_path,
             grace=max(route.policy.lease for route in routes) if file.grace is None else file.grace,
         )
 

@@ -282,6 +282,11 @@ class FileShape(Shape):
         description="Which pages may read the gate's own problems, and its fields on answers that the service lets "
         "them read, as {origins: [https://shop.example]}; none by default.",
     )
+    policy_path: Annotated[str | None, PlainValidator(values.policy_path)] = Field(
+        "/.well-known/idempotency",
+        description="Where clients can read the policy of each route as JSON, a path, or off for nowhere; "
+        "/.well-known/idempotency by default.",
+    )
     trusted_proxies: Networks | None = Field(
         None,
         description="The proxies in front whose word is taken for where a request came from, a list such as "

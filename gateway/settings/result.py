@@ -96,6 +96,8 @@ class Settings:
     upgrades: frozenset[bytes] = frozenset((b"websocket",))
     #: None: the browser of a page elsewhere is told nothing of the gate.
     origins: frozenset[bytes] | None = None
+    #: Where clients read the policy; None for nowhere.
+    policy_path: str | None = "/.well-known/idempotency"
     #: None: what any peer says of where a request came from goes on as it is.
     trusted_proxies: tuple[Network, ...] | None = None
 

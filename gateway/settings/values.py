@@ -250,6 +250,17 @@ def path(value: object) -> str:
     return text
 
 
+def policy_path(value: object) -> str | None:
+    """One path, or None where nothing is published."""
+    if isinstance(value, Scalar) and value.kind is Kind.BOOLEAN:
+        if value.text.lower() in _YAML_FALSE:
+            return None
+        raise ValueError("expected a path or off; use /.well-known/idempotency")
+    if "*" in (text := path(value)):
+        raise ValueError(f"one path, without stars; use {text.partition('*')[0].rstrip('/') or '/policy'}")
+    return text
+
+
 def host(value: object) -> str:
     text = _text(value, "a host such as shop.example")
     if "://" in text:

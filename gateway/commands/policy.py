@@ -1,0 +1,131 @@
+"""`oncegate policy`: what is published at /.well-known/idempotency, as Markdown for an API's own documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..core.document import document, route_of
+from ..core.policy import Route
+from ..settings.units import show_duration, show_size
+from .speaking import load
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def policy(file: Path) -> None:
+    """The published policy as Markdown; exit 0 or 64."""
+    click.echo(markdown(load(file).routes.routes), nl=False)
+
+
+def markdown(routes: tuple[Route, ...]) -> str:
+    """A page for the clients of these routes. It names nothing that the published document does not, but for the
+    hosts, each of which is there told of its own."""
+    told = document(routes)
+    lines = [
+        "# Idempotency",
+        "",
+        "Send each operation with a key of its own, and the same key with every retry of it, unchanged. The operation "
+        "then runs at most once, and every retry is given the first one's answer. GET, HEAD and OPTIONS need no key.",
+        "",
+    ]
+    for route in routes[: len(told["routes"])]:
+        lines += _route(route)
+    lines += [
+        "Whatever matches none of these is not guarded. The first that matches a request counts.",
+        "",
+        "## Fields of responses",
+        "",
+        *_table(("field", "value"), ((f"`{name}`", said) for name, said in told["response_fields"].items())),
+        "## Refusals",
+        "",
+        "Refusals are `application/problem+json` (RFC 9457).",
+        "",
+        *_table(("status", "type", "meaning", "send it again?"), map(_problem, told["problems"])),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _problem(problem: dict[str, Any]) -> tuple[str, ...]:
+    again = {True: "yes", False: "no", None: "once corrected"}[problem["retry"]]
+    return str(problem["status"]), f"`{problem['type']}`", problem["title"], again
+
+
+def _route(route: Route) -> Iterator[str]:
+    told = route_of(route)
+    methods = ", ".join(told["methods"]) if told["methods"] else "Any method"
+    host = f" on {_escaped(route.match.host)}" if route.match.host else ""
+    yield f"## {methods} `{told['path']}`{host}"
+    yield ""
+    if told["guarded"]:
+        yield from _table(("", ""), _rules(told))
+    else:
+        yield "Not guarded: a retry runs again."
+        yield ""
+
+
+def _rules(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    key, same, kept, doubt, statuses = (told[name] for name in ("key", "same_request", "kept", "in_doubt", "statuses"))
+    without = "refused" if key["required"] else "run, and not protected"
+    yield "Key", f"in {_listed(key['in'], ' or ')}: {key['format']}; without one a request is {without}"
+    if told["scope"]:
+        yield "Whose key", f"of each {_listed(told['scope'], ' and ')}, which must be sent"
+    yield "Same request", f"{', '.join(same['parts'])}; otherwise {_conflict(same['otherwise'][0])}"
+    if same["credentials"]:
+        conflict = _conflict(same["otherwise"][1])
+        cookie = ", or else `Cookie`" if same["cookie_otherwise"] else ""
+        sent = f"{_listed(same['credentials'], ', ')}{cookie}, as far as they are sent"
+        yield "Same sender", f"{sent}; otherwise {conflict}"
+    yield "Body", f"up to {show_size(same['max_body_bytes'])}"
+    yield "Replayed for", _duration(told["window_seconds"])
+    carried = "all fields" if kept["only_fields"] is None else _codes(kept["only_fields"])
+    but = f" but {_codes(kept['not_fields'])}" if kept["only_fields"] is None else ""
+    limit = show_size(kept["max_body_bytes"])
+    yield (
+        "A replay carries",
+        f"status, body and {carried}{but}; a body over {limit} is not kept: {_conflict(kept['otherwise'])}",
+    )
+    flight = told["in_flight"]
+    yield (
+        "While it runs",
+        f"a duplicate waits up to {_duration(flight['wait_seconds'])}, then {_conflict(flight['then'])}",
+    )
+    then = doubt["then"]
+    outcome = f"up to {doubt['max_attempts']} runs in all" if isinstance(then, str) else _conflict(then)
+    yield "Outcome unknown", f"{outcome}, for {_duration(doubt['remembered_seconds'])}"
+    free = [str(status) for status in statuses["key_is_free_again"] if status != 503]
+    if statuses["503_with_retry_after"] == "key_is_free_again":
+        free.append("503 with Retry-After")
+    yield "The key is free again after", ", ".join(free)
+    yield "Nobody knows after", ", ".join(map(str, statuses["outcome_is_unknown"]))
+
+
+def _conflict(conflict: dict[str, Any]) -> str:
+    return f"{conflict['status']} `{conflict['type']}`"
+
+
+def _duration(seconds: float) -> str:
+    return show_duration(int(seconds * 1000))
+
+
+def _codes(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
+
+
+def _listed(sources: list[str], joint: str) -> str:
+    return joint.join(f"`{source.removeprefix('header:')}`" for source in sources)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("*", "\\*")
+
+
+def _table(head: tuple[str, ...], rows: Any) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+    yield ""

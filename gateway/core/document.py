@@ -1,0 +1,165 @@
+"""What an API's clients may know of its idempotency policy, as plain values: it is published as JSON and as Markdown.
+
+It says what a client can see anyway, or must know to retry rightly. It never says where a request goes on to, what a
+route, an upstream, a namespace or the service is called, nor anything of the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .fingerprint import CREDENTIALS, DEFAULT_BIND
+from .key import LONGEST
+from .message import ALWAYS_REPLAYED, CHALLENGES, NEVER_REPLAYED
+from .policy import HELD, RELEASED, Missing, OnDoubt, Policy, Route, StoreDown
+from .problem import Label, Problem
+
+#: Of the document's form. A client that knows it ignores members that it does not know.
+VERSION = 1
+
+#: The problems that a client of a guarded route meets for its key.
+_PROBLEMS = (
+    Problem.KEY_MISSING,
+    Problem.KEY_INVALID,
+    Problem.SCOPE_MISSING,
+    Problem.KEY_REUSED,
+    Problem.CREDENTIALS_DIFFER,
+    Problem.IN_FLIGHT,
+    Problem.IN_DOUBT,
+    Problem.RESPONSE_NOT_KEPT,
+    Problem.POLICY_CHANGED,
+    Problem.BODY_TOO_LARGE,
+    Problem.STORE_UNAVAILABLE,
+)
+_RESPONSE_FIELDS = {
+    "Idempotency-Status": ", ".join(Label),
+    "Idempotent-Replayed": "true on an answer that was given before",
+    "Idempotency-Expires": "until when the answer is replayed (RFC 3339), on stored and replayed answers",
+    "Idempotency-First-Seen": "when the first request with this key came (RFC 3339), on stored and replayed answers",
+}
+
+
+def document(routes: Iterable[Route]) -> dict[str, Any]:
+    """The document for these routes, in their order, of which the first that matches a request counts. What comes
+    behind the last guarded one is left out, as nothing there is guarded either."""
+    listed = list(routes)
+    while listed and not listed[-1].policy.enforced:
+        listed.pop()
+    return {
+        "version": VERSION,
+        "unsafe_methods_only": True,
+        "response_fields": _RESPONSE_FIELDS,
+        "problems": [problem_of(each) for each in _PROBLEMS],
+        "routes": [route_of(each) for each in listed],
+    }
+
+
+def problem_of(problem: Problem) -> dict[str, Any]:
+    """What a refusal looks like, and whether the same request may be sent again."""
+    return {"type": problem.type, "status": problem.status, "title": problem.title, "retry": problem.retry}
+
+
+def route_of(route: Route) -> dict[str, Any]:
+    """One route: which requests it is for, and what holds for them."""
+    match, policy = route.match, route.policy
+    told: dict[str, Any] = {
+        "path": match.path,
+        "methods": None if match.methods is None else sorted(map(_text, match.methods)),
+        "guarded": policy.enforced,
+    }
+    return {**told, **rules_of(policy)} if policy.enforced else told
+
+
+def rules_of(policy: Policy) -> dict[str, Any]:
+    """What holds for the requests of a guarded route. Durations in seconds, sizes in bytes."""
+    return {
+        "key": {
+            "in": [f"header:{_title(name)}" for name in policy.headers],
+            "required": policy.missing is Missing.REFUSE,
+            "format": f"1 to {LONGEST} printable ASCII characters, bare or as a quoted string (RFC 8941)",
+            "max_length": LONGEST,
+        },
+        "scope": [_source(source.decode("latin-1")) for source in policy.scope],
+        "same_request": {
+            "parts": [*policy.recipe.parts[:6], *(_title(name) for name in policy.recipe.headers)],
+            "credentials": _credentials(policy),
+            "cookie_otherwise": DEFAULT_BIND in policy.recipe.bind,
+            "max_body_bytes": policy.max_request,
+            "otherwise": [_conflict(Problem.KEY_REUSED), _conflict(Problem.CREDENTIALS_DIFFER)],
+        },
+        "window_seconds": policy.window / 1000,
+        "kept": {
+            "max_body_bytes": policy.max_response,
+            "only_fields": None if policy.keep_headers is None else _names(policy.keep_headers | ALWAYS_REPLAYED),
+            "not_fields": _names(
+                NEVER_REPLAYED | policy.drop_headers | (CHALLENGES if policy.keep_headers is None else frozenset())
+            ),
+            "otherwise": _conflict(Problem.RESPONSE_NOT_KEPT),
+        },
+        "in_flight": {"wait_seconds": policy.wait / 1000, "then": _conflict(Problem.IN_FLIGHT)},
+        "in_doubt": {
+            "then": "run again" if policy.on_doubt is OnDoubt.RERUN else _conflict(Problem.IN_DOUBT),
+            "max_attempts": policy.max_attempts if policy.on_doubt is OnDoubt.RERUN else 1,
+            "remembered_seconds": policy.doubt_window / 1000,
+        },
+        "statuses": {
+            "key_is_free_again": _statuses((RELEASED | policy.release) - policy.hold - policy.keep),
+            "outcome_is_unknown": _statuses((HELD | policy.hold) - policy.release - policy.keep),
+            "503_with_retry_after": _with_retry_after(policy),
+        },
+        "without_store": "unprotected"
+        if policy.store_down is StoreDown.FORWARD
+        else _conflict(Problem.STORE_UNAVAILABLE),
+    }
+
+
+def _with_retry_after(policy: Policy) -> str:
+    for statuses, meaning in (
+        (policy.release, "key_is_free_again"),
+        (policy.hold, "outcome_is_unknown"),
+        (policy.keep, "answer"),
+    ):
+        if 503 in statuses:
+            return meaning
+    return "key_is_free_again"
+
+
+def _conflict(problem: Problem) -> dict[str, Any]:
+    return {"status": problem.status, "type": problem.type}
+
+
+def _credentials(policy: Policy) -> list[str]:
+    """What a duplicate must repeat of who sends it. (A cookie counts, by default, where none of these is there.)"""
+    found: list[str] = []
+    for source in policy.recipe.bind:
+        if source == DEFAULT_BIND:
+            found += [f"header:{_title(name)}" for name in CREDENTIALS]
+        else:
+            found.append(_source(source))
+    return found
+
+
+def _source(source: str) -> str:
+    kind, _, name = source.partition(":")
+    return f"header:{_title(name.encode('latin-1'))}" if kind == "header" else source
+
+
+def _names(names: Iterable[bytes]) -> list[str]:
+    return sorted(map(_title, names))
+
+
+_SPELLED = {b"x-api-key": "X-API-Key", b"etag": "ETag", b"www-authenticate": "WWW-Authenticate"}
+
+
+def _title(name: bytes) -> str:
+    """A field's name as people write it."""
+    return _SPELLED.get(name) or "-".join(word.capitalize() for word in _text(name).split("-"))
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1")
+
+
+def _statuses(found: frozenset[int]) -> list[int]:
+    return sorted(found)
