@@ -288,6 +288,7 @@ class App:
             bounds=Bounds(limits.head, limits.target, limits.fields),
             budget=self._budget,
             hint=lambda what: self.log.say("note", what),
+            unfit=self.tally.unfit,
             published=_published(settings),
         )
 

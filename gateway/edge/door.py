@@ -21,6 +21,7 @@ from ..core.values import value
 from ..exchange import Ask
 from .authority import is_host
 from .budget import Budget
+from .fit import Fit
 from .intermediary import one_hop_less, origin_form, with_host
 from .published import Published
 
@@ -108,6 +109,7 @@ class Door:
         bounds: Bounds | None = None,
         budget: Budget,
         hint: Callable[[str], None] = lambda _: None,
+        unfit: Callable[[str, str], None] = lambda route, credential: None,
         published: Published | None = None,
     ) -> None:
         self.table = table
@@ -116,6 +118,7 @@ class Door:
         self.bounds = bounds or Bounds()
         self.budget = budget
         self._hint = hint
+        self._fit = Fit(hint, unfit)
         self._told = None if published is None else Told(published)
         self._known: set[bytes] = set()
         self._shapes: set[Shape] = set()
@@ -153,6 +156,7 @@ class Door:
         policy = route.policy
         if head.fields.shape not in self._shapes:
             self._meet(head.fields.shape, route)
+        self._fit.look(head.fields, route)
         name = record_name(self.service, policy.namespace, guard.scope, guard.key, origin=origin, secret=self.secret)
         return Ask(request, route, guard.key, name, fingerprint(request, policy.recipe, secret=self.secret))
 

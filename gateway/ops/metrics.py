@@ -140,6 +140,7 @@ class Tally:
     def __init__(self) -> None:
         self._rows: dict[tuple[object, ...], Row] = {}
         self._shadow: Count[tuple[object, ...]] = Count()
+        self._unfit: Count[Labels] = Count()
         self._store_errors: defaultdict[str, int] = defaultdict(int)
         self._forgot = 0
         self._alarms = 0
@@ -166,6 +167,7 @@ class Tally:
         return {
             "rows": [[row.outcome, row.count] for row in self._rows.values()],
             "shadow": [[outcome, count] for outcome, count in self._shadow.items()],
+            "unfit": [[labels, count] for labels, count in self._unfit.items()],
             "cells": [histogram.state() for histogram in self._histograms],
             "store_errors": self._store_errors,
             "forgot": self._forgot,
@@ -177,6 +179,8 @@ class Tally:
         """Count what another has counted, as if it had happened here too. What is there now is not counted."""
         for told, count in state["shadow"]:
             self._shadow[Ended.told(*told)] += count
+        for (route, credential), count in state["unfit"]:
+            self._unfit[route, credential] += count
         for told, count in state["rows"]:
             outcome = Ended.told(*told)
             row = self._rows.get(outcome)
@@ -231,6 +235,10 @@ class Tally:
 
     def alarm(self, what: str, **facts: object) -> None:
         self._alarms += 1
+
+    def unfit(self, route: str, credential: str) -> None:
+        """A request carried a credential that does not fit what its route binds."""
+        self._unfit[route, credential] += 1
 
     # ── prometheus_client's Collector ─────────────────────────────────────────────────────────────
 
@@ -301,6 +309,10 @@ class Tally:
             "oncegate_shadow_settlements", "Claims that would have been settled, by how and why",
             ("route", "settlement", "reason"),
             lambda it: (it.route, it.settlement, it.reason) if it.settlement and it.reason else None, shadow,
+        )  # fmt: skip
+        yield _counter(
+            "oncegate_unfit_credentials", "Requests whose credentials do not fit what their route binds",
+            ("route", "credential"), self._unfit,
         )  # fmt: skip
         errors: dict[Labels, int] = {(operation,): count for operation, count in self._store_errors.items()}
         yield _counter("oncegate_store_errors", "Calls that the store did not answer", ("operation",), errors)

@@ -54,6 +54,7 @@ def tell_all(tally: Tally) -> None:
     tally.store_called("claim", 1 / 64, failed=False)
     tally.store_called("settle", 1.0, failed=True)
     tally.store_forgot("all")
+    tally.unfit("all", "Digest")
     tally.alarm("something")
 
 
