@@ -1,0 +1,266 @@
+"""Every configuration that we show is run: loaded as it stands, put before a service of the test's own with a real
+Redis behind it, and driven through what its comments say.
+
+Whoever adds a file to config/examples/ adds its story here, or `test_every_example_has_a_story` fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.app import App
+from gateway.settings import Address, Settings, load
+from tests.edge.stand import eventually
+from tests.harness import Exchange, Origin, Response, RunningGate, ask
+from tests.servers import RedisServer, free_port, preferred
+
+CONFIG = Path(__file__).parent.parent / "config"
+EXAMPLES = {path.stem: path for path in (CONFIG / "minimal.yaml", *sorted((CONFIG / "examples").glob("*.yaml")))}
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    server = RedisServer(preferred()).start()
+    yield server
+    server.close()
+
+
+class Shop:
+    """An example that runs, and the service behind it."""
+
+    def __init__(self, gate: RunningGate, origin: Origin, settings: Settings) -> None:
+        self.gate = gate
+        self.origin = origin
+        self.settings = settings
+
+    async def post(self, target: str, key: str | None = None, **how: Any) -> Response:
+        """A request to the gate; `key` stands in Idempotency-Key."""
+        return await ask(self.gate.port, how.pop("method", "POST"), target, key=key, **how)
+
+    @property
+    def runs(self) -> int:
+        """How many requests have reached the service."""
+        return len(self.origin.requests)
+
+    def answers(self, status: int, **how: Any) -> None:
+        """What the service says from now on."""
+        self.origin.answer = lambda exchange: exchange.respond(status, **how)
+
+    def policy(self, route: str) -> Any:
+        (found,) = [each.policy for each in self.settings.routes.routes if each.name == route]
+        return found
+
+    async def guards(self, target: str, **how: Any) -> None:
+        """The first of two runs and is stored; the second is given its answer."""
+        before = self.runs
+        first, second = [await self.post(target, **how) for _ in range(2)]
+        assert (first.label, second.label, self.runs) == ("stored", "replayed", before + 1)
+        assert second.body == first.body
+
+    async def passes(self, target: str, label: str | None = "unprotected", **how: Any) -> None:
+        """Each of two runs."""
+        before = self.runs
+        assert [(await self.post(target, **how)).label for _ in range(2)] == [label, label]
+        assert self.runs == before + 2
+
+
+@asynccontextmanager
+async def running(path: Path, redis: RedisServer, folder: Path) -> AsyncIterator[Shop]:
+    """The file as it stands, but for where it listens, where its services are and which store is its own."""
+    settings = load(path, environ={})
+    origin = await Origin().start()
+    here = {
+        name: replace(upstream, host="127.0.0.1", port=origin.port) for name, upstream in settings.upstreams.items()
+    }
+    store = redis.url if settings.store.startswith("redis") else f"sqlite:///{folder}/keys.db"
+    local = replace(
+        settings,
+        listen=Address("127.0.0.1", 0),
+        admin=Address("127.0.0.1", free_port()),
+        store=store,
+        upstreams=here,
+    )
+    log = io.StringIO()
+    app = App(local, out=log)
+    await app.start()
+    try:
+        yield Shop(RunningGate(app, app.addresses[0][1], log), origin, settings)
+    finally:
+        app.settings = replace(local, grace=200)
+        await app.stop()
+        await origin.stop()
+
+
+# ── The stories ───────────────────────────────────────────────────────────────────────────────────
+
+
+async def minimal(shop: Shop) -> None:
+    """Every path is guarded where a key is sent, and passes where none is."""
+    await shop.guards("/anything", key="a")
+    await shop.passes("/anything")
+
+
+async def payments(shop: Shop) -> None:
+    """No charge without a key; what nobody knows the outcome of stays held; the rest is not guarded."""
+    assert (await shop.post("/payments")).problem == "key-missing"
+    await shop.guards("/payments", key="a")
+    assert (await shop.post("/payments", key="a", body=b"another amount")).problem == "key-reused"
+    shop.answers(502)
+    assert (await shop.post("/payments", key="b")).label == "in-doubt"
+    shop.answers(201)
+    assert (await shop.post("/payments", key="b")).problem == "in-doubt"
+    await shop.passes("/carts", key="c")
+    assert (shop.policy("payments").window, shop.policy("payments").doubt_window) == (48 * 3600_000, 30 * 86400_000)
+
+
+async def orders(shop: Shop) -> None:
+    """A doubtful order may run once more, and says so to the service; "out of stock" frees the key."""
+    shop.answers(409)
+    assert (await shop.post("/orders", key="a")).label == "released"
+    shop.answers(502)
+    assert (await shop.post("/orders", key="a")).label == "in-doubt"
+    shop.answers(201)
+    assert (await shop.post("/orders", key="a")).label == "stored"
+    assert shop.origin.requests[-1].values(b"idempotency-attempt") == [b"2"]
+    await shop.guards("/carts", key="c")
+    await shop.passes("/carts")
+
+
+async def banking(shop: Shop) -> None:
+    """Each tenant has keys of its own; a duplicate comes from the same account, for the same day."""
+
+    def of(tenant: str, account: str = "1", day: str = "1") -> list[tuple[str, str]]:
+        return [("X-Tenant-Id", tenant), ("X-Account-Id", account), ("X-Value-Date", day)]
+
+    assert (await shop.post("/transfers", key="a")).problem == "scope-missing"
+    await shop.guards("/transfers", key="a", fields=of("one"))
+    await shop.guards("/transfers", key="a", fields=of("two"))
+    await shop.guards("/mandates", key="a", fields=of("one"))
+    assert (await shop.post("/transfers", key="a", fields=of("one", account="2"))).problem == "credentials-differ"
+    assert (await shop.post("/transfers", key="a", fields=of("one", day="2"))).problem == "key-reused"
+    assert (await shop.post("/transfers", fields=of("one"))).problem == "key-missing"
+
+
+async def public_api(shop: Shop) -> None:
+    """ "Not now" frees the key, 403 is an answer; rate limits are not replayed; another host is no route."""
+    there = {"host": "api.example.com"}
+    for status in (401, 429, 201):
+        shop.answers(status)
+        assert (await shop.post("/v1/x", key="a", **there)).label == ("stored" if status == 201 else "released")
+    shop.answers(403, fields=[(b"X-RateLimit-Remaining", b"1"), (b"X-Kept", b"1")])
+    first, again = [await shop.post("/v1/x", key="b", **there) for _ in range(2)]
+    assert (first.get("X-RateLimit-Remaining"), again.get("X-RateLimit-Remaining")) == ("1", None)
+    assert (again.status, again.replayed, again.get("X-Kept")) == (403, True, "1")
+    assert (await shop.post("/v1/x", key="a")).problem == "no-route"
+
+
+async def two_upstreams(shop: Shop) -> None:
+    """One key at two services is two keys."""
+    await shop.guards("/x", key="a", host="orders.example.com")
+    await shop.guards("/x", key="a", host="billing.example.com")
+    assert (await shop.post("/x", host="billing.example.com")).problem == "key-missing"
+
+
+async def stripe(shop: Shop) -> None:
+    """Keys of an API key; failures are replayed; two at once are told so; another account is another request."""
+
+    def by(api_key: str, account: str = "") -> list[tuple[str, str]]:
+        return [("Authorization", f"Bearer {api_key}"), *([("Charge-Account", account)] if account else [])]
+
+    await shop.guards("/v1/charges", key="a", fields=by("sk_1"))
+    await shop.guards("/v1/charges", key="a", fields=by("sk_2"))
+    assert (await shop.post("/v1/charges", key="a", fields=by("sk_1", "acct"))).problem == "credentials-differ"
+    shop.answers(500)
+    failures = [await shop.post("/v1/charges", key="b", fields=by("sk_1")) for _ in range(2)]
+    assert [(each.status, each.label) for each in failures] == [(500, "stored"), (500, "replayed")]
+    go_on = asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        await go_on.wait()
+        await exchange.respond(200)
+
+    shop.origin.answer = slow
+    before = shop.runs
+    first = asyncio.create_task(shop.post("/v1/charges", key="c", fields=by("sk_1")))
+    await shop.origin.until(before + 1)
+    at_once = await shop.post("/v1/charges", key="c", fields=by("sk_1"), seconds=2)
+    assert (at_once.status, at_once.problem) == (409, "in-flight")
+    go_on.set()
+    assert (await first).label == "stored"
+    await shop.passes("/v1/charges", label=None, method="GET", fields=by("sk_1"))
+
+
+async def paypal(shop: Shop) -> None:
+    """The API's own header names the key, in each kind of operation its own; Idempotency-Key means nothing here."""
+    named = [("Checkout-Request-Id", "a")]
+    await shop.guards("/v2/checkout/orders", fields=named)
+    await shop.guards("/v1/payments/payouts", fields=named)
+    assert shop.origin.requests[0].values(b"checkout-request-id") == [b"a"]
+    await shop.passes("/v2/checkout/orders", key="a")
+    assert (await shop.post("/v1/payments/payouts", key="a")).problem == "key-missing"
+    assert shop.policy("payouts").window == 30 * 86400_000
+
+
+async def webhooks(shop: Shop) -> None:
+    """A delivery runs once, whoever signed it when; one that failed, or was lost, runs again when it comes again."""
+
+    def delivery(key: str, signed: str) -> list[tuple[str, str]]:
+        return [("webhook-id", key), ("webhook-timestamp", signed), ("webhook-signature", f"v1,{signed}")]
+
+    assert (await shop.post("/hooks/x")).problem == "key-missing"
+    for status, label in ((500, "released"), (502, "in-doubt"), (204, "stored")):
+        shop.answers(status, body=b"")
+        assert (await shop.post("/hooks/x", fields=delivery("a", str(status)))).label == label
+    before = shop.runs
+    again = await shop.post("/hooks/x", fields=delivery("a", "later"))
+    assert (again.status, again.label, shop.runs) == (204, "replayed", before)
+    assert not shop.gate.app.tally._unfit, "the signatures are not bound"
+
+
+async def shadow(shop: Shop) -> None:
+    """Refunds are guarded; everything else goes through, and is counted as what it would have been."""
+    assert (await shop.post("/refunds")).problem == "key-missing"
+    await shop.guards("/refunds", key="a")
+    await shop.passes("/orders")
+    for verdict, problem in (("forward", ""), ("replay", ""), ("refuse", "key-missing")):
+        if not problem:
+            assert (await shop.post("/orders", key="b")).label == "unprotected"
+        labels = {"route": "everything-else", "verdict": verdict, "problem": problem}
+        await eventually(lambda: shop.gate.count("oncegate_shadow_requests_total", **labels), f"{verdict} is counted")  # noqa: B023
+
+
+STORIES: dict[str, Callable[[Shop], Awaitable[None]]] = {
+    "minimal": minimal,
+    "banking": banking,
+    "orders": orders,
+    "payments": payments,
+    "paypal": paypal,
+    "public-api": public_api,
+    "shadow": shadow,
+    "stripe": stripe,
+    "two-upstreams": two_upstreams,
+    "webhooks": webhooks,
+}
+
+
+def test_every_example_has_a_story() -> None:
+    """What we show is driven, all of it."""
+    assert STORIES.keys() == EXAMPLES.keys()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+async def test_an_example_does_what_it_says(name: str, redis: RedisServer, tmp_path: Path) -> None:
+    """Its story, through a real gate."""
+    with redis.client() as client:
+        client.flushall()  # two of them have a service of the same name
+    async with running(EXAMPLES[name], redis, tmp_path) as shop:
+        await STORIES[name](shop)
+        assert shop.gate.count("oncegate_alarms_total") == 0, shop.gate.lines
