@@ -30,7 +30,7 @@ def test_the_docs_list_no_problem_that_is_gone() -> None:
 
 
 def test_the_configuration_in_the_readme_is_that_of_the_files() -> None:
-    """Each YAML block of the README is a file of config/, byte for byte, and loads (tests/test_examples.py drives it)."""
+    """Each YAML block of the README is a file of config/, byte for byte, and loads."""
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     files = {path.read_text(): path for path in (ROOT / "config").rglob("*.yaml")}
     assert len(blocks) == 3
