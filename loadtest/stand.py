@@ -49,6 +49,14 @@ class Running:
         """utime + stime of the process, its threads and its children, so far (ticks of 10 ms)."""
         return sum(_ticks(pid) for pid in family(self.pid)) / TICK
 
+    def descriptors(self) -> int:
+        """Open files and sockets of the process and all that descend from it."""
+        count = 0
+        for pid in family(self.pid):
+            with contextlib.suppress(OSError):
+                count += len(os.listdir(f"/proc/{pid}/fd"))
+        return count
+
     def resident_mib(self) -> float:
         return sum(_resident_kib(pid) for pid in family(self.pid)) / 1024
 
@@ -214,7 +222,9 @@ class Stand:
             raise Missing(f"nginx refuses {name}.conf: {tried.stderr.strip().splitlines()[-1:]}")
         return self.start(f"nginx-{name}", argv, port, cores=None if cores is None else str(cores))
 
-    def gate(self, name: str, store: str, origin: Running, *, cores: str | None = None, workers: int = 1) -> Running:
+    def gate(
+        self, name: str, store: str, origin: Running, *, cores: str | None = None, workers: int = 1, window: str = "24h"
+    ) -> Running:
         """The gate itself: everything guarded, /open/** passed through."""
         if not (ROOT / "gateway" / "cli.py").exists():
             raise Missing("gateway/cli.py is not there")
@@ -225,6 +235,7 @@ class Stand:
             "admin": {"listen": f"{HOST}:{admin}"},
             "store": store,
             "upstreams": {"origin": origin.url},
+            "defaults": {"window": window},
             "routes": [
                 {"name": "open", "match": {"path": "/open/**"}, "upstream": "origin", "guard": False},
                 {"name": "all", "match": {"path": "/**"}, "upstream": "origin"},
