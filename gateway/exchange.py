@@ -90,6 +90,8 @@ class Ask:
     key: Key
     name: bytes
     fingerprint: Fingerprint
+    #: Why its key is a weak one; empty where it is not.
+    weak: str = ""
 
 
 @dataclass(slots=True)
@@ -174,6 +176,7 @@ class Exchange:
             request.peer,
             key=ask.key,
             name=ask.name,
+            weak=ask.weak,
             request_bytes=len(request.body),
         )
 

@@ -282,6 +282,8 @@ class Account:
     status: int = 0
     key: Key | None = None
     name: bytes = b""
+    #: Why its key is weak (core.keyform.Weakness); empty where it is not.
+    weak: str = ""
     attempt: int = 0
     settlement: Kind | None = None
     reason: Reason | None = None

@@ -47,6 +47,7 @@ def test_the_configuration_in_the_readme_is_that_of_the_files() -> None:
         "SECURITY.md",
         "docs/design.md",
         "docs/edge.md",
+        "docs/keys.md",
         "docs/problems.md",
         "docs/redis.md",
         "docs/upstreams.md",

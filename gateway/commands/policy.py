@@ -67,10 +67,22 @@ def _route(route: Route) -> Iterator[str]:
         yield ""
 
 
+def _key(key: dict[str, Any]) -> str:
+    """Where it stands, what it must be, and what becomes of a request without one."""
+    form = _escaped(key["format"]).replace("|", "\\|")  # a bar would end the cell
+    together = " and " if key.get("parts_of_one_key") else " or "
+    least = f", {key['min_length']} characters at least" if "min_length" in key else ""
+    weak = f"; {key['weak']}" if "weak" in key else ""
+    without = "is refused" if key["required"] else "is run, and not protected"
+    if derived := key.get("derived_otherwise"):
+        same = _listed(derived["from"], ", ")
+        without = f"is known by {same}, for {_duration(derived['window_seconds'])}"
+    return f"in {_listed(key['in'], together)}: {form}{least}{weak}; without one a request {without}"
+
+
 def _rules(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     key, same, kept, doubt, statuses = (told[name] for name in ("key", "same_request", "kept", "in_doubt", "statuses"))
-    without = "refused" if key["required"] else "run, and not protected"
-    yield "Key", f"in {_listed(key['in'], ' or ')}: {key['format']}; without one a request is {without}"
+    yield "Key", _key(key)
     if told["scope"]:
         yield "Whose key", f"of each {_listed(told['scope'], ' and ')}, which must be sent"
     yield "Same request", f"{', '.join(same['parts'])}; otherwise {_conflict(same['otherwise'][0])}"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from itertools import islice, product
 
+from .keyform import ANY, KeyRule, WeakKeys
 from .policy import Missing, Mode, OnDoubt, Policy, Route, RouteTable, StoreDown
 from .values import value
 
@@ -118,12 +119,37 @@ def _named(old: Policy, new: Policy) -> Iterator[tuple[Effect, str, str]]:
     if old.scope != new.scope:
         before, after = _shown(old.scope) or "public", _shown(new.scope) or "public"
         yield Effect.FORGETS, "scope", f"{before} becomes {after}: no key that lives is found"
-    if gone := [name for name in old.headers if name not in new.headers]:
-        where = f"a key in {_shown(gone)} is not looked at any more: "
+    if gone := _gone(old, new):
+        where = f"a key in {gone} is not looked at any more: "
         if new.missing is Missing.REFUSE:
             yield Effect.REFUSES, "key", where + "a retry that carries it there is a 400 key-missing"
         else:
             yield Effect.FORGETS, "key", where + "a retry that carries it there runs again"
+    if new.key_rule != old.key_rule and _stricter(old.key_rule, new.key_rule):
+        yield Effect.REFUSES, "key", "another rule of keys: a retry whose key does not keep it is a 400 key-invalid"
+    if old.missing is Missing.DERIVE and (new.missing is not Missing.DERIVE or old.derive.parts != new.derive.parts):
+        text = f"keys are derived otherwise: a double click within {old.derive.window} ms of the change runs again"
+        yield Effect.FORGETS, "missing", text
+    if old.send_key != new.send_key:
+        text = "another send_key: a retry that is run again tells the service another key, or none"
+        yield Effect.NOTE, "send_key", text
+
+
+def _gone(old: Policy, new: Policy) -> str:
+    """Where keys of old stood and are not found any more. All parts of a composite are one place."""
+    if old.sources:
+        # One header or source by itself names the same record wherever it stood; a retry is sent where it was.
+        return "" if old.sources == new.sources else ", ".join(map(str, old.sources))
+    return _shown(name for name in old.headers if name not in new.headers)
+
+
+def _stricter(old: KeyRule, new: KeyRule) -> bool:
+    """Whether a key that was taken may be refused now."""
+    return (
+        (new.format != old.format and new.format != ANY)
+        or new.min_length > old.min_length
+        or (new.weak is WeakKeys.REFUSE and old.weak is WeakKeys.COUNT)
+    )
 
 
 def _shown(names: Iterable[bytes]) -> str:

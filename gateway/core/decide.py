@@ -10,15 +10,18 @@ from __future__ import annotations
 from enum import Enum, StrEnum
 from typing import assert_never
 
-from .fields import fields_of
+from .fields import Fields, fields_of
 from .fingerprint import Difference, Fingerprint, difference, differing_parts
 from .instant import instant
-from .key import Key, ScopePart, Unreadable, find, misnamed
-from .message import Lines, values
+from .key import SENT, Key, ScopePart, Unreadable, find, misnamed
+from .keyed import NO_STRING, Keyed, derived, keyed
+from .keyform import TooWeak, Weakness, weakness
+from .message import Lines, Request, values
 from .outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from .policy import HELD, RELEASED, Missing, OnDoubt, Policy
 from .problem import Problem, Refusal
 from .record import Doubt, Found, Kind, Record, State
+from .source import Reader, in_body
 from .values import value
 
 #: Methods that HTTP defines as safe (RFC 9110 §9.2.1) are never guarded …
@@ -55,6 +58,7 @@ class Refuse:
     """Answer it with a problem."""
 
     refusal: Refusal
+    weak: Weakness | None = None
 
 
 @value
@@ -62,6 +66,15 @@ class Guard:
     """It is guarded under this key, in this scope."""
 
     key: Key
+    scope: tuple[ScopePart, ...]
+    origin: bytes = SENT
+    weak: Weakness | None = None
+
+
+@value
+class Later:
+    """It may be guarded, in this scope; its key is known once its body is there (`identify`)."""
+
     scope: tuple[ScopePart, ...]
 
 
@@ -86,22 +99,83 @@ class Wait:
     lease_left: int
 
 
-def admit(method: bytes, fields: Lines, policy: Policy) -> Pass | Refuse | Guard:
+def admit(method: bytes, fields: Lines, policy: Policy, target: bytes = b"/") -> Pass | Refuse | Guard | Later:
     """Decide on a request's head."""
     if method in SAFE:
         return Pass(PassReason.SAFE_METHOD)
     fields = fields_of(fields)
-    key = find(fields, policy.headers)
-    if isinstance(key, Key) and b"connection" in fields.shape.at and (bad := misnamed(fields, policy.per_request)):
-        key = Unreadable(f"the Connection field names {bad}, which is not for one hop only")
+    found: Keyed | Unreadable | None = None
+    late = False
+    if not policy.sources:
+        found = _in_headers(fields, policy)
+    elif in_body(policy.sources):
+        late = policy.guard
+    else:
+        found = keyed(Reader(Request(method, target, fields)), policy.sources, policy.key_rule)
     if not policy.guard:
-        return Pass(PassReason.UNGUARDED_ROUTE if key is None else PassReason.KEY_ON_UNGUARDED_ROUTE)
-    if key is None:
-        if policy.missing is Missing.REFUSE and method not in IDEMPOTENT:
-            return Refuse(Refusal(Problem.KEY_MISSING))
+        return Pass(PassReason.UNGUARDED_ROUTE if found is None else PassReason.KEY_ON_UNGUARDED_ROUTE)
+    if found is None and not late:
+        missing = _without_key(method, policy)
+        if missing is not None:
+            return missing
+        late = True
+    if isinstance(found, Unreadable):
+        return _invalid(found)
+    if b"connection" in fields.shape.at and (bad := misnamed(fields, policy.per_request)):
+        return _invalid(Unreadable(f"the Connection field names {bad}, which is not for one hop only"))
+    scope = _scope(fields, policy)
+    if isinstance(scope, Refuse):
+        return scope
+    return Later(scope) if found is None else Guard(found.key, scope, found.origin, found.weak)
+
+
+def identify(
+    request: Request, policy: Policy, later: Later, reader: Reader, *, credentials: bytes, secret: bytes = b""
+) -> Pass | Refuse | Guard:
+    """Decide on a request whose key its head did not tell. `credentials` has the digest of what binds it."""
+    found: Keyed | Unreadable | None = None
+    if in_body(policy.sources):
+        found = keyed(reader, policy.sources, policy.key_rule)
+    if found is None:
+        missing = _without_key(request.method, policy)
+        if missing is not None:
+            return missing
+        found = derived(reader, policy.derive, credentials, secret)
+    if found is None:
+        return Refuse(Refusal(Problem.KEY_MISSING, "Nor is there what this route derives one from."))
+    if isinstance(found, Unreadable):
+        return _invalid(found)
+    return Guard(found.key, later.scope, found.origin, found.weak)
+
+
+def _in_headers(fields: Fields, policy: Policy) -> Keyed | Unreadable | None:
+    key = find(fields, policy.headers)
+    if not isinstance(key, Key):
+        return key
+    rule = policy.key_rule
+    if rule.in_quotes and not all(each.startswith(b'"') for name in policy.headers for each in fields.all(name)):
+        return Unreadable(NO_STRING)
+    if not rule.plain and (fault := rule.fault(key.text)):
+        return Unreadable(fault)
+    weak = weakness(key.text)
+    return Keyed(key, SENT, weak) if weak is None else rule.refusal(weak) or Keyed(key, SENT, weak)
+
+
+def _without_key(method: bytes, policy: Policy) -> Pass | Refuse | None:
+    """What becomes of a request without a key; None where one is derived."""
+    if policy.missing is Missing.PASS or method in IDEMPOTENT:
         return Pass(PassReason.NO_KEY)
-    if isinstance(key, Unreadable):
-        return Refuse(Refusal(Problem.KEY_INVALID, f"The key cannot be used: {key.why}."))
+    return Refuse(Refusal(Problem.KEY_MISSING)) if policy.missing is Missing.REFUSE else None
+
+
+def _invalid(key: Unreadable) -> Refuse:
+    weak = key.weak if isinstance(key, TooWeak) else None
+    return Refuse(Refusal(Problem.KEY_INVALID, f"The key cannot be used: {key.why}."), weak)
+
+
+def _scope(fields: Fields, policy: Policy) -> tuple[ScopePart, ...] | Refuse:
+    if not policy.scope:
+        return ()
     scope: list[ScopePart] = []
     for source in policy.scope:
         found = values(fields, source.removeprefix(b"header:"))
@@ -110,7 +184,7 @@ def admit(method: bytes, fields: Lines, policy: Policy) -> Pass | Refuse | Guard
             how = "is not there" if not found else "is empty" if len(found) == 1 else "is repeated"
             return Refuse(Refusal(Problem.SCOPE_MISSING, f"The field {name} {how}."))
         scope.append((source, found[0]))
-    return Guard(key, tuple(scope))
+    return tuple(scope)
 
 
 def resolve(found: Found, mine: Fingerprint, policy: Policy) -> Replay | Refuse | Wait | Forward:

@@ -23,6 +23,7 @@ class Purpose(bytes, Enum):
     BODY = b"oncegate/body"
     RECIPE = b"oncegate/recipe"
     SECRET = b"oncegate/secret"
+    DERIVED = b"oncegate/derived"
 
 
 _PERSON = {purpose: bytes(purpose.value) for purpose in Purpose}

@@ -11,9 +11,11 @@ from typing import Any
 
 from .fingerprint import CREDENTIALS, DEFAULT_BIND
 from .key import LONGEST
+from .keyform import ANY, WeakKeys
 from .message import ALWAYS_REPLAYED, CHALLENGES, NEVER_REPLAYED
 from .policy import HELD, RELEASED, Missing, OnDoubt, Policy, Route, StoreDown
 from .problem import Label, Problem
+from .source import Place
 
 #: Of the document's form. A client that knows it ignores members that it does not know.
 VERSION = 1
@@ -79,6 +81,7 @@ def rules_of(policy: Policy) -> dict[str, Any]:
             "required": policy.missing is Missing.REFUSE,
             "format": f"1 to {LONGEST} printable ASCII characters, bare or as a quoted string (RFC 8941)",
             "max_length": LONGEST,
+            **_key(policy),
         },
         "scope": [_source(source.decode("latin-1")) for source in policy.scope],
         "same_request": {
@@ -112,6 +115,31 @@ def rules_of(policy: Policy) -> dict[str, Any]:
         if policy.store_down is StoreDown.FORWARD
         else _conflict(Problem.STORE_UNAVAILABLE),
     }
+
+
+def _key(policy: Policy) -> dict[str, Any]:
+    """What a route says of its keys where it says more than what all do."""
+    rule, told = policy.key_rule, dict[str, Any]()
+    if policy.sources:
+        told["in"] = [_source(str(source)) for source in policy.sources]
+        if len(policy.sources) > 1:
+            told["parts_of_one_key"] = True
+        if not any(source.place is Place.HEADER for source in policy.sources):
+            told["format"] = f"1 to {LONGEST} printable ASCII characters"
+    if rule.format != ANY:
+        told["format"] = (
+            f"a quoted string (RFC 8941) of 1 to {LONGEST} characters" if rule.in_quotes else rule.format.name
+        )
+    if rule.min_length > 1:
+        told["min_length"] = rule.min_length
+    if rule.weak is WeakKeys.REFUSE:
+        told["weak"] = "refused: a point in time, a counter, few different characters"
+    if policy.missing is Missing.DERIVE:
+        told["derived_otherwise"] = {
+            "from": [_source(str(part)) for part in policy.derive.parts],
+            "window_seconds": policy.derive.window / 1000,
+        }
+    return told
 
 
 def _with_retry_after(policy: Policy) -> str:

@@ -10,11 +10,12 @@ between two tries would be charged twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
+from types import MappingProxyType
 
 from .digest import Purpose, begun, body_digest, digest, framed, tag
 from .fields import Shape, fields_of
@@ -23,11 +24,13 @@ from .values import value
 
 #: In a route's `bind`: the default set of credentials.
 DEFAULT_BIND = "default"
+_HEADER = "header:"
 
 #: Bound unless a route says otherwise.
 CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
 
 _ABSENT = b"\x00"
+_NOTHING: Mapping[str, bytes | None] = MappingProxyType({})
 _ALWAYS = ("method", "host", "target", "content-type", "content-encoding", "body")
 
 _BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]+))', re.IGNORECASE)
@@ -48,6 +51,8 @@ class Recipe:
     headers: tuple[bytes, ...] = ()
     parts: tuple[str, ...] = field(init=False)
     fields: frozenset[bytes] = field(init=False)
+    #: Of `bind`, the sources that stand in no field.
+    elsewhere: tuple[str, ...] = field(init=False)
     id: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +66,10 @@ class Recipe:
             *self.headers,
         ]
         object.__setattr__(self, "parts", parts)
-        named = (source.removeprefix("header:").encode() for source in self.bind if source != DEFAULT_BIND)
+        headers = [source for source in self.bind if source.startswith(_HEADER)]
+        named = (source.removeprefix(_HEADER).encode() for source in headers)
+        elsewhere = tuple(source for source in self.bind if source != DEFAULT_BIND and source not in headers)
+        object.__setattr__(self, "elsewhere", elsewhere)
         object.__setattr__(self, "fields", frozenset((*_FIELDS, *self.headers, *named)))
         object.__setattr__(self, "id", digest(Purpose.RECIPE, described)[:4])
 
@@ -91,8 +99,17 @@ class Difference(Enum):
     REQUEST = "request"
 
 
-def fingerprint(request: Request, recipe: Recipe, *, secret: bytes = b"", certificate: bytes = b"") -> Fingerprint:
-    """The fingerprint of `request`. `certificate` is the client's, in DER, where TLS gave one."""
+def fingerprint(
+    request: Request,
+    recipe: Recipe,
+    *,
+    secret: bytes = b"",
+    certificate: bytes = b"",
+    elsewhere: Mapping[str, bytes | None] = _NOTHING,
+) -> Fingerprint:
+    """The fingerprint of `request`. `certificate` is the client's, in DER, where TLS gave one; `elsewhere` has the
+    value (None: absent) at each of the recipe's sources that stand in no field, and raises KeyError where one was
+    not read: what is bound is never left out in silence."""
     fields = fields_of(request.fields)
     found = {name: fields.all(name) for name in fields.shape.made(recipe.fields, recipe.there)}
     host = _present([each.lower() for each in found[b"host"]]) if b"host" in found else _ABSENT
@@ -110,7 +127,7 @@ def fingerprint(request: Request, recipe: Recipe, *, secret: bytes = b"", certif
     return Fingerprint(
         recipe.id,
         hasher.digest()[:16],
-        _bound(_credentials(found, recipe.bind, certificate), secret)[:16],
+        _bound(_credentials(found, recipe.bind, certificate, elsewhere), secret)[:16],
         tags,
     )
 
@@ -164,7 +181,9 @@ def _present(found: Sequence[bytes]) -> bytes:
     return b"\x01" + b"\n".join(found) if found else _ABSENT
 
 
-def _credentials(fields: dict[bytes, list[bytes]], bind: Sequence[str], certificate: bytes) -> list[bytes]:
+def _credentials(
+    fields: dict[bytes, list[bytes]], bind: Sequence[str], certificate: bytes, elsewhere: Mapping[str, bytes | None]
+) -> list[bytes]:
     bound: list[bytes] = []
     for source in bind:
         if source == DEFAULT_BIND:
@@ -175,8 +194,11 @@ def _credentials(fields: dict[bytes, list[bytes]], bind: Sequence[str], certific
                 found = [(b"cookie", fields[b"cookie"])]
             for name, each in found:
                 bound += (name, _present(each))
+        elif not source.startswith(_HEADER):
+            value = elsewhere[source]
+            bound += (source.encode(), _ABSENT if value is None else b"\x01" + value)
         else:
-            name = source.removeprefix("header:").encode()
+            name = source.removeprefix(_HEADER).encode()
             bound += (source.encode(), _present(fields.get(name, ())))
     return bound
 

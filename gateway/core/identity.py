@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .digest import Purpose, digest
-from .policy import Route
+from .policy import Policy, Route
 
 #: Of how records are named. Another one forgets every live key (tests/core/test_pinned.py).
 FORMAT = 1
@@ -35,10 +35,7 @@ class Identity:
     def of(cls, routes: Iterable[Route], secret: bytes = b"") -> Identity:
         """The identity of a configuration."""
         policies = [route.policy for route in routes if route.policy.enforced]
-        keys = {
-            (_text(policy.namespace), tuple(map(_text, policy.scope)), tuple(sorted(map(_text, policy.headers))))
-            for policy in policies
-        }
+        keys = {(_text(policy.namespace), tuple(map(_text, policy.scope)), _sources(policy)) for policy in policies}
         check = digest(Purpose.SECRET, (b"check",), secret)[:8] if secret else b""
         return cls(check.hex(), tuple(sorted(keys)))
 
@@ -64,6 +61,11 @@ class Identity:
         if len(told) > 4:
             told[4:] = [f"and {len(told) - 4} more"]
         return "; ".join(told)
+
+
+def _sources(policy: Policy) -> tuple[str, ...]:
+    """Where a key is looked for: in any of some fields, or by all of the sources in their order."""
+    return tuple(map(str, policy.sources)) or tuple(sorted(map(_text, policy.headers)))
 
 
 def _text(value: bytes) -> str:

@@ -134,6 +134,7 @@ ScopePart = tuple[bytes, bytes]
 
 SENT = b"sent"
 DERIVED = b"derived"
+COMPOSITE = b"composite"
 
 
 def shadowed(origin: bytes) -> bytes:
@@ -152,8 +153,8 @@ def record_name(
 ) -> bytes:
     """The name of a record: 43 characters of unpadded base64url, from (service, namespace, scope, key).
 
-    `origin` keeps keys that the gate derived apart from those that clients sent. No route's name is
-    in it: renaming or reordering routes forgets no key.
+    `origin` keeps keys that the gate derived, and those of several parts, apart from those that clients sent. No
+    route's name is in it: renaming or reordering routes forgets no key.
     """
     if not scope:
         hasher = _namespace(service, namespace, origin, secret).copy()

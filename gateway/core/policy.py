@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import permutations
 
 from .fingerprint import Recipe
 from .key import DEFAULT_HEADERS
+from .keyed import Derive
+from .keyform import KeyRule
+from .sent import SendKey
+from .source import Place, Source, in_body
 
 SECOND = 1_000
 MINUTE = 60 * SECOND
@@ -20,11 +24,16 @@ DAY = 24 * HOUR
 MARGIN = 5 * SECOND
 
 
+#: How long a derived key whose outcome is unknown is remembered, if its lease is not longer.
+DERIVED_DOUBT = 10 * MINUTE
+
+
 class Missing(Enum):
     """What happens to a guarded request without a key."""
 
     PASS = "pass"  # noqa: S105
     REFUSE = "refuse"
+    DERIVE = "derive"
 
 
 class Mode(Enum):
@@ -57,8 +66,14 @@ class Policy:
     namespace: bytes = b"default"
     guard: bool = True
     mode: Mode = Mode.ENFORCE
+    #: Where a key is looked for; in all of them. Where there are `sources` it is looked for there, and here not.
     headers: tuple[bytes, ...] = DEFAULT_HEADERS
+    sources: tuple[Source, ...] = ()
+    key_rule: KeyRule = field(default_factory=KeyRule)
     missing: Missing = Missing.PASS
+    #: How a missing key is derived, where it is.
+    derive: Derive = field(default_factory=Derive)
+    send_key: tuple[SendKey, ...] = ()
     scope: tuple[bytes, ...] = ()
     recipe: Recipe = field(default_factory=Recipe)
     window: int = DAY
@@ -86,6 +101,10 @@ class Policy:
     send_by: int = field(init=False)
     #: How long after t0 the exchange ends in Hold, whatever it is doing.
     ends_by: int = field(init=False)
+    #: Sources of `recipe.bind` that stand in no field.
+    bound: tuple[Source, ...] = field(init=False)
+    #: Whether anything but the fingerprint is read from the body.
+    parses_body: bool = field(init=False)
 
     def __post_init__(self) -> None:
         lease = self.timeout + self.late + self.margin
@@ -93,6 +112,11 @@ class Policy:
         object.__setattr__(self, "claim_life", lease + self.doubt_window)
         object.__setattr__(self, "send_by", min(self.timeout, lease // 2))
         object.__setattr__(self, "ends_by", lease - self.margin)
+        bound = tuple(map(Source.of, self.recipe.elsewhere))
+        derives = self.missing is Missing.DERIVE
+        read = [*self.sources, *bound, *(part for part in self.derive.parts if derives and isinstance(part, Source))]
+        object.__setattr__(self, "bound", bound)
+        object.__setattr__(self, "parses_body", in_body(read))
 
     @property
     def enforced(self) -> bool:
@@ -104,7 +128,15 @@ class Policy:
         """What this route goes by besides the key: `Connection` may not claim it for one hop."""
         sources = (*self.scope, *(source.encode() for source in self.recipe.bind))
         named = (source.removeprefix(b"header:") for source in sources if source.startswith(b"header:"))
-        return (*self.headers, *self.recipe.headers, *named)
+        read = [*self.sources, *(part for part in self.derive.parts if isinstance(part, Source))]
+        headers = (source.name.encode() for source in read if source.place is Place.HEADER)
+        written = (send.field.lower() for send in self.send_key)
+        return (*self.headers, *self.recipe.headers, *named, *headers, *written)
+
+    @property
+    def of_derived(self) -> Policy:
+        """The rules of a request whose key was derived: its double is caught for a moment, not for a day."""
+        return replace(self, window=self.derive.window, doubt_window=max(DERIVED_DOUBT, self.lease))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +156,14 @@ class Route:
     upstream: str
     match: Match = field(default_factory=Match)
     policy: Policy = field(default_factory=Policy)
+    #: The same route for a request whose key was derived; itself where none is.
+    derived: Route = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        policy, derived = self.policy, self
+        if policy.missing is Missing.DERIVE and policy != policy.of_derived:
+            derived = Route(self.name, self.upstream, self.match, policy.of_derived)
+        object.__setattr__(self, "derived", derived)
 
 
 class Ambiguous:

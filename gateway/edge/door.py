@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..core.decide import Guard, Pass, PassReason, Refuse, admit
+from ..core.decide import Guard, Later, Pass, PassReason, Refuse, admit, identify
 from ..core.fields import Fields, Shape
 from ..core.fingerprint import fingerprint, selects_account
-from ..core.key import SENT, record_name
+from ..core.key import DERIVED, Unreadable, record_name, shadowed
 from ..core.message import Request, listed
 from ..core.policy import AMBIGUOUS, Mode, Route, RouteTable
 from ..core.problem import Problem, Refusal
+from ..core.sent import with_key
+from ..core.source import Reader
 from ..core.values import value
 from ..exchange import Ask
 from .authority import is_host
@@ -56,10 +58,10 @@ class Head:
 
 @value
 class Guarded:
-    """It goes on as a guarded request, once its body is there."""
+    """It goes on as a guarded request, once its body is there; or its body decides that (`Later`)."""
 
     route: Route
-    guard: Guard
+    guard: Guard | Later
 
 
 @value
@@ -68,7 +70,7 @@ class Passing:
 
     route: Route
     reason: PassReason
-    would: Guard | Refuse | None = None
+    would: Guard | Later | Refuse | None = None
 
 
 class Told:
@@ -82,10 +84,11 @@ class Told:
 
 @value
 class Refused:
-    """It is answered with a problem. `route` where one was found."""
+    """It is answered with a problem. `route` where one was found; `weak` where that is why its key was refused."""
 
     refusal: Refusal
     route: Route | None = None
+    weak: str = ""
 
 
 Way = Guarded | Passing | Refused | Told
@@ -93,6 +96,8 @@ Way = Guarded | Passing | Refused | Told
 #: Names of fields that are remembered as met before.
 _KNOWN = 1000
 
+#: Longest body, in bytes, that is parsed on the loop where a route parses it: half a millisecond of JSON.
+_PARSED_HERE = 32 << 10
 #: Methods that count the hops.
 _TRACED = frozenset((b"OPTIONS", b"TRACE"))
 
@@ -136,29 +141,65 @@ class Door:
         if route is AMBIGUOUS or not isinstance(route, Route):
             return Refused(_malformed("The path reads two ways, and they lead to different routes."))
         policy = route.policy
-        verdict = admit(head.method, head.fields, policy)
+        verdict = admit(head.method, head.fields, policy, head.target)
         match verdict:
             case Pass(reason):
                 return Passing(route, reason)
             case _ if policy.mode is Mode.SHADOW:
                 return Passing(route, PassReason.SHADOW, verdict)
-            case Refuse(refusal):
-                return Refused(refusal, route)
-            case Guard():
+            case Refuse(refusal, weak):
+                return Refused(refusal, route, weak or "")
+            case Guard() | Later():
                 if head.length is not None and head.length > policy.max_request:
                     return Refused(too_large(policy.max_request), route)
                 return Guarded(route, verdict)
 
-    def ask(self, head: Head, body: bytes, peer: str, way: Guarded, hop: str = "", origin: bytes = SENT) -> Ask:
-        """The guarded request, whole. `peer` asked, `hop` handed it on. Its name is that of a key of this origin."""
-        request = Request(head.method, head.target, head.fields, body, peer, hop)
-        route, guard = way.route, way.guard
-        policy = route.policy
+    def meet(self, head: Head, route: Route) -> None:
+        """Look at what a request carries that its route does not go by."""
         if head.fields.shape not in self._shapes:
             self._meet(head.fields.shape, route)
         self._fit.look(head.fields, route)
+
+    def takes_long(self, route: Route, body: bytes) -> bool:
+        """Whether `ask` parses so much that the loop should not wait for it."""
+        return route.policy.parses_body and len(body) > _PARSED_HERE
+
+    def ask(
+        self, head: Head, body: bytes, peer: str, way: Guarded, hop: str = "", *, shadow: bool = False
+    ) -> Ask | Passing | Refused:
+        """The guarded request, whole; or where it goes instead, now that its body has been read. `peer` asked, `hop`
+        handed it on; in `shadow` its name is one that no gate which enforces finds. May run in a thread."""
+        request = Request(head.method, head.target, head.fields, body, peer, hop)
+        route, guard = way.route, way.guard
+        policy = route.policy
+        if isinstance(guard, Guard) and not policy.bound:
+            print_of = fingerprint(request, policy.recipe, secret=self.secret)
+        else:
+            reader = Reader(request)
+            elsewhere: dict[str, bytes | None] = {}
+            for source in policy.bound:
+                found = reader.read(source)
+                if isinstance(found, Unreadable):
+                    why = f"What its key is bound to, {source}, cannot be read: {found.why}."
+                    return Refused(Refusal(Problem.SCOPE_MISSING, why), route)
+                elsewhere[str(source)] = found
+            print_of = fingerprint(request, policy.recipe, secret=self.secret, elsewhere=elsewhere)
+            if isinstance(guard, Later):
+                credentials = print_of.credentials
+                match identify(request, policy, guard, reader, credentials=credentials, secret=self.secret):
+                    case Pass(reason):
+                        return Passing(route, reason)
+                    case Refuse(refusal, weak):
+                        return Refused(refusal, route, weak or "")
+                    case Guard() as guard:
+                        pass
+        origin = shadowed(guard.origin) if shadow else guard.origin
         name = record_name(self.service, policy.namespace, guard.scope, guard.key, origin=origin, secret=self.secret)
-        return Ask(request, route, guard.key, name, fingerprint(request, policy.recipe, secret=self.secret))
+        if policy.send_key:
+            request = request._replace(fields=with_key(head.fields, policy.send_key, guard.key, name))
+        if guard.origin == DERIVED:
+            route = route.derived
+        return Ask(request, route, guard.key, name, print_of, guard.weak or "")
 
     def _meet(self, shape: Shape, route: Route) -> None:
         """Names that guarded requests had not had together before: each that is new is looked at."""

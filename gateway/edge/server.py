@@ -29,7 +29,7 @@ from ..core.fields import Field, Fields, shape_of
 from ..core.message import Request, values
 from ..core.problem import Problem, Refusal
 from ..core.reply import Reply
-from ..exchange import Gate
+from ..exchange import Ask, Gate
 from ..ports import Account, Clock, Observer, Stream, VerdictName
 from ..shadow import Shadows
 from .connection import Connection
@@ -635,13 +635,47 @@ class ClientConnection(asyncio.Protocol):
             body = visit.chunks[0] if len(visit.chunks) == 1 else b"".join(visit.chunks)
             visit.chunks = []
             visit.asked = True
-            self.server.gate.begin(
-                self.server.door.ask(visit.head, body, self._client(visit.head), way, self._peer), visit
-            )
+            self.server.door.meet(visit.head, way.route)
+            if self.server.door.takes_long(way.route, body):
+                self.server.gate.tasks.start(self._ask_aside(visit, way, body))
+            else:
+                ask = self.server.door.ask(visit.head, body, self._client(visit.head), way, self._peer)
+                self._go_on(visit, body, ask)
         elif not isinstance(way, Passing):
             self._answer(visit, way)
         elif visit.tunnel is not None:
             visit.tunnel.request_end(visit.trailers or ())
+
+    async def _ask_aside(self, visit: Visit, way: Guarded, body: bytes) -> None:
+        """As `_body_complete`, with what takes long in a thread. Nothing is claimed before it has ended; a client that
+        leaves meanwhile has sent its request all the same."""
+        server = self.server
+        client = self._client(visit.head)
+        try:
+            ask = await server.loop.run_in_executor(None, server.door.ask, visit.head, body, client, way, self._peer)
+            self._go_on(visit, body, ask)
+        except BaseException:
+            visit.asked = False
+            self.give_back(visit)
+            self.abort()
+            raise
+
+    def _go_on(self, visit: Visit, body: bytes, ask: Ask | Passing | Refused) -> None:
+        """A request whose body is there, and has been read, where that had to be."""
+        if isinstance(ask, Ask):
+            self.server.gate.begin(ask, visit)
+            return
+        visit.asked = False
+        visit.way = ask
+        if visit.gone:
+            self.give_back(visit)
+        elif isinstance(ask, Refused):
+            self._answer(visit, ask)
+        else:
+            visit.chunks = [body] if body else []
+            # Its 100 Continue has been said, by us.
+            visit.head.fields = fields.fields_of(line for line in visit.head.fields if line[0].lower() != b"expect")
+            self._begin_tunnel(visit, ask)
 
     def _client(self, head: Head) -> str:
         """Who asks, as far as the word of whoever is connected goes."""
@@ -890,6 +924,8 @@ class ClientConnection(asyncio.Protocol):
                 account.label = "unprotected"
         elif not isinstance(way, Told):
             account.verdict = VerdictName.REFUSE
+            if isinstance(way, Refused):
+                account.weak = way.weak
         if refusal is not None:
             account.problem = refusal.problem.slug
             account.label = refusal.shown_as

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from ..core.decide import Guard, Refuse
+from ..core.decide import Guard, Later, Refuse
 from ..core.fields import Field
-from ..core.key import SENT, shadowed
 from ..core.message import Response
 from ..core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from ..core.problem import Problem, Refusal
+from ..exchange import Ask
 from ..ports import Account
 from ..shadow import Shadow, Shadows
 from .connection import Head as ResponseHead
-from .door import Door, Guarded, Head, Passing, too_large
+from .door import Door, Guarded, Head, Passing, Refused, too_large
 from .tunnel import Tunnel
 from .upstream import is_stream
 
@@ -45,7 +46,7 @@ class Watch:
         self._shadows = shadows
         self._head = head
         self._way = way
-        self._would: Guard | Refuse = way.would
+        self._would: Guard | Later | Refuse = way.would
         self._chunks: list[bytes] = []
         self._held = 0
         self._size = 0
@@ -65,7 +66,7 @@ class Watch:
 
     def _grown(self, size: int) -> None:
         limit = self._way.route.policy.max_request
-        if size > limit and isinstance(self._would, Guard):
+        if size > limit and not isinstance(self._would, Refuse):
             self._refused(too_large(limit))
 
     def _refused(self, refusal: Refusal) -> None:
@@ -76,7 +77,7 @@ class Watch:
     def request_body(self, data: bytes) -> None:
         self._size += len(data)
         self._grown(self._size)
-        if isinstance(self._would, Guard):
+        if not isinstance(self._would, Refuse):
             if self._door.budget.take(len(data)):
                 self._held += len(data)
                 self._chunks.append(data)
@@ -90,15 +91,39 @@ class Watch:
         account.request_bytes = self._size
         if isinstance(would, Refuse):
             self.blind = True
+            account.weak = would.weak or ""
             self._shadows.refused(account, would.refusal)
             return
         body = b"".join(self._chunks)
         self._let_go()
-        ask = self._door.ask(self._head, body, account.peer, Guarded(way.route, would), origin=shadowed(SENT))
-        account.key, account.name = ask.key, ask.name
-        self._shadow = self._shadows.begin(account, way.route, ask.fingerprint)
-        if self._over:
-            self._shadow.ended(self._outcome)
+        guarded = Guarded(way.route, would)
+        self._door.meet(self._head, way.route)
+        if self._door.takes_long(way.route, body):
+            self._shadows.tasks.start(self._ask_aside(guarded, body))
+        else:
+            self._begin(self._ask(guarded, body))
+
+    def _ask(self, guarded: Guarded, body: bytes) -> Ask | Passing | Refused:
+        return self._door.ask(self._head, body, self.account.peer, guarded, shadow=True)
+
+    async def _ask_aside(self, guarded: Guarded, body: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        self._begin(await loop.run_in_executor(None, self._ask, guarded, body))
+
+    def _begin(self, ask: Ask | Passing | Refused) -> None:
+        account = self.account
+        match ask:
+            case Ask():
+                account.key, account.name, account.weak = ask.key, ask.name, ask.weak
+                self._shadow = self._shadows.begin(account, ask.route, ask.fingerprint)
+                if self._over:
+                    self._shadow.ended(self._outcome)
+            case Refused(refusal, weak=weak):
+                self.blind = True
+                account.weak = weak
+                self._shadows.refused(account, refusal)
+            case Passing():
+                self.blind = True  # without a key, as it does now
 
     @quietly
     def response_head(self, head: ResponseHead) -> None:

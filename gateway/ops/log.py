@@ -93,6 +93,8 @@ class Log(Deaf):
             line += f',"waited_ms":{account.waited * 1000:.3f}'
         if account.age is not None:
             line += f',"age_s":{account.age:.3f}'
+        if account.weak:
+            line += f',"weak_key":"{account.weak}"'
         line += f',"request_bytes":{account.request_bytes}'
         if account.response_bytes:
             line += f',"response_bytes":{account.response_bytes}'
@@ -113,6 +115,8 @@ class Log(Deaf):
         line = f"{self._now()[11:23]} {asked.decode('ascii', 'backslashreplace')} {account.status} {what}{how} {took}"
         if account.name:
             line += f" key={self._key(account)}"
+        if account.weak:
+            line += f" weak_key={account.weak}"
         return self._printable(line + (f" {account.detail}" if account.detail else ""))
 
     def _printable(self, line: str) -> str:

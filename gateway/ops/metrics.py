@@ -144,6 +144,7 @@ class Tally:
         self._store_errors: defaultdict[str, int] = defaultdict(int)
         self._forgot = 0
         self._alarms = 0
+        self._weak: defaultdict[Labels, int] = defaultdict(int)
         self.upstream = Histogram("oncegate_upstream_seconds", "From forwarding to the answer", ("route",), _SECONDS)
         self.overhead = Histogram(
             "oncegate_overhead_seconds", "The time that the gate itself added", ("route", "verdict"), _FINE
@@ -172,6 +173,7 @@ class Tally:
             "store_errors": self._store_errors,
             "forgot": self._forgot,
             "alarms": self._alarms,
+            "weak": [[labels, count] for labels, count in self._weak.items()],
             "now": [self.in_flight(), self.waiters(), self.findings()],
         }
 
@@ -193,6 +195,8 @@ class Tally:
             self._store_errors[operation] += count
         self._forgot += state["forgot"]
         self._alarms += state["alarms"]
+        for labels, count in state["weak"]:
+            self._weak[tuple(labels)] += count
 
     # ── ports.Observer ────────────────────────────────────────────────────────────────────────────
 
@@ -206,6 +210,8 @@ class Tally:
             account.unprotected,
             account.problem,
         )
+        if account.weak:
+            self._weak[account.route, account.weak] += 1
         if account.shadow:
             self._shadow[outcome] += 1
             return
@@ -314,6 +320,7 @@ class Tally:
             "oncegate_unfit_credentials", "Requests whose credentials do not fit what their route binds",
             ("route", "credential"), self._unfit,
         )  # fmt: skip
+        yield _counter("oncegate_weak_keys", "Keys that two clients may choose alike", ("route", "kind"), self._weak)
         errors: dict[Labels, int] = {(operation,): count for operation, count in self._store_errors.items()}
         yield _counter("oncegate_store_errors", "Calls that the store did not answer", ("operation",), errors)
         yield _counter("oncegate_store_forgot", "Acknowledged claims that the store had lost", (), {(): self._forgot})

@@ -14,13 +14,17 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ..core.fingerprint import Recipe
+from ..core.keyed import Derive
+from ..core.keyform import SF_STRING, KeyRule
 from ..core.policy import DAY, Match, Policy, Route, RouteTable
+from ..core.sent import SendKey
+from ..core.source import Place
 from . import addresses, stores, tls, values
 from .addresses import NOT_BUILT, Address
 from .faults import Fault, Faults, Loc
 from .fields import Shape
 from .model import SHAPES, FileShape, StoreShape, TlsShape, UpstreamShape, shape_at
-from .policy import PolicyShape, RouteShape
+from .policy import PolicyShape, RouteShape, missing_of
 from .result import Limits, LogSettings, Overrides, Settings, TlsSettings, UpstreamSettings
 from .source import Kind, Scalar, Source
 from .units import show_duration, show_size
@@ -233,6 +237,7 @@ class _Check:
         self._doubt_window(n, shape, policy)
         self._statuses(n, shape, policy)
         self._replays(n, shape, policy)
+        self._strings(n, shape, policy)
         self._buffers(n, shape, policy)
         match = Match(shape.match.path, shape.match.host, shape.match.methods)
         return Route(shape.name, shape.upstream, match, policy)
@@ -279,6 +284,13 @@ class _Check:
             later = max(places, key=lambda place: self.source.line(place) or 0)
             named = ", ".join(name.decode() for name in both)
             self.source.fault(later, f"{named} cannot be both in keep_headers and in drop_headers; take it out of one")
+
+    def _strings(self, n: int, shape: RouteShape, policy: Policy) -> None:
+        place = self.place(n, shape, "key")
+        elsewhere = [str(source) for source in policy.sources if source.place is not Place.HEADER]
+        if policy.key_rule.format == SF_STRING and elsewhere and self.source.sound(place):
+            message = f"sf-string is how a field spells a key, and {elsewhere[0]} is none; use uuid, ulid or /PATTERN/"
+            self.source.fault((*place, "format"), message)
 
     def _buffers(self, n: int, shape: RouteShape, policy: Policy) -> None:
         limit = ("limits", "buffers")
@@ -351,13 +363,18 @@ def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings
         **{field: getattr(route if field in own else defaults, field) for field in PolicyShape.model_fields}
     )
     plain = Policy()
-    source = shape.key.source
+    sources = shape.key.sources or ()
+    in_field = len(sources) == 1 and sources[0].place is Place.HEADER
     return Policy(
         namespace=shape.namespace.encode(),
         guard=shape.guard,
         mode=shape.mode,
-        headers=plain.headers if source is None else (source,),
-        missing=shape.missing,
+        headers=(sources[0].name.encode(),) if in_field else () if sources else plain.headers,
+        sources=() if in_field else sources,
+        key_rule=KeyRule(shape.key.form, shape.key.min_length, shape.key.weak),
+        missing=missing_of(shape.missing),
+        derive=Derive(shape.missing.derive.parts, shape.missing.derive.window),
+        send_key=tuple(SendKey(each.to or b"", each.form) for each in shape.send_key),
         scope=tuple(each.encode() for each in shape.scope),
         recipe=Recipe(shape.bind, tuple(sorted(shape.fingerprint.headers))),
         window=shape.window,

@@ -26,7 +26,16 @@ from .fields import (
     Protocols,
     Shape,
 )
-from .policy import FingerprintShape, KeyShape, MatchShape, PolicyShape, RouteShape
+from .policy import (
+    DeriveShape,
+    FingerprintShape,
+    KeyShape,
+    MatchShape,
+    MissingShape,
+    PolicyShape,
+    RouteShape,
+    SendKeyShape,
+)
 from .result import Limits, LogFormat, LogKeys, LogSettings, OnAmnesia, StoreCheck, UpstreamSettings
 from .source import Kind, Scalar
 
@@ -332,6 +341,12 @@ def shape_at(loc: tuple[Any, ...]) -> type[Shape]:
             return MatchShape
         case (*_, "key"):
             return KeyShape
+        case (*_, "missing"):
+            return MissingShape
+        case (*_, "derive"):
+            return DeriveShape
+        case (*_, "send_key") | (*_, "send_key", int()):
+            return SendKeyShape
         case (*_, "fingerprint"):
             return FingerprintShape
     return FileShape
@@ -345,6 +360,9 @@ SHAPES: tuple[type[Shape], ...] = (
     RouteShape,
     MatchShape,
     KeyShape,
+    MissingShape,
+    DeriveShape,
+    SendKeyShape,
     FingerprintShape,
     AdminShape,
     LimitsShape,

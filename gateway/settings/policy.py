@@ -9,8 +9,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
+from ..core.key import LONGEST
+from ..core.keyed import Part
+from ..core.keyform import Format, WeakKeys
 from ..core.policy import Missing, Mode, OnDoubt, Policy, StoreDown
-from . import values
+from ..core.sent import SentAs
+from ..core.source import Source
+from . import keys, values
 from .fields import Duration, DurationOrZero, Flag, Name, Shape, Statuses
 from .source import Scalar
 
@@ -24,16 +29,113 @@ MOST_HEADERS = 64
 
 
 class KeyShape(Shape):
-    TO_COME = frozenset(("format", "min_length"))
     ALONE = "from"
     PLACE = "`key`"
 
-    source: Annotated[bytes | None, PlainValidator(values.key_source)] = Field(
+    sources: Annotated[
+        tuple[Annotated[Source, PlainValidator(keys.source)], ...] | None,
+        BeforeValidator(values.listing("a source such as header:X-Request-Key, or a list of them")),
+        AfterValidator(keys.not_too_many),
+    ] = Field(
         None,
         alias="from",
-        description="The header that carries the key, as header:NAME; by default header:Idempotency-Key "
+        description="Where the key stands: header:NAME, body:/json/pointer, form:FIELD, query:NAME, path:N, "
+        "cookie:NAME, or a list of these of which each is a part of it; by default header:Idempotency-Key "
         "or header:X-Idempotency-Key, whichever is there.",
     )
+    form: Annotated[Format, PlainValidator(keys.form)] = Field(
+        _POLICY.key_rule.format,
+        alias="format",
+        description="The form that a key must have: any, sf-string (in quotes, RFC 8941), uuid, ulid, or a /pattern/ "
+        "of RE2 for all of it; any by default.",
+    )
+    min_length: Annotated[int, PlainValidator(values.count(least=1, most=LONGEST))] = Field(
+        _POLICY.key_rule.min_length, description="How many characters a key must have, 1 to 255; 1 by default."
+    )
+    weak: Annotated[WeakKeys, PlainValidator(values.one_of({each.value: each for each in WeakKeys}))] = Field(
+        _POLICY.key_rule.weak,
+        description="What becomes of a request whose key is a timestamp, a counter or of few different characters: "
+        "count (a metric and the log tell) or refuse (400); count by default.",
+    )
+
+
+class DeriveShape(Shape):
+    PLACE = "`derive`"
+
+    parts: Annotated[
+        tuple[Annotated[Part | Source, PlainValidator(keys.part)], ...],
+        BeforeValidator(values.listing("a list such as [method, target, body, credentials]")),
+        AfterValidator(keys.parts),
+    ] = Field(
+        tuple(sorted(Part)),
+        alias="from",
+        description="What makes two requests the same click: method, target, body, credentials, or sources, a list; "
+        "the four by default.",
+    )
+    window: Duration = Field(
+        _POLICY.derive.window,
+        description="How long the answer to the first is given to the second, a duration; 10s by default.",
+    )
+
+
+class MissingShape(Shape):
+    PLACE = "`missing`"
+
+    derive: DeriveShape = Field(
+        DeriveShape(), description="Derive a key that is missing, as {from: [method, target, body, credentials]}."
+    )
+
+
+class SendKeyShape(Shape):
+    ALONE = "to"
+    PLACE = "`send_key`"
+
+    to: Annotated[bytes | None, PlainValidator(keys.sent_field)] = Field(
+        None, description="The field that the service gets, as header:NAME; required."
+    )
+    form: Annotated[SentAs, PlainValidator(values.one_of({each.value: each for each in SentAs}))] = Field(
+        SentAs.KEY,
+        alias="as",
+        description="key, as the client sent it, or uuid, one that follows from service, namespace, scope and key; "
+        "key by default.",
+    )
+
+
+#: What a word in the mapping's place stands for: known by being these very objects.
+_WORDS = {each: MissingShape() for each in Missing}
+
+
+def _missing(value: object) -> object:
+    """A word, or `derive` with its own fields."""
+    if isinstance(value, dict) and "derive" in value:
+        return value
+    return _WORDS[values.one_of({each.value: each for each in Missing})(value)]
+
+
+def missing_of(shape: MissingShape) -> Missing:
+    """What becomes of a request without a key."""
+    return next((word for word, stands in _WORDS.items() if stands is shape), Missing.DERIVE)
+
+
+def _send_key(value: object) -> object:
+    return {"to": value} if isinstance(value, Scalar) else value
+
+
+def _has_field(shape: SendKeyShape) -> SendKeyShape:
+    if shape.to is None:
+        raise ValueError("`to` is missing; use {to: header:PayPal-Request-Id, as: uuid}")
+    return shape
+
+
+def _each_once(shapes: tuple[SendKeyShape, ...]) -> tuple[SendKeyShape, ...]:
+    keys.sends(tuple((shape.to or b"", shape.form) for shape in shapes))
+    return shapes
+
+
+def _one_or_more(value: object) -> object:
+    if isinstance(value, dict):
+        return [value]
+    return values.listing("a field such as header:PayPal-Request-Id, or a list of them")(value)
 
 
 def _not_too_many(names: frozenset[bytes]) -> frozenset[bytes]:
@@ -70,7 +172,6 @@ class PolicyShape(Shape):
     """What a route may say, and `defaults` for all of them. A field of a route replaces the whole field of
     `defaults`."""
 
-    TO_COME = frozenset(("send_key",))
     PLACE = "a route or `defaults`"
 
     namespace: Name = Field(
@@ -84,13 +185,22 @@ class PolicyShape(Shape):
         description="enforce, or shadow: every request goes through unprotected, and the gate counts what it would "
         "have done; enforce by default.",
     )
-    key: KeyShape = Field(KeyShape(), description="Where the key stands, as {from: header:NAME}.")
-    missing: Annotated[Missing, PlainValidator(values.one_of({each.value: each for each in Missing}, ("derive",)))] = (
-        Field(
-            _POLICY.missing,
-            description="What becomes of a request without a key: pass (unprotected, labelled and counted) or "
-            "refuse (400); pass by default.",
-        )
+    key: KeyShape = Field(
+        KeyShape(), description="Where the key stands and what it must be, as {from: header:NAME, format: uuid}."
+    )
+    missing: Annotated[MissingShape, BeforeValidator(_missing)] = Field(
+        _WORDS[_POLICY.missing],
+        description="What becomes of a request without a key: pass (unprotected, labelled and counted), refuse (400) "
+        "or derive (one is made of what it says, so that a double click runs once); pass by default.",
+    )
+    send_key: Annotated[
+        tuple[Annotated[SendKeyShape, BeforeValidator(_send_key), AfterValidator(_has_field)], ...],
+        BeforeValidator(_one_or_more),
+        AfterValidator(_each_once),
+    ] = Field(
+        (),
+        description="Fields in which the service gets the key besides, as header:NAME or {to: header:NAME, as: uuid}, "
+        "or a list; none by default.",
     )
     scope: Annotated[
         tuple[Annotated[str, PlainValidator(values.scope_source)], ...],
@@ -102,12 +212,12 @@ class PolicyShape(Shape):
         "public by default.",
     )
     bind: Annotated[
-        tuple[Annotated[str, PlainValidator(values.bind_source)], ...],
+        tuple[Annotated[str, PlainValidator(keys.bind_source)], ...],
         BeforeValidator(values.listing("a list such as [default, header:X-Account]")),
         AfterValidator(values.in_any_order),
     ] = Field(
         _POLICY.recipe.bind,
-        description="Whose answer it is: header:NAME of credentials that a duplicate must repeat, and "
+        description="Whose answer it is: sources (as of a key) that a duplicate must repeat, and "
         "`default` for Authorization, X-API-Key, Api-Key, or else Cookie; [default] by default.",
     )
     fingerprint: FingerprintShape = Field(

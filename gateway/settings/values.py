@@ -23,8 +23,9 @@ from .source import Kind, Scalar
 
 T = TypeVar("T")
 
-#: Sources of a key, a scope or a credential that DESIGN names and this version does not read.
-SOURCES_TO_COME = ("body", "form", "query", "path", "cookie", "jwt", "client_cert")
+#: Sources of a scope that DESIGN names and this version does not read; and what a key has and a scope has not.
+SOURCES_TO_COME = ("cookie", "jwt", "client_cert")
+_OF_KEYS_ONLY = ("body", "form", "query", "path")
 
 #: The shortest margin, in milliseconds: a loaded host runs a timer that late.
 LEAST_MARGIN = 100
@@ -332,20 +333,10 @@ def part_of_fingerprint(value: object) -> bytes:
     return field
 
 
-def key_source(value: object) -> bytes:
-    if isinstance(value, list):
-        raise ValueError(f"a key of several sources is {NOT_BUILT}; use header:NAME")
-    return source(value).removeprefix("header:").encode()
-
-
 def scope_source(value: object) -> str:
     if isinstance(value, Scalar) and value.text == "public":
         raise ValueError("`public` stands alone; leave it out of the list")
     return source(value)
-
-
-def bind_source(value: object) -> str:
-    return DEFAULT_BIND if isinstance(value, Scalar) and value.text == DEFAULT_BIND else source(value)
 
 
 def source(value: object) -> str:
@@ -354,6 +345,8 @@ def source(value: object) -> str:
     kind, colon, rest = text.partition(":")
     if kind in SOURCES_TO_COME:
         raise ValueError(f"the source `{kind}` is {NOT_BUILT}; use header:NAME")
+    if kind in _OF_KEYS_ONLY:
+        raise ValueError(f"a {kind} says what is asked, and proves nothing of who asks; use header:NAME")
     if not colon and _TOKEN.fullmatch(text):
         raise ValueError(f"where {text} stands is missing; use header:{text}")
     if kind != "header":

@@ -23,6 +23,7 @@ from gateway.core.decide import (
 )
 from gateway.core.fingerprint import Fingerprint, Recipe, fingerprint
 from gateway.core.key import Key
+from gateway.core.keyform import SF_STRING, UUID, KeyRule, WeakKeys, Weakness
 from gateway.core.message import Answer, Field, Request, Response
 from gateway.core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason
 from gateway.core.policy import Missing, OnDoubt, Policy
@@ -35,7 +36,7 @@ KEY: Field = (b"Idempotency-Key", b"k")
 BAD: Field = (b"Idempotency-Key", b'"k')
 OPEN, CLOSED = Policy(guard=False), Policy()
 STRICT = Policy(missing=Missing.REFUSE)
-GUARD = Guard(Key(b"k"), ())
+GUARD = Guard(Key(b"k"), (), weak=Weakness.LOW_VARIETY)
 METHODS = ["GET", "HEAD", "OPTIONS", "TRACE", "POST", "PATCH", "PUT", "DELETE", "REPORT"]
 
 
@@ -125,6 +126,30 @@ def test_a_route_reads_the_key_where_it_says() -> None:
     assert verdict.refusal.problem is Problem.KEY_MISSING
 
 
+@pytest.mark.parametrize(
+    ("rule", "value", "why"),
+    [
+        (KeyRule(UUID), b"not-a-uuid", "it has not the format that this route asks for, uuid"),
+        (KeyRule(UUID), b'"8e03978e-40d5-43e8-bc93-6894a57f9324"', ""),
+        (KeyRule(SF_STRING), b"bare", "it has not the format that this route asks for, a quoted string"),
+        (KeyRule(SF_STRING), b' "quoted";v=1', ""),
+        (KeyRule(min_length=9), b'"8 letter"', "it has 8 characters; 9 is the least here"),
+        (KeyRule(min_length=8), b'"8 letter"', ""),
+        (KeyRule(weak=WeakKeys.REFUSE), b"41", "it looks like a counter"),
+        (KeyRule(weak=WeakKeys.COUNT), b"41", ""),
+    ],
+)
+def test_a_route_s_rule_is_for_the_usual_fields_too(rule: KeyRule, value: bytes, why: str) -> None:
+    """400 `key-invalid`, that says which rule; a key that keeps it is guarded."""
+    verdict = admit(b"POST", [(b"Idempotency-Key", value)], Policy(key_rule=rule))
+    if why:
+        assert isinstance(verdict, Refuse)
+        assert verdict.refusal.problem is Problem.KEY_INVALID
+        assert verdict.refusal.more.startswith(f"The key cannot be used: {why}")
+    else:
+        assert isinstance(verdict, Guard)
+
+
 SCOPED = Policy(scope=(b"header:x-tenant", b"header:authorization"))
 TENANT: Field = (b"X-Tenant", b" t ")
 AUTH: Field = (b"Authorization", b"Bearer a")
@@ -132,8 +157,9 @@ AUTH: Field = (b"Authorization", b"Bearer a")
 
 def test_the_scope_is_read_in_the_routes_order() -> None:
     """Each value under the label of its source, trimmed."""
-    expected = Guard(Key(b"k"), ((b"header:x-tenant", b"t"), (b"header:authorization", b"Bearer a")))
-    assert admit(b"POST", [AUTH, KEY, TENANT], SCOPED) == expected
+    verdict = admit(b"POST", [AUTH, KEY, TENANT], SCOPED)
+    assert isinstance(verdict, Guard)
+    assert verdict.scope == ((b"header:x-tenant", b"t"), (b"header:authorization", b"Bearer a"))
 
 
 @pytest.mark.parametrize(

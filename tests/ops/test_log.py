@@ -58,17 +58,17 @@ async def test_one_line_for_each_guarded_request(origin: Origin) -> None:
     """First, replay, key reused, other credentials, lost, in doubt, key invalid: a line for each, in the words that
     the client, the metrics and the design use. What is not guarded has none."""
     async with gate(configuration(origin.url)) as running:
-        await ask(running.port, key="k1", body=b"12345")
-        await ask(running.port, key="k1", body=b"12345")
-        await ask(running.port, key="k1", body=b"other")
-        await ask(running.port, key="k1", body=b"12345", fields=[("Authorization", "Bearer x")])
+        await ask(running.port, key="order-4711", body=b"12345")
+        await ask(running.port, key="order-4711", body=b"12345")
+        await ask(running.port, key="order-4711", body=b"other")
+        await ask(running.port, key="order-4711", body=b"12345", fields=[("Authorization", "Bearer x")])
 
         async def breaks_off(exchange: Exchange) -> None:
             exchange.reset()
 
         origin.answer = breaks_off
-        await ask(running.port, key="k2")
-        await ask(running.port, key="k2")
+        await ask(running.port, key="order-4712")
+        await ask(running.port, key="order-4712")
         await ask(running.port, key="not a key")
         await ask(running.port, "GET", body=b"")
         await ask(running.port, "POST", "/open/x", key="k3")
@@ -93,7 +93,7 @@ async def test_one_line_for_each_guarded_request(origin: Origin) -> None:
         "key", "settlement", "reason", "attempt", "upstream_ms", "claim_ms", "settle_ms", "response_bytes",
     }  # fmt: skip
     assert replay.keys() == ALWAYS | {"key", "duplicate", "claim_ms", "age_s", "response_bytes"}
-    assert words(first, "request_bytes", "response_bytes") == [5, len(b'{"id":"k1"}')]
+    assert words(first, "request_bytes", "response_bytes") == [5, len(b'{"id":"order-4711"}')]
 
 
 async def test_a_line_for_each_that_waited(origin: Origin) -> None:
@@ -423,8 +423,8 @@ async def test_on_a_terminal_it_is_for_people(origin: Origin) -> None:
             with open(terminal, "w") as out:
                 app = App(load_text(configuration(origin.url, top=top), name="test.yaml", environ={}), out=out)
                 await app.start()
-                await ask(app.addresses[0][1], key="k1")
-                await ask(app.addresses[0][1], key="k1")
+                await ask(app.addresses[0][1], key="order-4711")
+                await ask(app.addresses[0][1], key="order-4711")
                 await app.stop()
                 return os.read(master, 1 << 16).decode().splitlines()
         finally:

@@ -47,6 +47,7 @@ def tell_all(tally: Tally) -> None:
     doubtful = account(1 / 64)
     doubtful.settlement, doubtful.reason, doubtful.verdict = Kind.HOLD, Reason.TIMEOUT, VerdictName.REPLAY
     doubtful.problem, doubtful.unprotected, doubtful.record_bytes = "in-doubt", "no_key", 4096
+    doubtful.weak = "counter"
     tally.finished(doubtful)
     shadow = caught(DuplicateKind.KEY_REUSED)
     shadow.shadow, shadow.verdict, shadow.problem = True, VerdictName.REFUSE, "key-reused"

@@ -1,0 +1,205 @@
+"""One value out of a body: JSON (RFC 8259, by a pointer of RFC 6901), or a form (urlencoded, RFC 7578).
+
+Whoever reads the body behind us must find the same value there. So a body is taken whole or not at all, and what the
+readers of this world take differently is refused: a member, a field or a part that is there twice, a charset other
+than UTF-8, a broken escape.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from .fingerprint import multipart_segments
+from .key import Unreadable
+
+#: Values in a body of JSON, and fields of a form, as far as its commas and brackets tell: more take memory and time
+#: out of proportion to their bytes.
+MOST_VALUES = 250_000
+MOST_FIELDS = 10_000
+
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
+_BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]+))', re.IGNORECASE)
+_PART_NAME = re.compile(rb';[ \t]*name=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]+))', re.IGNORECASE)
+_OTHERWISE_NAMED = re.compile(rb";[ \t]*(?:name\*|filename\*?)[ \t]*=", re.IGNORECASE)
+
+Found = bytes | None | Unreadable
+
+
+class _Doubled(dict[str, Any]):
+    """An object that says some of its members twice."""
+
+    __slots__ = ("twice",)
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        count = Counter(name for name, _ in pairs)
+        self.twice = {name for name, times in count.items() if times > 1}
+
+
+class _Fraction:
+    """Any number that is not an integer as it is spelled: 1.0, 1e3."""
+
+
+_FRACTION = _Fraction()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    return made if len(made) == len(pairs) else _Doubled(pairs)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=lambda _: _FRACTION, parse_constant=_no_constant, strict=True
+)
+
+
+def parsed(body: bytes) -> Any | Unreadable:
+    """The document in a body of JSON."""
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > MOST_VALUES:
+        return Unreadable(f"the body has more than {MOST_VALUES} values")
+    try:
+        return _DECODER.decode(body.decode())
+    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        return Unreadable("the body is not JSON in UTF-8")
+
+
+def steps(pointer: str) -> list[str]:
+    """The reference tokens of a JSON pointer. Raises ValueError where it is none."""
+    if not pointer.startswith("/") or re.search("~(?![01])", pointer):
+        raise ValueError("a JSON pointer begins with / and has ~ only as ~0 and ~1")
+    return [step.replace("~1", "/").replace("~0", "~") for step in pointer[1:].split("/")]
+
+
+def pointed(document: Any, pointer: str) -> Found:
+    """The text of the string or integer to which `pointer` leads; None where it leads nowhere, or to null."""
+    here = document
+    for step in steps(pointer):
+        if isinstance(here, dict):
+            if isinstance(here, _Doubled) and step in here.twice:
+                return Unreadable("the body has a member on its way twice")
+            if step not in here:
+                return None
+            here = here[step]
+        elif isinstance(here, list) and _INDEX.fullmatch(step):
+            if int(step) >= len(here):
+                return None
+            here = here[int(step)]
+        else:
+            return None
+    return _scalar(here)
+
+
+def _scalar(found: Any) -> Found:
+    match found:
+        case None:
+            return None
+        case str():
+            try:
+                return found.encode()
+            except UnicodeEncodeError:
+                return Unreadable("it is half of a surrogate pair")
+        case bool():
+            return Unreadable("it is a boolean")
+        case int():
+            try:
+                return b"%d" % found
+            except ValueError:  # more digits than Python writes
+                return Unreadable("it is a number of thousands of digits")
+        case _Fraction():
+            return Unreadable("it is a number with a fraction or an exponent; send a string")
+    return Unreadable("it is an object or an array")
+
+
+def parameter(pairs: bytes, name: str, what: str) -> Found:
+    """The value of `name` in a query or an urlencoded body (`+` is a space, `%` and two digits an octet)."""
+    if pairs.count(b"&") > MOST_FIELDS:
+        return Unreadable(f"there are more than {MOST_FIELDS} parameters")
+    wanted, found = name.encode(), None
+    for pair in pairs.split(b"&"):
+        spelled, _, text = pair.partition(b"=")
+        if _unescaped(spelled) != wanted:
+            continue
+        if found is not None:
+            return Unreadable(f"{what} is there twice")
+        if _BROKEN_ESCAPE.search(text):
+            return Unreadable(f"{what} has a broken escape")
+        found = _unescaped(text)
+    return found
+
+
+def _unescaped(text: bytes) -> bytes:
+    return unquote_to_bytes(text.replace(b"+", b" ")) if b"%" in text or b"+" in text else text
+
+
+def form_field(types: Sequence[bytes], body: bytes, name: str) -> Found:
+    """The value of a form's field. `types` has the values of `Content-Type`."""
+    kind = types[0].partition(b";")[0].strip().lower() if len(types) == 1 else b""
+    if kind == b"application/x-www-form-urlencoded":
+        return parameter(body, name, "the field")
+    if kind != b"multipart/form-data":
+        return Unreadable("the body is not a form, as Content-Type says") if body else None
+    segments = multipart_segments(body, _boundary(types[0]))
+    if segments is None:
+        return Unreadable("the body is not the multipart form that Content-Type says")
+    return _part(segments[1:-1], name.encode())
+
+
+def _part(segments: Iterable[bytes], wanted: bytes) -> Found:
+    found: bytes | None = None
+    for segment in segments:
+        head, _, content = segment.partition(b"\r\n\r\n")
+        dispositions = [
+            line.partition(b":")[2]
+            for line in head.split(b"\r\n")
+            if line[:20].lower().startswith(b"content-disposition:")
+        ]
+        names = [_PART_NAME.findall(each) for each in dispositions]
+        if len(names) != 1 or len(names[0]) != 1:
+            return Unreadable("a part of the form does not say its one name")
+        quoted, token = names[0][0]
+        if (re.sub(rb"\\(.)", rb"\1", quoted) or token) != wanted:
+            continue
+        if _OTHERWISE_NAMED.search(dispositions[0]):
+            return Unreadable("the field is a file, or named in two ways")
+        if found is not None:
+            return Unreadable("the field is there twice")
+        found = content
+    return found
+
+
+def body_segments(types: Sequence[bytes], body: bytes) -> tuple[bytes, list[bytes]]:
+    """What of a body says the same each time that it is sent: a multipart body's boundary does not."""
+    if len(types) == 1 and types[0][:10].lower() == b"multipart/":
+        segments = multipart_segments(body, _boundary(types[0]))
+        if segments is not None:
+            return b"multipart", segments
+    return b"raw", [body]
+
+
+def _boundary(content_type: bytes) -> bytes:
+    """The one boundary of a multipart type; empty where there is none, or more."""
+    found = _BOUNDARY.findall(content_type)
+    return (re.sub(rb"\\(.)", rb"\1", found[0][0]) or found[0][1]) if len(found) == 1 else b""
+
+
+__all__ = [
+    "MOST_FIELDS",
+    "MOST_VALUES",
+    "Found",
+    "body_segments",
+    "form_field",
+    "parameter",
+    "parsed",
+    "pointed",
+    "steps",
+]
