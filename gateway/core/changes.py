@@ -177,7 +177,7 @@ def _hosts(pattern: str) -> list[str]:
 
 def _paths(patterns: list[str]) -> list[str]:
     """Paths that match the patterns: their stars filled by a word of nobody's and by what others have in that place,
-    their `/**` by nothing, by one segment, by two, and by what goes on below it in others."""
+    their `/**` by nothing, by one segment, by two. What two patterns have in common is a path of the longer one."""
     segments = [pattern.removesuffix("/**").split("/") for pattern in patterns]
     found: dict[str, None] = {}
     for pattern in patterns:
@@ -186,10 +186,6 @@ def _paths(patterns: list[str]) -> list[str]:
             found[path or "/"] = None
             if pattern.endswith("/**"):
                 found[f"{path}/some"] = found[f"{path}/some/thing"] = None
-                for other in segments:
-                    if len(other) > len(stem) and all(_meets(a, b) for a, b in zip(stem, other, strict=False)):
-                        for below in _filled(other[len(stem) :], [each[len(stem) :] for each in segments]):
-                            found[f"{path}/{below}"] = None
     return list(found)
 
 
