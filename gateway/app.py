@@ -31,7 +31,7 @@ from .edge.upstream import GuardedUpstream
 from .edge.wire import RequestHeads
 from .exchange import Gate
 from .flights import Flights
-from .ops.admin import Readiness, admin_app
+from .ops.admin import Audit, Desk, Gatekeeper, LocalDesk, Names, Readiness, Recent, Room, admin_app
 from .ops.log import Log
 from .ops.metrics import Tally
 from .ops.observers import Observers
@@ -41,6 +41,7 @@ from .ports import Clock, Observer, Store, StoreUnusable
 from .reload import Refused, identity, read_anew
 from .settings import Settings, UpstreamSettings
 from .settings import stores as urls
+from .settings.shown import shown as settings_shown
 from .settling import Settler
 from .stores.memory import MAX_BYTES, MAX_RECORDS, MemoryStore
 from .stores.redis import Address, RedisStore, Servers, Trust
@@ -169,7 +170,8 @@ class App:
             self.log = WorkerLog(seat.worker, self.clock, as_json=as_json, keys=full, encoding=out.encoding or "utf-8")
         self._seat = seat
         self.tally = Tally()
-        self.observer = Observers(self.tally, self.log)
+        recent = Recent(self.clock, None if seat is None else seat.worker)
+        self.observer = Observers(self.tally, self.log, recent)
         trust = Trust(
             settings.store_check,
             settings.on_amnesia,
@@ -180,6 +182,8 @@ class App:
         self.store = store = open_store(
             settings.store, self.clock, self.observer, prefix=settings.prefix, trust=trust, say=self.log.say
         )
+        self._mint = Mint()
+        self.desk = LocalDesk(store, self.clock, self._mint.holder, recent)
         self.tasks = Tasks(lambda error: self.observer.alarm("an exchange failed", error=repr(error)))
         self.settler = Settler(self.store, self.clock, self.observer)
         self.readiness = Readiness(store, note="" if store.kind == "redis" else ONE_GATEWAY)
@@ -221,7 +225,7 @@ class App:
             self.observer,
             flights,
             self.settler,
-            mint=Mint().holder,
+            mint=self._mint.holder,
             jitter=random.random,
             tasks=self.tasks,
         )
@@ -268,8 +272,8 @@ class App:
                 store=self.store.kind,
                 service=settings.service,
             )
-            if self.readiness.note:
-                self.log.say("note", self.readiness.note)
+            for note in filter(None, (self.readiness.note, *settings.notes)):
+                self.log.say("note", note)
         if not self.store.available:
             self.log.say("warning", "the store is away; guarded requests are refused", reason=self.store.trouble)
 
@@ -341,7 +345,9 @@ class App:
             self.observer.alarm(NOT_TAKEN_UP, reason=str(refused))
 
     async def _start_admin(self) -> None:
-        runner = web.AppRunner(admin_app(self.readiness, self.tally), access_log=None, handle_signals=False)
+        room = operators(lambda: self.settings, self.desk, self.clock, self.log)
+        app = admin_app(self.readiness, self.tally, room.add, gatekeeper(self.settings))
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         address = self.settings.admin
@@ -400,6 +406,21 @@ def _proxies(settings: Settings) -> Proxies | None:
     return None if settings.trusted_proxies is None else Proxies(settings.trusted_proxies)
 
 
+def operators(settings: Callable[[], Settings], desk: Desk, clock: Clock, log: Log) -> Room:
+    """The rooms of operators before this desk, which go by the settings as they are at the moment."""
+
+    def names() -> Names:
+        now = settings()
+        return Names(now.service.encode(), now.routes.routes, now.secret)
+
+    return Room(desk, names, Audit(settings().audit, clock, log.say), lambda: settings_shown(settings()))
+
+
+def gatekeeper(settings: Settings) -> Gatekeeper:
+    """Who lets operators in."""
+    return Gatekeeper(settings.admin_token, settings.admin.loopback)
+
+
 def _place(upstream: UpstreamSettings) -> Place:
     tls = None if upstream.tls is None else Tls(upstream.tls.context, upstream.tls.server_name)
     return Place(upstream.name, upstream.host, upstream.port, upstream.connect / 1000, upstream.connections, tls)
@@ -417,4 +438,14 @@ def shown(addresses: list[tuple[str, int]]) -> str:
     return ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)
 
 
-__all__ = ["App", "Seat", "Stopped", "StoreUnusable", "open_store", "settle_in", "shown"]
+__all__ = [
+    "App",
+    "Seat",
+    "Stopped",
+    "StoreUnusable",
+    "gatekeeper",
+    "open_store",
+    "operators",
+    "settle_in",
+    "shown",
+]

@@ -10,6 +10,7 @@ from .commands.check import check
 from .commands.demo import demo, sample_service
 from .commands.diff import diff
 from .commands.doctor import diagnose
+from .commands.keys import keys
 from .commands.policy import policy
 from .commands.run import run
 from .exits import USAGE
@@ -24,7 +25,7 @@ def main() -> None:
     """An idempotency gateway: one key, one effect, the same answer."""
 
 
-for word in (run, check, policy, diff, diagnose, demo, sample_service):
+for word in (run, check, keys, policy, diff, diagnose, demo, sample_service):
     main.add_command(word)
 
 

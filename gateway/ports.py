@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from .core.decide import Reason
 from .core.key import Key
@@ -23,6 +23,7 @@ from .core.message import Request
 from .core.outcome import LostReason, Outcome
 from .core.record import Done, Found, Kind, Record, Settlement, Stamp
 from .core.reply import Reply
+from .core.values import value
 
 
 class StoreAway(Exception):
@@ -158,6 +159,29 @@ class Store(Protocol):
     def listen(self, name: bytes) -> Bell:
         """A bell of this record, to be closed by whoever asked for it. Returns at once and never fails: it hears
         as soon as it can. However many listen, they cost the store no connection each."""
+
+
+@value
+class Page:
+    """Part of a walk over all records. `records` are as their headers say: none has its answer. `looked`: how many
+    names were met; `unreadable`: how many of them are no records that this gate reads. `cursor`: where the walk goes
+    on, empty at its end. `share`: how much of the store lies behind, from 0 to 1, about."""
+
+    records: tuple[tuple[bytes, Found], ...]
+    cursor: str
+    looked: int
+    unreadable: int
+    share: float
+
+
+@runtime_checkable
+class Catalogue(Protocol):
+    """What a store may offer besides: to be walked through. A record that is there from the walk's beginning to its end
+    is met, once or more often; one that comes or goes meanwhile may be missed."""
+
+    async def walk(self, cursor: str, most: int) -> Page:
+        """About `most` names from `cursor` on, empty for the beginning. The bodies of answers are not read. Raises
+        StoreAway; ValueError where the cursor is none of this store's."""
 
 
 class Stream(Protocol):
@@ -334,12 +358,14 @@ __all__ = [
     "Account",
     "Attempt",
     "Bell",
+    "Catalogue",
     "Client",
     "Clock",
     "DuplicateKind",
     "IdentityChanged",
     "Nobody",
     "Observer",
+    "Page",
     "RecordUnreadable",
     "Sink",
     "Store",

@@ -14,7 +14,18 @@ from .plan import Plan
 from .settings import Faults, Settings
 
 #: Fields of the settings that a running gate stands on.
-FIXED = ("listen", "admin", "store", "store_scope", "store_check", "on_amnesia", "limits", "log")
+FIXED = (
+    "listen",
+    "admin",
+    "admin_token",
+    "audit",
+    "store",
+    "store_scope",
+    "store_check",
+    "on_amnesia",
+    "limits",
+    "log",
+)
 #: … and that name its records, besides what routes say.
 _NAMING = ("service", "prefix", "secret")
 

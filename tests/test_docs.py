@@ -45,6 +45,7 @@ def test_the_configuration_in_the_readme_is_that_of_the_files() -> None:
         "README.md",
         "CONTRIBUTING.md",
         "SECURITY.md",
+        "docs/admin.md",
         "docs/design.md",
         "docs/edge.md",
         "docs/keys.md",

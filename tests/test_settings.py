@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import trustme
+from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gateway.cli import main
 from gateway.core.fingerprint import Recipe
 from gateway.core.policy import DAY, HOUR, MINUTE, SECOND, Match, Missing, OnDoubt, Policy, Route
 from gateway.settings import (
@@ -413,7 +415,43 @@ AT_THE_TOP = [
         'expected an address such as 127.0.0.1:8080, found the boolean true; in quotes it is text: "true"',
     ),
     ("admin: 127.0.0.1:1", "admin", "expected a mapping, found `127.0.0.1:1`; use {listen: 127.0.0.1:1}"),
-    ("admin: {token: x}", "admin.token", TO_COME),
+    (
+        "admin: {token: short}",
+        "admin.token",
+        "shorter than 16 characters can be guessed; make one: openssl rand -hex 32",
+    ),
+    (
+        "admin: {token: 'two words of a token'}",
+        "admin.token",
+        "a token is letters, digits, ._~+/- and = at its end; make one: openssl rand -hex 32",
+    ),
+    (
+        "admin: {token: 1234567890123456}",
+        "admin.token",
+        "expected a token such as ${ONCEGATE_ADMIN_TOKEN}, in quotes where it looks like a number",
+    ),
+    (
+        "admin: {token_file: /nowhere/token}",
+        "admin.token_file",
+        "/nowhere/token cannot be read: No such file or directory",
+    ),
+    (
+        "admin: {token_file: /dev/null}",
+        "admin.token_file",
+        "/dev/null holds no token: a token is letters, digits, ._~+/- and = at its end; make one: openssl rand -hex 32",
+    ),
+    (
+        "admin: {token: abcdefghijklmnop, token_file: /dev/null}",
+        "admin.token_file",
+        "says what `token` says too; remove one of the two",
+    ),
+    (
+        "admin: {audit: /nowhere/audit}",
+        "admin.audit",
+        "the folder of /nowhere/audit is not there; make it, or name another file",
+    ),
+    ("admin: {audit: /}", "admin.audit", "/ is a folder; name a file in it"),
+    ("admin: {tls: {}}", "admin.tls", TO_COME),
     ("tls: {}", "tls", TO_COME),
     ("cors: ['*']", "cors", "expected a mapping, found a list"),
     (
@@ -1285,3 +1323,44 @@ def test_any_value_in_any_field_is_read_or_refused_in_our_words(added: list[tupl
 def test_the_scheme_of_a_store_may_stand_in_capitals() -> None:
     """`REDIS://` names what `redis://` names, and is handed on so that the store can read it."""
     assert read(WHOLE + "service: a\nstore: REDIS://h:1/0\n").store == "redis://h:1/0"
+
+
+@pytest.mark.parametrize(
+    ("admin", "refuses"),
+    [
+        ("{listen: 127.0.0.1:1}", False),
+        ("{listen: 127.9.9.9:1}", False),
+        ('{listen: "[::1]:1"}', False),
+        ("{listen: localhost:1}", False),
+        ("{listen: ':1'}", True),
+        ("{listen: 10.0.0.1:1}", True),
+        ("{listen: gate.internal:1}", True),
+        ("{listen: ':1', token: abcdefghijklmnop}", False),
+    ],
+)
+def test_an_admin_listener_that_refuses_operators_is_pointed_out(admin: str, refuses: bool) -> None:
+    """Not on the loopback and without a token: no fault, and a note that says what to set."""
+    settings = read(WHOLE + f"admin: {admin}\n")
+    assert (settings.admin.loopback or bool(settings.admin_token)) is not refuses
+    assert ["admin.token" in note for note in settings.notes] == [True] * refuses
+    assert "abcdefghijklmnop" not in repr(settings)
+
+
+def test_a_token_in_a_file_is_the_files_first_line_alone(tmp_path: Path) -> None:
+    """Read once, the end of its line left out; two lines are no token, and are not quoted."""
+    (tmp_path / "token").write_text("abcdefghijklmnop=\n")
+    assert read(WHOLE + f"admin: {{token_file: {tmp_path}/token}}\n").admin_token == b"abcdefghijklmnop="
+    (tmp_path / "token").write_text("abcdefghijklmnop\nsecond-line-of-it\n")
+    with pytest.raises(Faults) as faults:
+        read(WHOLE + f"admin: {{token_file: {tmp_path}/token}}\n")
+    assert "holds no token" in str(faults.value)
+    assert "second-line" not in str(faults.value)
+
+
+def test_check_says_that_operators_would_be_refused(tmp_path: Path) -> None:
+    """oncegate check FILE → good, exit 0, and a note where the admin listener has no token and is open to others."""
+    file = tmp_path / "gate.yaml"
+    for admin, notes in (("{listen: ':1'}", 1), ("{listen: 127.0.0.1:1}", 0)):
+        file.write_text(WHOLE + f"admin: {admin}\n")
+        done = CliRunner().invoke(main, ["check", str(file)])
+        assert (done.exit_code, done.stdout.count("note: ")) == (0, notes), done.output

@@ -17,3 +17,5 @@ def check(file: Path) -> None:
     routes = settings.routes.routes
     guarded = sum(route.policy.guard for route in routes)
     click.echo(f"{file}: good: {len(routes)} routes, {guarded} of them guarded, {len(settings.upstreams)} upstreams")
+    for note in settings.notes:
+        click.echo(f"{file}: note: {note}")

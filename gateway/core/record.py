@@ -230,9 +230,9 @@ def replaced(found: Found | None, stamp: Stamp, to: Record | None) -> tuple[Done
 
 
 def made_before(found: Found, claim: Record) -> bool:
-    """Whether `claim`, or takeover, asked for again, had been made and stands: then it is won."""
+    """Whether `claim`, a takeover or an operator's answer, asked for again, was made and stands: then it is won."""
     record = found.record
-    return record.holder == claim.holder and record.state is claim.state is State.IN_FLIGHT
+    return record.holder == claim.holder and record.state is claim.state
 
 
 # ── The records that the gate writes ──────────────────────────────────────────────────────────────
@@ -314,3 +314,18 @@ def release(claim: Record, *, elapsed: int, wall: int) -> Settlement:
         doubt=Doubt.LAPSED if claim.doubt is Doubt.NONE else claim.doubt,
     )
     return Settlement(Kind.RELEASE, claim.holder, back)
+
+
+def answered(seen: Record, answer: Answer, *, holder: bytes, wall: int) -> Record:
+    """What an operator says came of a doubt. The holder is a fresh one: whoever held the doubt and still brings an
+    answer finds that another's record stands, and tells its client what everybody else is told."""
+    return replace(
+        seen,
+        state=State.COMPLETED,
+        holder=holder,
+        expires=wall + seen.window,
+        life=seen.window,
+        status=answer.status,
+        doubt=Doubt.NONE,
+        answer=answer,
+    )

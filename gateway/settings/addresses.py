@@ -48,6 +48,16 @@ class Address:
             raise ValueError(f"expected an address such as 127.0.0.1:8080, found `{short(text)}`")
         return cls(_host(host) if host else EVERY_INTERFACE, _port(port, least=0))
 
+    @property
+    def loopback(self) -> bool:
+        """Whether nobody but this host can connect. A name other than localhost may lead anywhere."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
     def overlaps(self, other: Address) -> bool:
         """Whether both cannot be listened on at once. Port 0 is whichever is free."""
         if self.port != other.port or not self.port:

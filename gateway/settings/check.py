@@ -6,8 +6,10 @@ depends on it is then left unsaid.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -21,7 +23,7 @@ from ..core.sent import SendKey
 from ..core.source import Place
 from . import addresses, stores, tls, values
 from .addresses import NOT_BUILT, Address
-from .faults import Fault, Faults, Loc
+from .faults import Fault, Faults, Loc, short
 from .fields import Shape
 from .model import SHAPES, FileShape, StoreShape, TlsShape, UpstreamShape, shape_at
 from .policy import PolicyShape, RouteShape, missing_of
@@ -105,6 +107,7 @@ class _Check:
         self.admin = self._either("admin", overrides.admin, Address.parse, file.admin.listen)
         self.store = self._either("store", overrides.store, stores.store, self._store(file.store))
         self.overrides = overrides
+        self.token = file.admin.token
         self.upstreams = {key: self._upstream(key, shape) for key, shape in file.upstreams.items()}
 
     def _either(self, option: str, typed: str | None, parse: Callable[[str], T], otherwise: T) -> T:
@@ -174,6 +177,8 @@ class _Check:
             message = f"the admin listener cannot share {self.listen} with the gate; use another port"
             source.fault(("admin", "listen"), message)
         self._cors()
+        self._token()
+        self._audit()
         if any(loc[0] == "store" for loc in source.broken):
             return
         scheme = addresses.scheme_of(self.store)
@@ -194,6 +199,34 @@ class _Check:
                 "only ever be one"
             )
             source.faults.append(Fault("store_scope", line, message))
+
+    def _token(self) -> None:
+        """Reads the token's file, where it has one."""
+        admin, loc = self.file.admin, ("admin", "token_file")
+        if admin.token_file is None or not self.source.sound(loc, ("admin", "token")):
+            return
+        if admin.token:
+            self.source.fault(loc, "says what `token` says too; remove one of the two")
+            return
+        try:
+            self.token = values.token_text(Path(admin.token_file).read_text("utf-8").strip())
+        except OSError as error:
+            self.source.fault(loc, f"{short(admin.token_file)} cannot be read: {error.strerror}")
+        except ValueError as error:
+            why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+            self.source.fault(loc, f"{short(admin.token_file)} holds no token: {why}")
+
+    def _audit(self) -> None:
+        path, loc = self.file.admin.audit, ("admin", "audit")
+        if path is None or not self.source.sound(loc):
+            return
+        folder = Path(path).absolute().parent
+        if Path(path).is_dir():
+            self.source.fault(loc, f"{short(path)} is a folder; name a file in it")
+        elif not folder.is_dir():
+            self.source.fault(loc, f"the folder of {short(path)} is not there; make it, or name another file")
+        elif not os.access(path if Path(path).exists() else folder, os.W_OK):
+            self.source.fault(loc, f"{short(path)} cannot be written by this user; name another file")
 
     def _cors(self) -> None:
         source, cors = self.source, self.file.cors
@@ -335,6 +368,8 @@ class _Check:
             service=self.service,
             listen=self.listen,
             admin=self.admin,
+            admin_token=self.token,
+            audit=file.admin.audit,
             store=self.store,
             store_scope=file.store_scope,
             store_check=file.store_check,

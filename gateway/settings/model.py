@@ -99,7 +99,7 @@ def _url_alone(value: object) -> object:
 
 
 class AdminShape(Shape):
-    TO_COME = frozenset(("token", "tls"))
+    TO_COME = frozenset(("tls",))
     ALONE = "listen"
     PLACE = "`admin`"
 
@@ -107,6 +107,19 @@ class AdminShape(Shape):
         Address("127.0.0.1", 8081),
         description="Where metrics, readiness and the keys of operators are served, as HOST:PORT; "
         "127.0.0.1:8081 by default.",
+    )
+    token: Annotated[bytes, PlainValidator(values.token)] = Field(
+        b"",
+        description="What operators send as Authorization: Bearer TOKEN for all but readiness and metrics, as "
+        "${ONCEGATE_ADMIN_TOKEN}; none by default, and then they must come from this host.",
+    )
+    token_file: Annotated[str | None, PlainValidator(values.file)] = Field(
+        None, description="A file that holds that token, instead of `token`; none by default."
+    )
+    audit: Annotated[str | None, PlainValidator(values.file)] = Field(
+        None,
+        description="A file to which every change that an operator asks for is appended, as a line of JSON, and on the "
+        "disk before it is answered; the log alone by default.",
     )
 
 

@@ -93,6 +93,10 @@ class Settings:
     limits: Limits
     log: LogSettings
     grace: int
+    #: What operators must send; empty: nothing, and then they must come from this host.
+    admin_token: bytes = field(default=b"", repr=False)
+    #: Where their changes are written down besides the log.
+    audit: str | None = None
     upgrades: frozenset[bytes] = frozenset((b"websocket",))
     #: None: the browser of a page elsewhere is told nothing of the gate.
     origins: frozenset[bytes] | None = None
@@ -100,6 +104,16 @@ class Settings:
     policy_path: str | None = "/.well-known/idempotency"
     #: None: what any peer says of where a request came from goes on as it is.
     trusted_proxies: tuple[Network, ...] | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is no fault, and should be known to whoever wrote it."""
+        if self.admin.loopback or self.admin_token:
+            return ()
+        return (
+            f"the admin listener at {self.admin} has no token and is not on the loopback: it serves /live, /ready, "
+            "/ready/guarded and /metrics alone, and refuses operators; set admin.token or admin.token_file",
+        )
 
     @property
     def shown_store(self) -> str:

@@ -169,6 +169,26 @@ def secret(value: object) -> bytes:
     return key if len(key) <= 64 else blake2b(key, digest_size=64).digest()
 
 
+#: The shortest token of the admin listener.
+LEAST_TOKEN = 16
+
+
+def token(value: object) -> bytes:
+    """What a field `Authorization: Bearer` can carry (RFC 6750 §2.1). Never quoted in a fault."""
+    if not isinstance(value, Scalar) or value.kind is not Kind.TEXT or not value.text:
+        raise ValueError("expected a token such as ${ONCEGATE_ADMIN_TOKEN}, in quotes where it looks like a number")
+    return token_text(value.text)
+
+
+def token_text(text: str) -> bytes:
+    """The token in `text`."""
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", text):
+        raise ValueError("a token is letters, digits, ._~+/- and = at its end; make one: openssl rand -hex 32")
+    if len(text) < LEAST_TOKEN:
+        raise ValueError(f"shorter than {LEAST_TOKEN} characters can be guessed; make one: openssl rand -hex 32")
+    return text.encode()
+
+
 def address(value: object) -> addresses.Address:
     if isinstance(value, Scalar) and value.kind is Kind.NUMBER:
         return addresses.Address.parse(value.text)

@@ -36,7 +36,9 @@ of 46 (`og:` and 43 characters) that is 150 of our own.
 
 from __future__ import annotations
 
+import re
 import struct
+from dataclasses import replace
 from functools import lru_cache
 
 from ..core.fingerprint import Fingerprint
@@ -123,6 +125,35 @@ def encode(record: Record) -> bytes:
             answer.body or b"",
         )
     )
+
+
+#: No header is longer: 255 parts and a label of 255 bytes.
+HEADER = _PARTS_AT + 1 + 2 * 255 + 1 + 255
+#: How a name looks: unpadded base64url of a digest.
+NAME = re.compile(rb"[A-Za-z0-9_-]{43}")
+
+
+_DIGITS = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+
+
+def share_before(name: str) -> float:
+    """How many of all names, from 0 to 1, sort before this one, about: they are digests, so they lie evenly. 1 where
+    there is no name."""
+    if not name:
+        return 1.0
+    return sum(_DIGITS.find(character) / 64.0 ** (place + 1) for place, character in enumerate(name[:3]))
+
+
+def header(value: bytes) -> Record:
+    """The record of a value's first HEADER bytes, without its answer. Raises Unreadable."""
+    try:
+        label_at = _PARTS_AT + 1 + 2 * value[_PARTS_AT]
+        end = label_at + 1 + value[label_at]
+    except IndexError:
+        raise Unreadable("a record that is cut short") from None
+    if value[STATE_AT] & 15 != State.COMPLETED:
+        return decode(value[:end])
+    return replace(decode(value[:end] + b"\x00\x00\x00\x00\x00"), answer=None)
 
 
 def decode(value: bytes) -> Record:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 
 from ..core.record import Done, Found, Record, Settlement, Stamp, Write, claimed, replaced, settled
-from ..ports import Bell, Clock, StoreFull
+from ..ports import Bell, Clock, Page, StoreFull
+from .codec import share_before
 
 _SWEEP = 64
 MAX_RECORDS = 100_000
@@ -68,6 +70,14 @@ class MemoryStore:
 
     def listen(self, name: bytes) -> Bell:
         return Bell()  # there is no other process to hear of
+
+    async def walk(self, cursor: str, most: int) -> Page:
+        start = cursor.encode()
+        names = heapq.nsmallest(most, (name for name in self._records if name > start))
+        found = [(name, found) for name in names if (found := self._find(name)) is not None]
+        records = tuple((name, Found(replace(seen.record, answer=None), seen.age)) for name, seen in found)
+        on = names[-1].decode() if len(names) == most else ""
+        return Page(records, on, len(names), 0, share_before(on))
 
     def __len__(self) -> int:
         self._sweep(len(self._ends))

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.record import Done, Found, Record, Settlement, Stamp, State, made_before, refused
-from ..ports import Bell, Clock, RecordUnreadable, StoreAway, StoreFull, StoreUnusable
-from .codec import Unreadable, decode, encode
+from ..ports import Bell, Clock, Page, RecordUnreadable, StoreAway, StoreFull, StoreUnusable
+from .codec import HEADER, Unreadable, decode, encode, header, share_before
 
 APPLICATION_ID = 0x4F6E6365  # "Once"
 SCHEMA_VERSION = 1
@@ -59,6 +59,7 @@ DELETE FROM records WHERE name = ?1 AND holder = ?2 AND state IN (?3, ?4) AND ex
   AND (?6 IS NULL OR state <> 1 OR life - (expires - ?5) >= lease + ?6)
 """
 _LOOK = "SELECT value, life, expires FROM records WHERE name = ? AND expires > ?"
+_WALK = "SELECT rowid, name, life, expires FROM records WHERE name > ? ORDER BY name LIMIT ?"
 #: The expiry is tested again: between the choice and the deletion the name may have been claimed anew.
 _SWEEP = """
 DELETE FROM records WHERE expires <= ?1 AND name IN (SELECT name FROM records WHERE expires <= ?1 LIMIT 500)
@@ -197,6 +198,11 @@ class SqliteStore:
 
     def listen(self, name: bytes) -> Bell:
         return Bell()  # SQLite tells no other process
+
+    async def walk(self, cursor: str, most: int) -> Page:
+        start = cursor.encode()
+        page: Page = await self._do(lambda db, now: _walk(db, start, most, now))
+        return page
 
     def _do(self, work: Work, *, claims: bool = False) -> asyncio.Future[Any]:
         assert self._loop is not None, "the store is not open"
@@ -445,6 +451,23 @@ def _look(db: sqlite3.Connection, name: bytes, now: int) -> Found | None:
         return None
     value, life, expires = row
     return Found(decode(value), life - (expires - now))
+
+
+def _walk(db: sqlite3.Connection, start: bytes, most: int, now: int) -> Page:
+    rows = db.execute(_WALK, (start, most)).fetchall()
+    records: list[tuple[bytes, Found]] = []
+    unreadable = 0
+    for row, name, life, expires in rows:
+        if expires <= now:
+            continue  # it has ended, and was not swept yet
+        # A SELECT of the first bytes would read the whole body (https://www.sqlite.org/c3ref/blob_open.html).
+        with db.blobopen("records", "value", row, readonly=True) as value:
+            try:
+                records.append((name, Found(header(value.read(HEADER)), life - (expires - now))))
+            except Unreadable:
+                unreadable += 1
+    on = rows[-1][1].decode() if len(rows) == most else ""
+    return Page(tuple(records), on, len(rows), unreadable, share_before(on))
 
 
 def _translated(error: sqlite3.Error, *, claims: bool, ambiguous: bool) -> StoreAway:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from typing import Any
 
 import uvloop
 
@@ -18,6 +19,7 @@ from ..plan import Plan
 from ..settings import Faults
 from ..tasks import Tasks
 from .channel import Channel
+from .desk import answer
 
 #: Seconds between two reports that nobody asked for: what a kill -9 can take from the totals.
 _EVERY = 1.0
@@ -100,6 +102,8 @@ class Worker:
                 self._channel.say(id=asked["accept"], accepted=self._app.readiness.accept())
             elif "reload" in asked:
                 self._channel.say(id=asked["reload"], why=await self._reload(Plan.from_json(asked["plan"])))
+            elif "desk" in asked:
+                self._tasks.start(self._at_desk(asked["desk"], asked["asked"]))
             elif "tell" in asked:
                 self._channel.say(id=asked["tell"], told=self._told())
         os._exit(1)  # without a parent nobody would end us
@@ -112,6 +116,9 @@ class Worker:
             return str(faults)
         self._app.take_up(settings)
         return ""
+
+    async def _at_desk(self, number: int, asked: dict[str, Any]) -> None:
+        self._channel.say(id=number, desk=await answer(self._app.desk, asked))
 
     async def _report(self) -> None:
         while True:

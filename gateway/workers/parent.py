@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from .. import __version__
-from ..app import NOT_TAKEN_UP, ONE_GATEWAY, READ_ANEW, Stopped, shown
+from ..app import NOT_TAKEN_UP, ONE_GATEWAY, READ_ANEW, Stopped, gatekeeper, operators, shown
 from ..clock import HostClock
 from ..ops.admin import Guarded, Ready, admin_app_of
 from ..ops.log import Log
@@ -37,6 +37,7 @@ from ..reload import Refused, read_anew
 from ..settings import Settings
 from ..tasks import Tasks
 from .channel import Channel
+from .desk import WorkersDesk
 
 #: A socket address: host and port.
 Bound = tuple[str, int]
@@ -47,6 +48,8 @@ _FIRST, _MOST, _STEADY = 0.1, 5.0, 10.0
 _PATIENCE = 0.5
 #: … and to read a configuration.
 _READING = 10.0
+#: The same where it asks the store for an operator.
+_AT_DESK = 10.0
 #: Seconds past the grace after which a worker that is to stop is ended, and for which one that hung up may linger.
 _OVERTIME = 10.0
 _LINGER = 5.0
@@ -169,7 +172,10 @@ class Parent:
         return 1 if self._graceless else 0
 
     async def _start_admin(self) -> None:
-        runner = web.AppRunner(admin_app_of(self), access_log=None, handle_signals=False)
+        desk = WorkersDesk(self._ask_a_desk, self._ask_every_desk)
+        room = operators(lambda: self._settings, desk, self._clock, self._log)
+        app = admin_app_of(self, room.add, gatekeeper(self._settings))
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, self._settings.admin.host, self._settings.admin.port).start()
@@ -316,8 +322,8 @@ class Parent:
             service=self._settings.service,
             workers=len(self._workers),
         )
-        if self._note:
-            self._log.say("note", self._note)
+        for note in filter(None, (self._note, *self._settings.notes)):
+            self._log.say("note", note)
 
     # ── What they are asked ───────────────────────────────────────────────────────────────────────
 
@@ -392,6 +398,21 @@ class Parent:
                 self._observer.alarm("a worker goes by an older configuration", worker=worker.number)
             else:
                 worker.plan = plan
+
+    # ── The desk of operators ─────────────────────────────────────────────────────────────────────
+
+    async def _ask_a_desk(self, asked: dict[str, Any]) -> dict[str, Any] | None:
+        """Of the first worker that serves. It is asked once: what was not answered may have been done."""
+        serving = next((worker for worker in self._workers if worker.up), None)
+        if serving is None:
+            return {"away": "no worker serves", "ambiguous": False}
+        told = await self._ask_one(serving, "desk", _AT_DESK, asked=asked)
+        return None if told is None else told["desk"]
+
+    async def _ask_every_desk(self, asked: dict[str, Any]) -> list[dict[str, Any] | None]:
+        serving = [worker for worker in self._workers if worker.up]
+        answers = await asyncio.gather(*(self._ask_one(each, "desk", asked=asked) for each in serving))
+        return [None if told is None else told["desk"] for told in answers]
 
     # ── ops.admin.Witness ─────────────────────────────────────────────────────────────────────────
 

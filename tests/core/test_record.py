@@ -22,6 +22,7 @@ from gateway.core.record import (
     Stamp,
     State,
     Write,
+    answered,
     claim,
     claimed,
     hold,
@@ -222,6 +223,28 @@ def test_a_takeover_asked_again_is_won_and_written_again() -> None:
     for settled_since in (completed(mine), in_doubt(mine)):
         found = Found(settled_since, 5)
         assert replaced(found, stamp, mine) == (found, Write.LEAVE)
+
+
+def test_an_operators_answer_asked_again_is_won_and_written_again() -> None:
+    """It has a holder of its own, so what stands under that one is it."""
+    seen = in_doubt(first_claim(OTHERS))
+    stamp, mine = Stamp(State.IN_DOUBT, OTHERS), answered(seen, ANSWER, holder=MINE, wall=WALL)
+    assert replaced(Found(seen, 5), stamp, mine) == (Done.WON, mine)
+    assert replaced(Found(mine, 5), stamp, mine) == (Done.WON, Write.AGAIN)
+    other = answered(seen, ANSWER, holder=b"a third one.", wall=WALL)
+    assert replaced(Found(other, 5), stamp, mine) == (Found(other, 5), Write.LEAVE)
+
+
+def test_an_operators_answer_lives_for_the_claims_window_and_is_nobodys_to_move() -> None:
+    """The owner of the doubt, late, finds that another's record stands."""
+    claim = first_claim(OTHERS)
+    record = answered(in_doubt(claim), ANSWER, holder=MINE, wall=WALL + 7)
+    assert (record.state, record.life, record.expires, record.doubt) == (
+        State.COMPLETED, WINDOW, WALL + 7 + WINDOW, Doubt.NONE,
+    )  # fmt: skip
+    assert (record.first_seen, record.attempt, record.status) == (claim.first_seen, 1, ANSWER.status)
+    late = keep(claim, ANSWER, wall=WALL + 8)
+    assert settled(Found(record, 1), late) == (Found(record, 1), Write.LEAVE)
 
 
 def test_a_change_of_what_is_gone() -> None:

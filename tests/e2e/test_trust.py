@@ -23,7 +23,7 @@ def text(origin: Origin, redis: RedisServer, **how: str) -> str:
 
 
 async def posted(port: int, path: str) -> tuple[int, bytes]:
-    answer = await ask(port, "POST", path, body=b"")
+    answer = await ask(port, "POST", path, body=b"", host="127.0.0.1")
     return answer.status, answer.body
 
 

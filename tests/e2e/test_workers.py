@@ -532,7 +532,7 @@ async def test_ready_guarded_is_what_all_of_them_say(origin: Origin, redis: Redi
         assert (status, told["reason"]) == (503, "worker 2 does not answer")
         assert (await admin(gate.admin_port, "/ready"))[0] == 200
         assert (await gate.scrape())["oncegate_workers{}"] == WORKERS
-        answer = await ask(gate.admin_port, "POST", "/store/accept")
+        answer = await ask(gate.admin_port, "POST", "/store/accept", host="127.0.0.1")
         assert answer.status == 503
         assert "silent: 2" in json.loads(answer.body)["reason"]
         os.kill(gate.pids[2], signal.SIGCONT)
@@ -559,11 +559,13 @@ async def test_store_accept_reaches_every_worker(origin: Origin, redis: RedisSer
         assert "vanished" in str(told)
         assert "amnesia" in told["findings"]
         assert (await gate.scrape())['oncegate_store_finding{"name": "amnesia"}'] == 1, "it stands once, not four times"
-        answer = await ask(gate.admin_port, "POST", "/store/accept")
+        answer = await ask(gate.admin_port, "POST", "/store/accept", host="127.0.0.1")
         assert json.loads(answer.body) == {"accepted": True}
         assert await statuses("found") == {201}
         assert await admin(gate.admin_port, "/ready/guarded") == (200, {"status": "ready"})
-        assert json.loads((await ask(gate.admin_port, "POST", "/store/accept")).body) == {"accepted": False}
+        assert json.loads((await ask(gate.admin_port, "POST", "/store/accept", host="127.0.0.1")).body) == {
+            "accepted": False
+        }
 
 
 async def test_new_keys_are_accepted_when_the_gate_starts_and_not_when_a_worker_does(

@@ -57,7 +57,7 @@ async def opened(url: str, alarms: Alarms | None = None) -> AsyncIterator[RedisS
 
 async def every_verb(store: RedisStore, name: bytes = NAME) -> None:
     """Claim, ask again, wait for it, Hold, takeover, Release of the second run, Keep, replay, look, forget; a claim
-    and its Release; an answer that is told again to a store that forgot."""
+    and its Release; an answer that is told again to a store that forgot; a walk through all."""
     claim = a_claim()
     assert await store.claim(name, claim) is Done.WON
     assert await store.claim(name, claim) is Done.WON
@@ -82,6 +82,12 @@ async def every_verb(store: RedisStore, name: bytes = NAME) -> None:
     assert await store.claim(name, claim) is Done.WON
     assert await store.settle(name, release(claim)) is Done.DONE
     assert await store.settle(name, keep(a_claim())) is Done.FORGOT
+    page = await store.walk("", 100)
+    met = {found for found, _ in page.records}
+    while page.cursor:
+        page = await store.walk(page.cursor, 100)
+        met |= {found for found, _ in page.records}
+    assert name in met
 
 
 @pytest.fixture(params=list(binaries()))
@@ -293,6 +299,16 @@ async def all_is_well(store: RedisStore, alarms: Alarms, server: RedisServer) ->
     return ""
 
 
+async def cannot_walk(store: RedisStore, alarms: Alarms, server: RedisServer) -> str:
+    """Claims and answers are made; an operator who wants to see all of them is told why not."""
+    claim = a_claim()
+    assert await store.claim(NAME, claim) is Done.WON
+    assert await store.settle(NAME, keep(claim)) is Done.DONE
+    with pytest.raises(StoreAway) as away:
+        await store.walk("", 100)
+    return str(away.value)
+
+
 @dataclass(frozen=True)
 class Lack:
     """What is seen without a command, what is said of it, and how the store is named."""
@@ -320,6 +336,8 @@ LACKS = {
     "SSUBSCRIBE": Lack(cannot_hear, r"SSUBSCRIBE; waiters poll.*NOPERM.*'ssubscribe'"),
     "SUNSUBSCRIBE": Lack(all_is_well, ""),
     "PING": Lack(all_is_well, ""),
+    "SCAN": Lack(cannot_walk, r"NOPERM.*'scan'"),
+    "GETRANGE": Lack(cannot_walk, r"NOPERM.*'getrange'"),
 }
 
 

@@ -11,6 +11,7 @@ primary    one server that takes writes, with all of the above
 fleet      which primary has a record, where there is one
 cluster    the same where there are many: slots, redirections, markers
 examine    the same findings, for who asks and claims nothing
+walk       from one record to the next, over all primaries
 store      the port's verbs in commands, and script.lua
 """
 

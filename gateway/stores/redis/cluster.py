@@ -208,6 +208,10 @@ class Cluster:
         raise StoreAway("the primaries of the cluster send us from one to another", ambiguous=False)
 
     @property
+    def primaries(self) -> tuple[Primary, ...]:
+        return tuple(sorted(self._mapped, key=lambda primary: primary.label))
+
+    @property
     def trouble(self) -> str:
         if not self._mapped:
             return self._unknown

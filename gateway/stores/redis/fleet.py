@@ -52,6 +52,10 @@ class Fleet(Protocol):
         `claims`: only where a claim may be made; `wrote`: as for `Waited.call`. Raises StoreAway."""
 
     @property
+    def primaries(self) -> tuple[Primary, ...]:
+        """All of them, in an order that stays while they stay."""
+
+    @property
     def trouble(self) -> str:
         """Why no claim can be made anywhere; empty while one can."""
 
@@ -103,6 +107,10 @@ class One:
         wrote: Callable[[Reply], bool] | None = None,
     ) -> tuple[Primary, Reply]:
         return primary, reply  # it is a cluster's node, and refused as that
+
+    @property
+    def primaries(self) -> tuple[Primary, ...]:
+        return (self._primary,)
 
     @property
     def trouble(self) -> str:

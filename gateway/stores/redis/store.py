@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...core.record import Done, Found, Kind, Record, Settlement, Stamp, State, refused
-from ...ports import Bell, Observer, RecordUnreadable, StoreAway, StoreFull
+from ...ports import Bell, Observer, Page, RecordUnreadable, StoreAway, StoreFull
 from ..codec import VERSION, Unreadable, decode, encode
 from .cluster import Cluster
 from .findings import Finding
@@ -25,6 +25,7 @@ from .marker import Trust
 from .pipeline import RedisError, Reply, pack
 from .primary import Primary
 from .servers import Servers
+from .walk import walk
 
 _VERSION = b"%d" % VERSION
 
@@ -32,6 +33,7 @@ _VERSION = b"%d" % VERSION
 COMMANDS = (
     "SET", "GET", "PTTL", "DEL", "EVALSHA", "EVAL", "SCRIPT|LOAD", "INFO", "SELECT", "CLIENT|SETNAME", "WAIT",
     "SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE", "PING", "CLUSTER|SLOTS", "ASKING",
+    "SCAN", "GETRANGE",
 )  # fmt: skip
 
 
@@ -163,12 +165,12 @@ class RedisStore:
 
     async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
         takes = to is not None and to.state is State.IN_FLIGHT
-        made = b"%d" % State.IN_FLIGHT if takes else b""
+        made = b"" if to is None else b"%d" % to.state
         if takes:
             self._fleet.of(self._prefix + name).trusted()
         primary, reply = await self._change(
-            name, stamp.holder, b"%d" % stamp.state, to, lapsed_for=stamp.lapsed_for, made=made, waits=takes,
-            claims=takes,
+            name, stamp.holder, b"%d" % stamp.state, to, lapsed_for=stamp.lapsed_for, made=made,
+            waits=to is not None, claims=takes,
         )  # fmt: skip
         if isinstance(reply, list):
             return _found(primary, *reply)
@@ -180,6 +182,9 @@ class RedisStore:
 
     def listen(self, name: bytes) -> Bell:
         return self._fleet.bells.listen(self._prefix + name)
+
+    async def walk(self, cursor: str, most: int) -> Page:
+        return await walk(self._fleet.primaries, self._prefix, cursor, most)
 
     # ── Commands ──────────────────────────────────────────────────────────────────────────────────
 

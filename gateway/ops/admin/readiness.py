@@ -1,4 +1,4 @@
-"""The admin listener: is it alive, is it ready, would it guard, and what has it counted."""
+"""Is the gate alive, is it ready, would it guard: told by one process of itself, or by a parent of its workers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
-from ..core.problem import Problem
-from ..ports import Store
-from .metrics import Tally
+from ...core.problem import Problem
+from ...ports import Store
+from ..metrics import Tally
 
 _IDENTITY_CHANGED = Problem.IDENTITY_CHANGED.slug
 
@@ -92,48 +90,3 @@ class Itself:
 
     async def metrics(self) -> CollectorRegistry:
         return self.tally.registry
-
-
-def admin_app(
-    readiness: Readiness, tally: Tally, extra: Callable[[web.Application], None] | None = None
-) -> web.Application:
-    """The application of the admin listener of one process."""
-    return admin_app_of(Itself(readiness, tally), extra)
-
-
-def admin_app_of(witness: Witness, extra: Callable[[web.Application], None] | None = None) -> web.Application:
-    """The application of the admin listener, which says what `witness` says."""
-
-    async def live(_: web.Request) -> web.Response:
-        return web.json_response({"status": "live"})
-
-    async def ready(_: web.Request) -> web.Response:
-        said = await witness.ready()
-        told = {"status": "ready" if said.ready else "not ready", **said.facts}
-        return web.json_response(told, status=200 if said.ready else 503)
-
-    async def ready_guarded(_: web.Request) -> web.Response:
-        said = await witness.guarded()
-        told: dict[str, object] = {"status": "not ready", "reason": said.why} if said.why else {"status": "ready"}
-        if said.findings:
-            told["findings"] = dict(said.findings)
-        return web.json_response(told, status=503 if said.why else 200)
-
-    async def accept(_: web.Request) -> web.Response:
-        accepted, why = await witness.accept()
-        told: dict[str, object] = {"accepted": accepted}
-        return web.json_response({**told, "reason": why} if why else told, status=503 if why else 200)
-
-    async def metrics(request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(await witness.metrics()), headers={"Content-Type": content_type})
-
-    app = web.Application()
-    app.router.add_get("/live", live)
-    app.router.add_get("/ready", ready)
-    app.router.add_get("/ready/guarded", ready_guarded)
-    app.router.add_get("/metrics", metrics)
-    app.router.add_post("/store/accept", accept)
-    if extra is not None:
-        extra(app)
-    return app

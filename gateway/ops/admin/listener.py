@@ -1,0 +1,68 @@
+"""The application of the admin listener: probes, metrics, and the rooms that are added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from ..metrics import Tally
+from . import problems
+from .gatekeeper import Gatekeeper
+from .readiness import Itself, Readiness, Witness
+
+#: Bytes of one request: an answer that an operator gives, in base64, is the largest there is.
+LONGEST_BODY = 4 << 20
+
+
+def admin_app(
+    readiness: Readiness,
+    tally: Tally,
+    extra: Callable[[web.Application], None] | None = None,
+    gatekeeper: Gatekeeper = Gatekeeper(),  # noqa: B008  # a constant
+) -> web.Application:
+    """The application of the admin listener of one process."""
+    return admin_app_of(Itself(readiness, tally), extra, gatekeeper)
+
+
+def admin_app_of(
+    witness: Witness,
+    extra: Callable[[web.Application], None] | None = None,
+    gatekeeper: Gatekeeper = Gatekeeper(),  # noqa: B008
+) -> web.Application:
+    """The application of the admin listener, which says what `witness` says; `extra` adds rooms of others."""
+
+    async def live(_: web.Request) -> web.Response:
+        return web.json_response({"status": "live"})
+
+    async def ready(_: web.Request) -> web.Response:
+        said = await witness.ready()
+        told = {"status": "ready" if said.ready else "not ready", **said.facts}
+        return web.json_response(told, status=200 if said.ready else 503)
+
+    async def ready_guarded(_: web.Request) -> web.Response:
+        said = await witness.guarded()
+        told: dict[str, object] = {"status": "not ready", "reason": said.why} if said.why else {"status": "ready"}
+        if said.findings:
+            told["findings"] = dict(said.findings)
+        return web.json_response(told, status=503 if said.why else 200)
+
+    async def accept(_: web.Request) -> web.Response:
+        accepted, why = await witness.accept()
+        told: dict[str, object] = {"accepted": accepted}
+        return web.json_response({**told, "reason": why} if why else told, status=503 if why else 200)
+
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(await witness.metrics()), headers={"Content-Type": content_type})
+
+    app = web.Application(middlewares=[problems.told, gatekeeper.middleware], client_max_size=LONGEST_BODY)
+    app.router.add_get("/live", live)
+    app.router.add_get("/ready", ready)
+    app.router.add_get("/ready/guarded", ready_guarded)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_post("/store/accept", accept)
+    if extra is not None:
+        extra(app)
+    return app

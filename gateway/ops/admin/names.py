@@ -1,0 +1,69 @@
+"""Which record a key has. The key's text is read, digested and let go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...core.key import Unreadable, read, record_name
+from ...core.policy import Route
+from .forms import Find
+
+
+class Unnamed(ValueError):
+    """What was said does not name a record: `why` quotes no key."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(why)
+        self.where = where
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """By the service, the routes and the secret of a configuration."""
+
+    service: bytes
+    routes: Sequence[Route]
+    secret: bytes = field(default=b"", repr=False)
+
+    def of(self, find: Find) -> str:
+        """The name of the key's record. Raises Unnamed."""
+        policy = self._route(find.route).policy
+        try:
+            key = read(find.key.encode("ascii"))
+        except UnicodeEncodeError:
+            raise Unnamed("key", "has a character that is not ASCII") from None
+        if isinstance(key, Unreadable):
+            raise Unnamed("key", f"cannot be a key: {key.why}")
+        parts = tuple((source, self._value(source, find.scope)) for source in policy.scope)
+        known = {source.decode("latin-1") for source in policy.scope}
+        if others := sorted(set(map(str.lower, find.scope)) - known):
+            said = f"its scope is {', '.join(sorted(known))}" if known else "it has no scope"
+            raise Unnamed("scope", f"this route knows no {others[0][:100]}; {said}")
+        return record_name(self.service, policy.namespace, parts, key, secret=self.secret).decode()
+
+    def _value(self, source: bytes, scope: Mapping[str, str]) -> bytes:
+        name = source.decode("latin-1")
+        given = {said.lower(): value for said, value in scope.items()}.get(name, "")
+        try:
+            value = given.strip(" \t").encode("latin-1")
+        except UnicodeEncodeError:
+            value = given.strip(" \t").encode()
+        if not value:
+            raise Unnamed("scope", f"{name} is missing: keys of this route belong to one")
+        return value
+
+    def _route(self, label: str | None) -> Route:
+        guarded = [route for route in self.routes if route.policy.guard]
+        names = ", ".join(route.name for route in guarded)
+        if label is not None:
+            found = next((route for route in guarded if route.name == label), None)
+            if found is None:
+                raise Unnamed("route", f"no guarded route has this name; there are {names}")
+            return found
+        if not guarded:
+            raise Unnamed("route", "no route of this gate is guarded")
+        if len({(route.policy.namespace, route.policy.scope) for route in guarded}) > 1:
+            raise Unnamed("route", f"is needed, since routes differ in namespace or scope; there are {names}")
+        return guarded[0]
