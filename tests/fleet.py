@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import redis
 
-from tests.servers import RedisServer, free_port
+from tests.servers import RedisServer, free_port, spawn
 
 MASTER = "payments"
 #: Milliseconds after which a Sentinel holds a silent server for down.
@@ -35,10 +36,7 @@ class SentinelServer:
     def start(self, folder: Path) -> SentinelServer:
         file = folder / f"sentinel-{self.port}.conf"
         file.write_text("\n".join(self._lines) + "\n")
-        self._process = subprocess.Popen(
-            [str(self._binary), str(file), "--sentinel", "--loglevel", "warning"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self._process = spawn(str(self._binary), str(file), "--sentinel", "--loglevel", "warning")
         return self
 
     def client(self) -> redis.Redis:
@@ -74,13 +72,20 @@ class Fleet:
         self.sentinels = [SentinelServer(binary, primary.port) for _ in range(sentinels)]
 
     def start(self) -> Fleet:
+        """Start all, and wait until they know each other; where one does not come, none stays."""
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            self._start()
+            undo.pop_all()
+        return self
+
+    def _start(self) -> None:
         for node in self.nodes:
             node.start()
         self.until(lambda: self.in_step(self.nodes[0]) == len(self.nodes) - 1, "all replicas are in step")
         for sentinel in self.sentinels:
             sentinel.start(self.nodes[0].folder)
         self.until(self._all_know, "the Sentinels know each other and all replicas")
-        return self
 
     def close(self) -> None:
         for sentinel in self.sentinels:

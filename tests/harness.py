@@ -434,10 +434,13 @@ class GateProcess:
                 ],
                 stdout=out, stderr=out, env=self._environ,
             )  # fmt: skip
-        async with asyncio.timeout(20):
-            while not await asyncio.to_thread(self._ready):
-                assert self.process.poll() is None, self.log.read_text()
-                await asyncio.sleep(0.05)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.kill)
+            async with asyncio.timeout(20):
+                while not await asyncio.to_thread(self._ready):
+                    assert self.process.poll() is None, self.log.read_text()
+                    await asyncio.sleep(0.05)
+            undo.pop_all()
         return self
 
     def _ready(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import shutil
 import signal
@@ -9,9 +10,27 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import redis
+
+_spawned: list[subprocess.Popen[bytes]] = []
+
+
+def spawn(*words: str) -> subprocess.Popen[bytes]:
+    """A server process, which ends with ours at the latest: where a test that started it broke before it would have
+    been closed."""
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _spawned[:] = [each for each in _spawned if each.poll() is None] + [process]
+    return process
+
+
+@atexit.register
+def _end_what_is_left() -> None:
+    for process in _spawned:
+        process.kill()
+        process.wait()
 
 
 def free_port() -> int:
@@ -70,20 +89,25 @@ class RedisServer:
         return redis.Redis(port=self.port, socket_timeout=5)
 
     def start(self) -> RedisServer:
-        self._process = subprocess.Popen(
-            [
-                str(self.binary), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-                "--appendonly", "yes" if self.aof else "no", "--appendfsync", "always",
-                "--dir", str(self.folder), "--loglevel", "warning", *self.arguments,
-            ],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        """Start it, and wait until it answers; one that does not is closed."""
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            self._start()
+            undo.pop_all()
+        return self
+
+    def _start(self) -> None:
+        self._process = spawn(
+            str(self.binary), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+            "--appendonly", "yes" if self.aof else "no", "--appendfsync", "always",
+            "--dir", str(self.folder), "--loglevel", "warning", *self.arguments,
         )  # fmt: skip
         deadline = time.monotonic() + 15
         with self.client() as client:
             while True:
                 try:
                     if client.ping():
-                        return self
+                        return
                 except redis.ConnectionError:
                     assert self._process.poll() is None, f"{self.binary} did not start"
                     assert time.monotonic() < deadline, f"{self.binary} does not answer"
@@ -103,6 +127,12 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def __enter__(self) -> RedisServer:
+        return self if self.running else self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self.kill()

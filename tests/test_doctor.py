@@ -139,9 +139,10 @@ def test_store_check_warn_makes_it_a_warning(tmp_path: Path) -> None:
 
 def test_a_replica(binary: Path) -> None:
     """Named for what it is, and what to name instead; exit 69."""
-    primary = RedisServer(binary).start()
-    replica = RedisServer(binary, arguments=("--replicaof", f"127.0.0.1 {primary.port}")).start()
-    try:
+    with (
+        RedisServer(binary) as primary,
+        RedisServer(binary, arguments=("--replicaof", f"127.0.0.1 {primary.port}")) as replica,
+    ):
         told = doctor("--store", replica.url)
         assert told.code == 69
         assert "REFUSED read-only: " in told.words
@@ -153,9 +154,6 @@ def test_a_replica(binary: Path) -> None:
         told = doctor("--store", f"{primary.url}?durability=replicated&replicas=1")
         assert told.code == 0
         assert "a write counts once so many have it" in told.words
-    finally:
-        replica.close()
-        primary.close()
 
 
 def test_another_configuration(server: RedisServer, tmp_path: Path) -> None:

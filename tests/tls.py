@@ -77,9 +77,12 @@ class SecureServer:
             self.server.arguments += tls_lines(self._authority, self.port, self._certificate, clients=self._clients)
         await asyncio.to_thread(self.server.start)
         if not self.native:
-            self._front = await Front(
-                self.port, self.server.port, self._authority, self._certificate, clients=self._clients
-            ).start()
+            try:
+                front = Front(self.port, self.server.port, self._authority, self._certificate, clients=self._clients)
+                self._front = await front.start()
+            except BaseException:
+                await asyncio.to_thread(self.server.close)
+                raise
         return self
 
     async def close(self) -> None:

@@ -83,20 +83,19 @@ def agree(answers: dict[str, list[Response]], origin: Origin) -> None:
 def store(request: pytest.FixtureRequest) -> Iterator[str]:
     """A Redis of each kind, and one whose writes count once a replica has them."""
     if request.param != "replicated":
-        server = RedisServer(binaries()[request.param]).start()
-        yield server.url
-        server.close()
+        with RedisServer(binaries()[request.param]) as server:
+            yield server.url
         return
-    server = RedisServer(preferred(), arguments=("--repl-diskless-sync-delay", "0")).start()
-    replica = RedisServer(preferred(), arguments=("--replicaof", f"127.0.0.1 {server.port}")).start()
-    with server.client() as client:
-        for _ in range(200):
-            client.set("in-step", 1, px=1000)
-            if client.execute_command("WAIT", 1, 50) == 1:
-                break
-    yield f"{server.url}?durability=replicated&replicas=1&wait=2s"
-    replica.close()
-    server.close()
+    with (
+        RedisServer(preferred(), arguments=("--repl-diskless-sync-delay", "0")) as server,
+        RedisServer(preferred(), arguments=("--replicaof", f"127.0.0.1 {server.port}")),
+    ):
+        with server.client() as client:
+            for _ in range(200):
+                client.set("in-step", 1, px=1000)
+                if client.execute_command("WAIT", 1, 50) == 1:
+                    break
+        yield f"{server.url}?durability=replicated&replicas=1&wait=2s"
 
 
 async def test_a_storm_over_three_gates_has_one_effect(origin: Origin, store: str) -> None:

@@ -340,12 +340,10 @@ class Valve:
 @pytest.fixture
 async def valve() -> AsyncIterator[tuple[Valve, redis.Redis]]:
     """A real Redis behind a valve, and a way to look into it past the valve."""
-    server = RedisServer(preferred()).start()
-    valve = await Valve(server.port).start()
-    with server.client() as client:
+    with RedisServer(preferred()) as server, server.client() as client:
+        valve = await Valve(server.port).start()
         yield valve, client
-    await valve.stop()
-    server.close()
+        await valve.stop()
 
 
 @pytest.mark.parametrize("kind", ["answer", "stream"])
