@@ -1,6 +1,7 @@
 """Records in Redis or Valkey: for a fleet.
 
 servers    which server takes writes, and how it is found
+reasons    why there is no connection, in words
 pipeline   one connection, shared by everybody
 link       a connection that is kept: made, watched, made again
 waited     writes that count once replicas have them

@@ -9,14 +9,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
+from typing import TypeVar
 
 from ...ports import Observer, StoreAway, StoreUnusable
 from ...tasks import Tasks
 from .findings import Info, read_info
 from .pipeline import Pipeline, RedisError, Reply, Unasked, pack
+from .reasons import hung_up, unreached
 from .servers import Address, Finder, Servers
+
+T = TypeVar("T")
 
 #: Seconds after which an unanswered command ends its connection.
 COMMAND_TIMEOUT = 2.0
@@ -107,13 +111,12 @@ class Link:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 pipeline = await _reach(self._servers, address, self._lost, self._unasked)
                 try:
-                    info = await self._greet(pipeline)
+                    info = await _answered(self._greet(pipeline), self._servers, address, pipeline)
                 except BaseException:
                     pipeline.abort("the handshake failed")
                     raise
         except OSError as error:  # TimeoutError is one
-            why = f"Redis at {address} cannot be reached: {str(error) or 'timed out'}"
-            raise StoreAway(why, ambiguous=False) from error
+            raise _unreached(self._servers, address, error) from error
         if not pipeline.usable:  # it was lost while we were on our way here, and nobody would tell us again
             raise StoreAway(f"Redis at {address} closed the connection", ambiguous=False)
         self.info = info
@@ -163,12 +166,27 @@ async def ask(servers: Servers, address: Address, *words: bytes) -> Reply:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             pipeline = await _reach(servers, address, lambda _: None, None)
             try:
-                return await _login(servers, pipeline, words)
+                return await _answered(_login(servers, pipeline, words), servers, address, pipeline)
             finally:
                 pipeline.abort("it was asked")
     except OSError as error:
-        why = f"Redis at {address} cannot be reached: {str(error) or 'timed out'}"
-        raise StoreAway(why, ambiguous=False) from error
+        raise _unreached(servers, address, error) from error
+
+
+async def _answered(words: Awaitable[T], servers: Servers, address: Address, pipeline: Pipeline) -> T:
+    """The first words with a server. Raises StoreAway, which names it where it hung up instead."""
+    try:
+        return await words
+    except StoreAway as away:
+        if pipeline.usable:
+            raise
+        why = hung_up(away.why, servers.tls, socket=bool(address.path))
+        raise StoreAway(f"Redis at {address} {why}", ambiguous=False) from away
+
+
+def _unreached(servers: Servers, address: Address, error: OSError) -> StoreAway:
+    why = unreached(error, servers.tls, within=CONNECT_TIMEOUT)
+    return StoreAway(f"Redis at {address} cannot be reached: {why}", ambiguous=False)
 
 
 async def _reach(servers: Servers, address: Address, lost: Callable[[str], None], unasked: Unasked | None) -> Pipeline:
