@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ...ports import StoreAway
 from ...tasks import Tasks
 from .pipeline import Pipeline, RedisError, Reply, pack
+from .reasons import hung_up, unreached
 from .servers import Address, Finder, Fixed, Servers
 
 #: Seconds for which a Sentinel may think.
@@ -54,10 +55,11 @@ class Sentinels:
 
     async def find(self) -> Address:
         """Where the primary is now. Raises StoreAway where none of them knows."""
-        word = believed(await self._words())
+        told = await self._told()
+        word = believed([each for each in told.values() if isinstance(each, Word)])
         if word is None:
-            asked = ", ".join(map(str, self._servers.hosts))
-            why = f"no Sentinel of {asked} knows a primary `{self._servers.master}` that is up"
+            each_says = "; ".join(f"{host}: {told[host]}" for host in self._servers.hosts)
+            why = f"no Sentinel knows a primary `{self._servers.master}` that is up ({each_says})"
             raise StoreAway(why, ambiguous=False)
         self._replicas = word.replicas
         return word.address
@@ -68,33 +70,37 @@ class Sentinels:
 
     async def close(self) -> None: ...
 
-    async def _words(self) -> list[Word]:
-        """What they say, by whoever answers in time and knows a primary that is up."""
+    async def _told(self) -> dict[Address, Word | str]:
+        """What each of them says: its word, or why it has none. No more are waited for than can make a difference."""
         questions = Tasks(lambda _: None)  # what one raises is raised here
-        asked = [questions.start(self._asked(host)) for host in self._servers.hosts]
+        asked = {questions.start(self._asked(host)): host for host in self._servers.hosts}
         loop = asyncio.get_running_loop()
-        words: list[Word] = []
+        told: dict[Address, Word | str] = dict.fromkeys(self._servers.hosts, f"no answer within {TIMEOUT:g} s")
         waiting = set(asked)
         ends = loop.time() + TIMEOUT
         try:
             while waiting and (left := ends - loop.time()) > 0:
                 heard, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                words += [word for word in (task.result() for task in heard) if word is not None]
-                if max(Counter(word.address for word in words).values(), default=0) * 2 > len(asked):
+                told.update((asked[task], task.result()) for task in heard)
+                named = Counter(word.address for word in told.values() if isinstance(word, Word))
+                if max(named.values(), default=0) * 2 > len(asked):
                     ends = min(ends, loop.time() + STRAGGLERS)
         finally:
             await questions.cancel()
-        return words
+        return told
 
-    async def _asked(self, host: Address) -> Word | None:
-        """What one of them says of the primary; None where it does not answer, or knows none that is up."""
+    async def _asked(self, host: Address) -> Word | str:
+        """What one of them says of the primary; or why it does not answer, or knows none that is up."""
+        tls = self._servers.tls
         pipeline: Pipeline | None = None
         try:
             async with asyncio.timeout(TIMEOUT):
                 pipeline = await self._reach(host)
-                return _read(await self._question(pipeline))
-        except (OSError, StoreAway):  # TimeoutError and ssl.SSLError are OSErrors
-            return None
+                return await self._question(pipeline)
+        except OSError as error:  # TimeoutError and ssl.SSLError are
+            return unreached(error, tls, within=TIMEOUT)
+        except StoreAway as away:
+            return hung_up(away.why, tls)
         finally:
             if pipeline is not None:
                 pipeline.abort("the question was answered")
@@ -109,23 +115,26 @@ class Sentinels:
         )
         return pipeline
 
-    async def _question(self, pipeline: Pipeline) -> Reply:
+    async def _question(self, pipeline: Pipeline) -> Word | str:
         servers = self._servers
         if servers.sentinel_password:
             user = (servers.sentinel_user.encode(),) if servers.sentinel_user else ()
             reply = await pipeline.call(pack(b"AUTH", *user, servers.sentinel_password.encode()))
             if isinstance(reply, RedisError):
-                return reply
-        return await pipeline.call(pack(b"SENTINEL", b"MASTER", servers.master.encode()))
+                return f"refused AUTH: {reply}"
+        return _read(await pipeline.call(pack(b"SENTINEL", b"MASTER", servers.master.encode())))
 
 
-def _read(reply: Reply) -> Word | None:
+def _read(reply: Reply) -> Word | str:
     if not isinstance(reply, list):
-        return None
+        return f"refused SENTINEL MASTER: {reply}"
     said = [word.decode(errors="replace") for word in reply]
     state = dict(zip(said[::2], said[1::2], strict=False))
-    flags = state.get("flags", "").split(",")
-    if "master" not in flags or "s_down" in flags or "o_down" in flags or state.get("role-reported") != "master":
-        return None
+    flags, role = state.get("flags", ""), state.get("role-reported", "")
+    for down in ("s_down", "o_down"):
+        if down in flags.split(","):
+            return f"it sees that server as down ({flags})"
+    if "master" not in flags.split(",") or role != "master":
+        return f"what it names calls itself no primary (flags {flags}, role {role})"
     address = Address(state["ip"], int(state["port"]))
     return Word(address, int(state.get("config-epoch", "0")), int(state.get("num-slaves", "0")))
