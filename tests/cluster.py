@@ -33,6 +33,11 @@ class Node(RedisServer):
         )  # fmt: skip
 
     @property
+    def announced(self) -> int:
+        """The port at which the others reach it, and clients are sent to it."""
+        return self.port
+
+    @property
     def id(self) -> str:
         return str(self.run("CLUSTER", "MYID").decode())
 
@@ -73,9 +78,13 @@ class RedisCluster:
         self._nodes()
 
     def _nodes(self) -> None:
-        binary, primaries, replicas, whole = self._made_of
-        self.primaries = [Node(binary, whole=whole) for _ in range(primaries)]
-        self.replicas = [Node(binary, whole=whole) for _ in range(primaries if replicas else 0)]
+        _, primaries, replicas, _ = self._made_of
+        self.primaries = [self._node() for _ in range(primaries)]
+        self.replicas = [self._node() for _ in range(primaries if replicas else 0)]
+
+    def _node(self) -> Node:
+        binary, _, _, whole = self._made_of
+        return Node(binary, whole=whole)
 
     @property
     def nodes(self) -> list[Node]:
@@ -114,7 +123,7 @@ class RedisCluster:
             node.run("CLUSTER", "ADDSLOTSRANGE", number * share, last)
         first = self.nodes[0]
         for node in self.nodes[1:]:
-            node.run("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus)
+            node.run("CLUSTER", "MEET", "127.0.0.1", first.announced, first.bus)
         self.until(lambda: all(self._knows(node) == len(self.nodes) for node in self.nodes), "all know each other")
         for primary, replica in zip(self.primaries, self.replicas, strict=False):
             replica.run("CLUSTER", "REPLICATE", primary.id)
@@ -134,7 +143,7 @@ class RedisCluster:
                 if first <= slot <= last:
                     seen.append(int(primary[1]))
         port = max(set(seen), key=seen.count)
-        return next(node for node in self.nodes if node.port == port)
+        return next(node for node in self.nodes if port in (node.port, node.announced))
 
     def of(self, key: bytes) -> Node:
         """Who has this key."""
@@ -177,7 +186,7 @@ class RedisCluster:
         """What is in the slot goes over; says how many keys did."""
         carried = 0
         while keys := source.run("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            source.run("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            source.run("MIGRATE", "127.0.0.1", target.announced, "", 0, 5000, "KEYS", *keys)
             carried += len(keys)
         return carried
 

@@ -14,6 +14,7 @@ from typing import cast
 import trustme
 
 from gateway.tasks import Tasks
+from tests.cluster import Node, RedisCluster
 from tests.servers import RedisServer, free_port
 
 NAME = "redis.internal"
@@ -103,6 +104,36 @@ def tls_lines(authority: Authority, port: int, certificate: str, *, clients: boo
         "--tls-ca-cert-file", authority.file("ca.pem"),
         "--tls-auth-clients", "yes" if clients else "no",
     )  # fmt: skip
+
+
+class SecureNode(Node):
+    """A node that speaks TLS with everybody: clients, who must show a certificate, and the other nodes. It has a plain
+    port too, for the tests."""
+
+    def __init__(self, binary: Path, authority: Authority) -> None:
+        super().__init__(binary, whole=False)
+        self.tls_port = free_port()
+        self.arguments += (*tls_lines(authority, self.tls_port, "server", clients=True), "--tls-cluster", "yes")
+
+    @property
+    def announced(self) -> int:
+        return self.tls_port
+
+
+class SecureCluster(RedisCluster):
+    """Primaries without replicas that are reached over TLS only, as far as a gate is told."""
+
+    def __init__(self, binary: Path, authority: Authority, *, primaries: int = 3) -> None:
+        self._binary = binary
+        self._authority = authority
+        super().__init__(binary, primaries=primaries, replicas=False)
+
+    def _node(self) -> SecureNode:
+        return SecureNode(self._binary, self._authority)
+
+    @property
+    def url(self) -> str:
+        return "rediss+cluster://" + ",".join(f"127.0.0.1:{node.announced}" for node in self.nodes)
 
 
 class Front:
