@@ -68,8 +68,16 @@ CHANGES: dict[str, dict[str, str]] = {
         "a managed service": "an engine version of 7.0 or later; Azure Cache for Redis has 6, Azure Managed Redis 7",
     },
 }
+CHANGES["not-permitted"] = {
+    _PLAIN: "that line, then ACL SAVE; or the same words in the user's line of its configuration",
+    "Amazon ElastiCache, MemoryDB": "the user's access string, with the same words",
+    "Azure Cache for Redis": "Data Access Configuration, a custom access policy with the same words",
+    "Redis Cloud": "Data Access Control, the Redis ACL of the user's role",
+}
 CHANGES["eviction-unknown"] = CHANGES["evicts"]
 
+#: Of records, where no configuration says otherwise.
+PREFIX = "og:"
 _SEVERITIES = {Severity.REFUSE: "REFUSED", Severity.WARN: "WARNING", Severity.ADVISE: "ADVICE"}
 _WIDTH = 110
 
@@ -103,7 +111,7 @@ async def look_at(store: Store) -> Report:
 
 async def _redis(store: Store) -> Report:
     servers, settings = redis_servers(store.url), store.settings
-    prefix, service, identity = "", "", None
+    prefix, service, identity = PREFIX, "", None
     if settings is not None:
         prefix, service = settings.prefix, settings.service
         identity = Identity.of(settings.routes.routes, settings.secret)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.doctor import CHANGES
+from gateway.doctor import CHANGES, Store, look_at
 from gateway.stores.redis.findings import judge
 from tests.cluster import RedisCluster
 from tests.harness import configuration
@@ -179,6 +180,39 @@ def test_a_store_that_is_out_of_reach() -> None:
             assert told.seconds < 7, "five, and what the interpreter takes to start"
 
 
+def test_a_user_who_may_not_do_everything(server: RedisServer, tmp_path: Path) -> None:
+    """Commands, keys and channels that are lacking, and the line that gives them; who says that line is well. What is
+    asked when a connection is made is among them, and what a gate would only ask for once somebody waits."""
+    with server.client() as client:
+        for rules in (
+            ["resetchannels"],
+            ["-evalsha", "-del", "-ssubscribe"],
+            ["-info", "-script|load", "-spublish"],
+            ["resetkeys", "~else:*"],
+        ):
+            client.execute_command("ACL", "SETUSER", "gate", "reset", "on", ">pw", "~og:*", "&og:*", "+@all", *rules)
+            url = f"redis://gate:pw@127.0.0.1:{server.port}"
+            given = {"resetchannels": ["&og:*"], "resetkeys": ["~og:*"]}.get(rules[0]) or [
+                "+" + rule[1:] for rule in rules
+            ]
+            severe = rules[0] != "resetchannels"
+            told = asyncio.run(look_at(Store(url)))
+            said = " ".join(told.text.split())
+            assert told.good is not severe, told.text
+            assert f"{'REFUSED' if severe else 'WARNING'} not-permitted: " in said
+            line = said.split("ACL SETUSER gate ")[1].split(" Redis, Valkey ")[0].split()
+            assert sorted(line) == sorted(given)
+            client.execute_command("ACL", "SETUSER", "gate", *line)
+            told = asyncio.run(look_at(Store(url)))
+            assert told.good
+            assert "not-permitted" not in told.text
+        client.execute_command("ACL", "SETUSER", "gate", "-eval")
+        ended = doctor("--config", written(tmp_path, url))
+        assert ended.code == 69
+        assert "ACL SETUSER gate +eval Redis, Valkey that line, then ACL SAVE" in ended.words
+        assert client.dbsize() == 0
+
+
 def test_what_memory_and_a_file_protect(tmp_path: Path) -> None:
     """One gateway; how durable; and no file is made by asking."""
     told = doctor("--store", "memory://")
@@ -218,4 +252,4 @@ def test_every_finding_that_can_be_mended_says_where() -> None:
     worst = {"maxmemory": "1", "maxmemory_policy": "allkeys-lru", "aof_enabled": "0"}
     infos = (worst, {"maxmemory": "0"}, {"maxmemory": "1"}, {"cluster_enabled": "1"})
     shown = {found.name for info in infos for found in judge(info)}
-    assert shown | {"read-only", "too-old"} == CHANGES.keys()
+    assert shown | {"read-only", "too-old", "not-permitted"} == CHANGES.keys()

@@ -127,6 +127,8 @@ async def test_a_lost_script_is_sent_again(tap: Wiretap, running: RunningGate, r
 
 
 GREETING = ["CLIENT", "SCRIPT", "INFO"]
+#: What the user may do, on a key that nobody has.
+PLAYED = ["SET", "GET", "PTTL", "DEL", "EVAL", "EVALSHA", "PING", "SPUBLISH"]
 MARKER = ["GET"]
 
 
@@ -139,8 +141,8 @@ async def test_a_claim_whose_reply_is_lost_is_asked_again_by_its_holder(
     tap.lose_a_reply = True
     assert (await ask(running.port, key="k1")).label == "stored"
     heard = [chunk for chunk in tap.since(mark) if chunk.direction == TO_REDIS]
-    assert flushes(heard) == [CLAIM, GREETING, MARKER, CLAIM, ["EVALSHA"], SETTLE]
-    first, _, _, again, rewritten, settled = [chunk.commands[0] for chunk in heard]
+    assert flushes(heard) == [CLAIM, GREETING, PLAYED, MARKER, CLAIM, ["EVALSHA"], SETTLE]
+    first, _, _, _, again, rewritten, settled = [chunk.commands[0] for chunk in heard]
     assert first == again
     holder = first[2][HOLDER_AT:HOLDER_END]
     assert rewritten[3:] == [first[1], b"again", b"1", holder]
@@ -186,7 +188,8 @@ async def test_nothing_is_ever_searched(origin: Origin, tap: Wiretap) -> None:
         await ask(running.port, key="k3")
         await ask(running.port, key="k3")
     said = {(*(word.upper() for word in command[: 2 if command[0] in (b"CLIENT", b"SCRIPT") else 1]),)
-            for chunk in tap.heard if chunk.direction == TO_REDIS for command in chunk.commands}  # fmt: skip
+            for chunk in tap.heard if chunk.direction == TO_REDIS and flushes([chunk]) != [PLAYED]
+            for command in chunk.commands}  # fmt: skip
     assert said == {
         (b"CLIENT", b"SETNAME"), (b"SCRIPT", b"LOAD"), (b"INFO",), (b"GET",), (b"SET",), (b"PTTL",), (b"EVALSHA",),
     }  # fmt: skip
@@ -237,7 +240,7 @@ async def test_no_key_and_no_credential_is_ever_told(
         for chunk in tap.heard
         if chunk.direction == TO_REDIS
         for command in chunk.commands
-        if command[0] in (b"SET", b"EVALSHA")
+        if command[0] in (b"SET", b"EVALSHA") and flushes([chunk]) != [PLAYED]
     }
     assert named == set(names)
     assert FROM_REDIS in {chunk.direction for chunk in tap.heard}

@@ -18,8 +18,9 @@ from gateway.core import record as records
 from gateway.core.identity import Identity
 from gateway.core.record import Done, Doubt, Found, Stamp, State
 from gateway.ports import StoreAway
-from gateway.stores.redis import COMMANDS, RedisStore, Severity, examine
+from gateway.stores.redis import COMMANDS, RedisStore, Severity, Trust, examine
 from gateway.stores.redis.bells import PING_EVERY
+from gateway.stores.redis.findings import Check
 from tests.cluster import RedisCluster
 from tests.edge.stand import eventually
 from tests.servers import RedisServer, binaries, preferred
@@ -45,8 +46,8 @@ def allow(server: RedisServer, *, less: str = "") -> str:
 
 
 @asynccontextmanager
-async def opened(url: str, alarms: Alarms | None = None) -> AsyncIterator[RedisStore]:
-    store = open_store(url, FakeClock(), alarms or Alarms(), prefix="og:")
+async def opened(url: str, alarms: Alarms | None = None, *, check: Check = "strict") -> AsyncIterator[RedisStore]:
+    store = open_store(url, FakeClock(), alarms or Alarms(), prefix="og:", trust=Trust(check=check))
     assert isinstance(store, RedisStore)
     await store.open()
     try:
@@ -195,7 +196,7 @@ async def test_they_are_enough_for_a_cluster(cluster: RedisCluster) -> None:
             assert await store.settle(NAME, keep(claim)) is Done.DONE
             assert target.errors("NOPERM") == 0
             assert await store.replace(NAME, Stamp(State.COMPLETED, claim.holder), None) is Done.WON
-            allow(target, less="ASKING")
+            allow(target, less="ASKING")  # on connections that have been looked at
             with pytest.raises(StoreAway, match=r"NOPERM.*asking|MOVED|from one to another"):
                 await store.claim(NAME, a_claim())
             assert await store.claim(FREED, a_claim()) is Done.WON
@@ -343,11 +344,100 @@ LACKS = {
 
 @pytest.mark.parametrize("command", LACKS)
 async def test_a_command_that_is_missing_is_named(one: RedisServer, command: str) -> None:
-    """Each one taken away: what cannot be done is refused or left undone, never done wrongly, and somebody is told."""
+    """Each one taken away, and nobody looks at permissions (store_check: off): what cannot be done is refused or left
+    undone, never done wrongly, and somebody is told."""
     alarms, lack = Alarms(), LACKS[command]
-    async with opened(allow(one, less=command) + lack.options, alarms) as store:
+    async with opened(allow(one, less=command) + lack.options, alarms, check="off") as store:
         said = await lack.seen(store, alarms, one)
     assert re.search(lack.said, said), said
+
+
+#: What a gate can do without, and is told all the same.
+SPARE = ("SPUBLISH", "PING")
+#: What it meets when somebody waits; before that only the doctor looks.
+OF_WAITERS = ("SSUBSCRIBE", "SUNSUBSCRIBE")
+#: What is asked when a connection is made: without it there is none.
+GREETING = ("SCRIPT|LOAD", "INFO", "SELECT", "CLIENT|SETNAME")
+
+
+@pytest.mark.parametrize("command", sorted(set(LACKS) - set(OF_WAITERS) - set(GREETING)))
+async def test_what_is_not_permitted_is_found_before_anything_is_claimed(one: RedisServer, command: str) -> None:
+    """A finding, with the line that gives it. It is refused, or a warning where a record lives without; and it goes, on
+    the same connection, soon after somebody has said that line."""
+    url = allow(one, less=command) + LACKS[command].options.replace("replicas=1", "replicas=1&wait=10ms")
+    async with opened(url) as store:
+        (found,) = [each for each in store.findings if each.name == "not-permitted"]
+        line = f"ACL SETUSER {USER} +{command.lower()}"
+        assert found.text.endswith(f": {line}")
+        if command in SPARE:
+            assert found.severity is Severity.WARN
+            assert store.available
+        else:
+            assert found.severity is Severity.REFUSE
+            assert not store.available
+            assert line in store.trouble
+            with pytest.raises(StoreAway):
+                await store.claim(NAME, a_claim())
+        with one.client() as client:
+            assert set(client.keys()) <= {b"og:marker:default:"}
+            connected = client.info("commandstats")["cmdstat_auth"]["calls"]
+            client.execute_command(*line.split())
+            await eventually(lambda: store.findings == () or names(store) == ["no-persistence"], "it is gone", SOON)
+            assert client.info("commandstats")["cmdstat_auth"]["calls"] == connected
+        if "replicas" not in url:
+            await every_verb(store)
+
+
+def names(store: RedisStore) -> list[str]:
+    return [each.name for each in store.findings]
+
+
+@pytest.mark.parametrize("command", GREETING)
+async def test_a_connection_that_is_not_permitted_says_what_is(one: RedisServer, command: str) -> None:
+    """The reason ends with the line that gives it."""
+    async with opened(allow(one, less=command) + "/1") as store:
+        assert store.trouble.endswith(f"; ACL SETUSER {USER} +{command.lower()}"), store.trouble
+
+
+async def test_keys_and_channels_of_the_prefix_are_found(one: RedisServer) -> None:
+    """A user of another prefix: its keys are refused; of its channels alone, a warning."""
+    for rules, severity, said in (
+        (("resetkeys", "~shop:*"), Severity.REFUSE, "~og:*"),
+        (("resetchannels", "&shop:*"), Severity.WARN, "&og:*"),
+    ):
+        with one.client() as client:
+            client.execute_command("ACL", "SETUSER", USER, "reset", "on", ">pw", "~og:*", "&og:*", "+@all", *rules)
+        async with opened(f"redis://{USER}:pw@127.0.0.1:{one.port}") as store:
+            (found,) = [each for each in store.findings if each.name == "not-permitted"]
+            assert found.severity is severity
+            assert found.text.endswith(f": ACL SETUSER {USER} {said}")
+
+
+async def test_what_is_played_leaves_nothing(server: RedisServer) -> None:
+    """On every server: to look writes no key, publishes to nobody, and a user with the list lacks nothing."""
+    async with opened(allow(server)) as store:
+        assert "not-permitted" not in names(store)
+    with server.client() as client:
+        assert client.keys("*") == [b"og:marker:default:"]
+        assert client.info("persistence")["rdb_changes_since_last_save"] == 1, (
+            "the marker, and nothing else was written"
+        )
+        assert client.info("errorstats").get("errorstat_NOPERM") is None
+
+
+async def test_each_primary_of_a_cluster_is_asked(cluster: RedisCluster) -> None:
+    """A user who may do less on one node: claims of its keys are refused, with its address; the others' are made."""
+    bad, good = cluster.nodes
+    allow(good)
+    allow(bad, less="EVALSHA")
+    async with opened(cluster.url.replace("//", f"//{USER}:pw@")) as store:
+        there = {cluster.of(b"og:%043d" % n): b"%043d" % n for n in range(99)}
+        with pytest.raises(StoreAway, match=rf"at 127.0.0.1:{bad.port}: .*ACL SETUSER {USER} \+evalsha$"):
+            await store.claim(there[bad], a_claim())
+        await every_verb(store, there[good])
+    allow(bad, less="ASKING")
+    async with opened(cluster.url.replace("//", f"//{USER}:pw@")) as store:
+        assert any("+asking" in each.text for each in store.findings)
 
 
 def test_each_command_is_missed_once() -> None:

@@ -7,6 +7,7 @@ link       a connection that is kept: made, watched, made again
 waited     writes that count once replicas have them
 bells      who waits for which record, and the connection that tells
 findings   what a server says of itself, and what is wrong with it
+permissions  what the gate's user may do
 marker     whose keys these are, and whether they are all still here
 primary    one server that takes writes, with all of the above
 fleet      which primary has a record, where there is one

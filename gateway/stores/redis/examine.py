@@ -9,9 +9,10 @@ from ...core.identity import Identity
 from ...ports import Nobody, StoreAway, StoreUnusable
 from .cluster import View, elect, numbered, read_view
 from .findings import Finding, Info, Severity, judge
-from .link import Link, ask
-from .marker import differs, marker_key, read_marker
-from .pipeline import pack
+from .link import SCRIPT, Link, ask, login, visit
+from .marker import differs, marker_key, prefix_of, read_marker
+from .permissions import greeting, lacking, nobodys, plays, subscribing
+from .pipeline import Pipeline, RedisError, pack
 from .sentinels import finder_of
 from .servers import Address, Servers
 
@@ -64,17 +65,37 @@ async def _one(servers: Servers, marker: bytes, identity: Identity | None) -> Ex
             await link.open()
         except StoreUnusable as error:
             return Examined((Finding("too-old", Severity.REFUSE, str(error)),), str(link.address or ""))
+        lacks = await _permitted(servers, link, marker)
         if link.pipeline is None:
             # The link knows no names: it goes on trying whatever is in its way.
             name = "read-only" if "is a read-only replica" in link.trouble else "unreachable"
-            return Examined((Finding(name, Severity.REFUSE, link.trouble),), str(link.address or ""))
-        found = judge(link.info, servers.replicas, await finder.promotable(), cluster=servers.cluster)
-        if identity is not None:
+            return Examined(lacks or (Finding(name, Severity.REFUSE, link.trouble),), str(link.address or ""))
+        found = (*lacks, *judge(link.info, servers.replicas, await finder.promotable(), cluster=servers.cluster))
+        if identity is not None and not lacks:
             found = (*await _of_marker(link, marker, identity), *found)
         return Examined(found, str(link.address), link.info)
     finally:
         await link.close()
         await finder.close()
+
+
+async def _permitted(servers: Servers, link: Link, marker: bytes) -> tuple[Finding, ...]:
+    """What the user may not do, of all that a gate does; nothing where the server cannot be asked."""
+    key = nobodys(marker)
+    played = (*greeting(servers, SCRIPT), *plays(servers, key), *subscribing(key))
+
+    async def played_to(pipeline: Pipeline) -> tuple[Finding, ...]:
+        for command in login(servers):
+            if isinstance(await pipeline.call(pack(*command)), RedisError):
+                return ()
+        return await lacking(pipeline.call, played, servers, prefix_of(marker))
+
+    if link.address is None or (link.pipeline is None and "NOPERM" not in link.trouble):
+        return ()
+    try:
+        return await visit(servers, link.address, played_to)
+    except StoreAway:
+        return ()
 
 
 async def _of_marker(link: Link, key: bytes, identity: Identity) -> tuple[Finding, ...]:

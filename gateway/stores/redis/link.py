@@ -16,6 +16,7 @@ from typing import TypeVar
 from ...ports import Observer, StoreAway, StoreUnusable
 from ...tasks import Tasks
 from .findings import Info, read_info
+from .permissions import line
 from .pipeline import Pipeline, RedisError, Reply, Unasked, pack
 from .reasons import hung_up, unreached
 from .servers import Address, Finder, Servers
@@ -162,11 +163,16 @@ class Link:
 
 async def ask(servers: Servers, address: Address, *words: bytes) -> Reply:
     """The reply to one command, over a connection for it alone. Raises StoreAway."""
+    return await visit(servers, address, lambda pipeline: _login(servers, pipeline, words))
+
+
+async def visit(servers: Servers, address: Address, does: Callable[[Pipeline], Awaitable[T]]) -> T:
+    """What comes of a few words with a server, over a connection for them alone. Raises StoreAway."""
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             pipeline = await _reach(servers, address, lambda _: None, None)
             try:
-                return await _answered(_login(servers, pipeline, words), servers, address, pipeline)
+                return await _answered(does(pipeline), servers, address, pipeline)
             finally:
                 pipeline.abort("it was asked")
     except OSError as error:
@@ -203,17 +209,29 @@ async def _reach(servers: Servers, address: Address, lost: Callable[[str], None]
     return pipeline
 
 
+def login(servers: Servers) -> tuple[tuple[bytes, ...], ...]:
+    """The command that says who we are, if we are anybody."""
+    user = (servers.user.encode(),) if servers.user else ()
+    return ((b"AUTH", *user, servers.password.encode()),) if servers.password else ()
+
+
 async def _login(servers: Servers, pipeline: Pipeline, *then: tuple[bytes, ...]) -> Reply:
     """Say who we are; the reply to the last of the commands behind that. Raises StoreAway where any is refused."""
-    commands: list[tuple[bytes, ...]] = []
-    if servers.password:
-        user = (servers.user.encode(),) if servers.user else ()
-        commands.append((b"AUTH", *user, servers.password.encode()))
+    commands = list(login(servers))
     if servers.database:
         commands.append((b"SELECT", b"%d" % servers.database))
     commands += [(b"CLIENT", b"SETNAME", b"oncegate"), *then]
     replies = await asyncio.gather(*(pipeline.call(pack(*command)) for command in commands))
-    for command, reply in zip(commands, replies, strict=True):
-        if isinstance(reply, RedisError):
-            raise StoreAway(f"Redis refused {command[0].decode()}: {reply}", ambiguous=False)
+    refused = [pair for pair in zip(commands, replies, strict=True) if isinstance(pair[1], RedisError)]
+    if refused:
+        command, error = refused[0]
+        rules = [_rule(command) for command, error in refused if error.code == "NOPERM"]
+        give = f"; {line(servers, rules)}" if rules else ""
+        raise StoreAway(f"Redis refused {command[0].decode()}: {error}{give}", ambiguous=False)
     return replies[-1]
+
+
+def _rule(command: tuple[bytes, ...]) -> str:
+    """What permits it."""
+    words = command[: 2 if command[0] in (b"CLIENT", b"SCRIPT", b"CLUSTER") else 1]
+    return "+" + b"|".join(words).decode().lower()

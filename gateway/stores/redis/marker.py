@@ -49,6 +49,11 @@ def marker_key(prefix: str, service: str, tag: int | None = None) -> bytes:
     return f"{prefix}marker:{service}:{'' if tag is None else f'{{{tag}}}'}".encode()
 
 
+def prefix_of(key: bytes) -> bytes:
+    """What a marker's key, and every record's beside it, begins with."""
+    return key.rsplit(b":", 2)[0].removesuffix(b"marker")
+
+
 class Marker:
     """The marker as one process knows it."""
 

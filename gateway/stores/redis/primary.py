@@ -15,7 +15,8 @@ from ...tasks import Tasks
 from .bells import Bells, Ear
 from .findings import Check, Finding, Severity, judge, read_info, tempered
 from .link import Link
-from .marker import AMNESIA, IDENTITY_CHANGED, Marker
+from .marker import AMNESIA, IDENTITY_CHANGED, Marker, prefix_of
+from .permissions import lacking, nobodys, plays
 from .pipeline import Pipeline, RedisError, Reply, pack
 from .servers import Finder, Servers
 from .waited import Waited
@@ -75,6 +76,9 @@ class Primary:
         #: Why its cluster lets nobody write, as it says itself.
         self.down = ""
         self._refused: Finding | None = None
+        #: What the user may not do, and the connection over which that was found out.
+        self._lacking: tuple[Finding, ...] = ()
+        self._played: Pipeline | None = None
         self._reached = asyncio.Event()
         self._known = asyncio.Event()
         self.findings: tuple[Finding, ...] = ()
@@ -205,7 +209,7 @@ class Primary:
         of_server = judge(self.main.info, servers.replicas, self._promotable, cluster=servers.cluster)
         # The marker's first: another identity outdoes whatever else speaks against a claim.
         of_marker = () if self._marker is None else self._marker.findings
-        found = (*of_marker, *tempered(of_server, self._common.check))
+        found = (*of_marker, *tempered((*self._lacking, *of_server), self._common.check))
         found = tuple(each for each in found if each.severity is not Severity.ADVISE)
         if self.label:
             found = tuple(replace(each, text=f"at {self.label}: {each.text}") for each in found)
@@ -226,6 +230,7 @@ class Primary:
         pipeline, marker = self.main.pipeline, self._marker
         try:
             if marker is not None:
+                await self._play(marker)
                 await marker.read(self._ask_marker)
         except StoreAway as away:
             self._unmet = away.why
@@ -235,6 +240,15 @@ class Primary:
             if marker is self._marker:
                 self._met, self._unmet, self.down = pipeline, "", ""
         self._changed()
+
+    async def _play(self, marker: Marker) -> None:
+        """Find out what the user may do: over a new connection, and for as long as something is lacking."""
+        pipeline, servers = self.main.pipeline, self._common.servers
+        if self._common.check == "off" or (pipeline is self._played and not self._lacking):
+            return
+        played = plays(servers, nobodys(marker.key))
+        self._lacking = await lacking(self.main.call, played, servers, prefix_of(marker.key))
+        self._played = pipeline
 
     async def _look_around(self) -> None:
         """Once a second: is this still the server that takes writes, and is it still fit?"""
