@@ -52,6 +52,8 @@ _LINGER = 2.0
 _LINGER_BYTES = 4 << 20
 #: Connections that the kernel keeps for a listener until they are let in.
 _BACKLOG = 1024
+#: Seconds after a client has connected, or was answered, within which a drain still hears what he asks.
+_NEXT_WORD = 0.1
 #: Connections over the limit that are told so; beyond them new ones are reset.
 _TURNED_AWAY = 256
 #: Pipelined requests that are read ahead.
@@ -140,12 +142,14 @@ class Server:
     async def drain(self, seconds: float) -> int:
         """Accept no more, let what is under way be answered; says how many connections were cut off."""
         await self._let_in()
-        self.draining = True
         for listener in self._listeners:
             listener.close()
+        for _ in range(2):  # who was let in last is met at the next turn, and what he asks read at the one after
+            await asyncio.sleep(0)
+        self.draining = True
         self._emptied = asyncio.Event()
         for connection in list(self.connections):
-            connection.drain()
+            connection.drain(_NEXT_WORD)
         if self.connections:
             try:
                 await asyncio.wait_for(self._emptied.wait(), seconds)
@@ -155,8 +159,8 @@ class Server:
 
     async def _let_in(self) -> None:
         """Whoever stands in a listener's queue has connected, and may have asked; closing the listener resets him.
-        The loop lets in one at each turn, and reads what he asks at the next. (Whoever comes between the last look
-        and the end of the listener is reset all the same, and nothing of his has been read.)"""
+        The loop lets in one at each turn. Nothing comes between the last look and the end of the listener, so that
+        only who finishes his handshake in that moment is reset, and nothing of his has been read."""
         queue = select.poll()
         for listener in self._listeners:
             for sock in listener.sockets:
@@ -164,8 +168,6 @@ class Server:
         for _ in range(_BACKLOG):
             if not queue.poll(0):
                 break
-            await asyncio.sleep(0)
-        for _ in range(2):
             await asyncio.sleep(0)
 
     def close(self) -> None:
@@ -407,10 +409,12 @@ class ClientConnection(asyncio.Protocol):
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
         server = self.server
         surplus = len(server.connections) - server.patience.connections
-        if server.draining or surplus >= _TURNED_AWAY:
+        if surplus >= _TURNED_AWAY:
             transport.abort()
             return
         server.connections.add(self)
+        if server.draining:  # he was let in at the last moment
+            server.loop.call_later(_NEXT_WORD, self.drain)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         if server.proxies is not None:
@@ -951,9 +955,16 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None and not self._paused:
             self._transport.resume_reading()
 
-    def drain(self) -> None:
-        """Close now if nothing is under way; else after the answers that are."""
-        if not self._queue and not self._in_head:
+    def drain(self, quiet: float = 0.0) -> None:
+        """Close if nothing is under way, and nothing was for `quiet` seconds (a request may be on its way, and would be
+        reset); else after the answers that are."""
+        if self._queue or self._in_head or self._lingering:
+            return
+        loop = self.server.loop
+        left = self._since + quiet - loop.time()
+        if left > 0:
+            loop.call_later(left, self.drain)
+        else:
             self._close()
 
     def abort(self) -> None:
