@@ -31,7 +31,9 @@ A record that was cut short is refused as unreadable wherever the layout shows i
 that lost its end, since a body has no length of its own: neither Redis nor SQLite stores half a value.
 
 For the six parts of the plain recipe and a label of ten characters the header is 104 bytes; with a name
-of 46 (`og:` and 43 characters) that is 150 of our own.
+of 46 (`og:` and 43 characters) that is 150 of our own, and five more where a record is completed. Those five stay: what
+could go (a life that equals the window) needs another version, and during a rolling update the gates of this one would
+refuse to replay what the new ones have stored.
 """
 
 from __future__ import annotations
