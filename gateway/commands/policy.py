@@ -69,7 +69,6 @@ def _route(route: Route) -> Iterator[str]:
 
 def _key(key: dict[str, Any]) -> str:
     """Where it stands, what it must be, and what becomes of a request without one."""
-    form = _escaped(key["format"]).replace("|", "\\|")  # a bar would end the cell
     together = " and " if key.get("parts_of_one_key") else " or "
     least = f", {key['min_length']} characters at least" if "min_length" in key else ""
     weak = f"; {key['weak']}" if "weak" in key else ""
@@ -77,7 +76,7 @@ def _key(key: dict[str, Any]) -> str:
     if derived := key.get("derived_otherwise"):
         same = _listed(derived["from"], ", ")
         without = f"is known by {same}, for {_duration(derived['window_seconds'])}"
-    return f"in {_listed(key['in'], together)}: {form}{least}{weak}; without one a request {without}"
+    return f"in {_listed(key['in'], together)}: {_escaped(key['format'])}{least}{weak}; without one a request {without}"
 
 
 def _rules(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
