@@ -609,6 +609,10 @@ class Troubled(Life):
             assert result is Done.WON
             assert (self.entry is not None) == answered
             self.meddled = True
+        elif answered and found is not None and found.record.holder == seen.holder and found.record.answer is not None:
+            # Its own exchange has answered meanwhile, which cannot be told from an operator's answer asked for again.
+            assert result is Done.WON
+            assert self.entry == before
         else:
             assert result == (Done.GONE if found is None else found)
             assert self.entry == before

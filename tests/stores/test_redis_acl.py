@@ -360,7 +360,11 @@ OF_WAITERS = ("SSUBSCRIBE", "SUNSUBSCRIBE")
 GREETING = ("SCRIPT|LOAD", "INFO", "SELECT", "CLIENT|SETNAME")
 
 
-@pytest.mark.parametrize("command", sorted(set(LACKS) - set(OF_WAITERS) - set(GREETING)))
+#: What only an operator asks for, who is told then.
+OF_OPERATORS = ("SCAN", "GETRANGE")
+
+
+@pytest.mark.parametrize("command", sorted(set(LACKS) - set(OF_WAITERS) - set(GREETING) - set(OF_OPERATORS)))
 async def test_what_is_not_permitted_is_found_before_anything_is_claimed(one: RedisServer, command: str) -> None:
     """A finding, with the line that gives it. It is refused, or a warning where a record lives without; and it goes, on
     the same connection, soon after somebody has said that line."""
