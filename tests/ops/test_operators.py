@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -439,3 +440,33 @@ def test_recent_duplicates_are_bounded_and_of_their_own_key() -> None:
     recent.finished(Account("r", b"POST", b"/", "10.0.0.1", duplicate=DuplicateKind.ATTACHED, name=b"c"))
     assert recent.of(b"a") == []
     assert len(recent.of(b"c")) == 1
+
+
+async def test_every_kind_of_key_is_found_by_what_was_sent(origin: Origin) -> None:
+    """In a field, quoted or bare; in the body; of two parts; in shadow: each is found by the key that its route reads,
+    and not by another route's."""
+    routes = """
+  - {name: body, match: {path: /body}, upstream: origin, key: {from: body:/id}, namespace: body}
+  - {name: two, match: {path: /two}, upstream: origin, key: {from: [header:X-A, query:b]}, namespace: two}
+  - {name: shade, match: {path: /shade}, upstream: origin, mode: shadow, namespace: shade}"""
+    async with gate(configuration(origin.url, routes=routes)) as one:
+        desk = Desk(one.port, one.admin_port, str, Path("/nowhere"))
+        await ask(one.port, "POST", "/all", key='"quoted \\" one"')
+        json_field = [("Content-Type", "application/json")]
+        await ask(one.port, "POST", "/body", body=b'{"id":"\\"in a body"}', fields=json_field)
+        await ask(one.port, "POST", "/two?b=second", fields=[("X-A", 'fir"st')])
+        await ask(one.port, "POST", "/shade", key="shadow-key")
+        listed: dict[str, str] = {}
+        async with asyncio.timeout(5):
+            while len(listed) < 4:  # a shadow writes behind its request
+                listed = {each["route"]: each["name"] for each in (await desk.get("/keys"))[1]["records"]}
+        for route, key in (
+            ("all", '"quoted \\" one"'), ("body", '"in a body'), ("two", '"fir\\"st", "second"'),
+            ("shade", "shadow-key"),
+        ):  # fmt: skip
+            assert (await desk.story(key, route=route))["record"]["name"] == listed[
+                "shade/shadow" if route == "shade" else route
+            ], route
+        assert (await desk.post("/keys/find", key="fir", route="two"))[0] == 422
+        assert (await desk.post("/keys/find", key="shadow-key", route="all"))[0] == 404
+        assert "is needed" in (await desk.post("/keys/find", key="x"))[1]["detail"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...core.key import Unreadable, read, record_name
-from ...core.policy import Route
+from ...core.key import COMPOSITE, LONGEST, SENT, Key, Unreadable, read, record_name, shadowed
+from ...core.policy import Mode, Route
+from ...core.source import Place, Source
 from .forms import Find
 
 
@@ -31,17 +33,19 @@ class Names:
         """The name of the key's record. Raises Unnamed."""
         policy = self._route(find.route).policy
         try:
-            key = read(find.key.encode("ascii"))
+            key = _key(find.key.encode("ascii"), policy.sources)
         except UnicodeEncodeError:
             raise Unnamed("key", "has a character that is not ASCII") from None
         if isinstance(key, Unreadable):
             raise Unnamed("key", f"cannot be a key: {key.why}")
+        origin = SENT if len(policy.sources) <= 1 else COMPOSITE
+        origin = shadowed(origin) if policy.mode is Mode.SHADOW else origin
         parts = tuple((source, self._value(source, find.scope)) for source in policy.scope)
         known = {source.decode("latin-1") for source in policy.scope}
         if others := sorted(set(map(str.lower, find.scope)) - known):
             said = f"its scope is {', '.join(sorted(known))}" if known else "it has no scope"
             raise Unnamed("scope", f"this route knows no {others[0][:100]}; {said}")
-        return record_name(self.service, policy.namespace, parts, key, secret=self.secret).decode()
+        return record_name(self.service, policy.namespace, parts, key, origin=origin, secret=self.secret).decode()
 
     def _value(self, source: bytes, scope: Mapping[str, str]) -> bytes:
         name = source.decode("latin-1")
@@ -64,6 +68,31 @@ class Names:
             return found
         if not guarded:
             raise Unnamed("route", "no route of this gate is guarded")
-        if len({(route.policy.namespace, route.policy.scope) for route in guarded}) > 1:
-            raise Unnamed("route", f"is needed, since routes differ in namespace or scope; there are {names}")
+        ways = {(each.policy.namespace, each.policy.scope, each.policy.sources, each.policy.mode) for each in guarded}
+        if len(ways) > 1:
+            raise Unnamed("route", f"is needed, since routes differ in namespace, scope or key; there are {names}")
         return guarded[0]
+
+
+#: The parts of a composite key, as `core.keyed` writes them.
+_STRING = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"'
+_COMPOSITE = re.compile(f"({_STRING}), *".encode())
+
+
+def _key(text: bytes, sources: Sequence[Source]) -> Key | Unreadable:
+    """The key that `text` spells where it stands in `sources`: as its field has it, as it is, or part by part."""
+    if not sources or (len(sources) == 1 and sources[0].place is Place.HEADER):
+        return read(text)
+    if len(sources) == 1:
+        if len(text) > LONGEST or not text.isascii() or not text.decode().isprintable():
+            return Unreadable(f"a key has up to {LONGEST} printable ASCII characters")
+        return Key(text)
+    parts: list[bytes] = []
+    at, rest = 0, text + b","
+    while at < len(rest) and (found := _COMPOSITE.match(rest, at)) is not None:
+        parts.append(found[1])
+        at = found.end()
+    if at < len(rest) or len(parts) != len(sources):
+        order = ", ".join(map(str, sources))
+        return Unreadable(f'it has {len(sources)} parts, each in quotation marks: "…", "…", in the order {order}')
+    return Key(b", ".join(parts))
