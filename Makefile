@@ -7,7 +7,7 @@ UPSTREAM ?=
 # How many tests run at a time. They wait more than they work.
 SIDE_BY_SIDE ?= 3
 
-.PHONY: help run demo test faults check fmt bench model lock clean
+.PHONY: help run demo test test-containers faults check fmt bench model lock clean
 
 help:            ## the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,6 +32,9 @@ test: $(STAMP)   ## the whole suite, against real servers
 faults: $(STAMP) ## the promise while processes, networks and stores break: the long form, with every defect
 	@ONCEGATE_FAULTS=long $(BIN)/python -m pytest -v -o faulthandler_timeout=1800 tests/faults tests/stores/test_replicated.py tests/stores/test_compact.py \
 		tests/edge/test_fuzz.py tests/e2e/test_clients.py tests/e2e/test_floods.py
+
+test-containers: $(STAMP) ## the image, compose and the pods, on a container engine (minutes; fails without one)
+	@ONCEGATE_CONTAINERS=run $(BIN)/python -m pytest -v -o faulthandler_timeout=1800 tests/containers
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -12,3 +12,12 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The tests run on the loop that the gate runs on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Whoever reads the last lines knows what did not run."""
+    left_out = [
+        each for each in terminalreporter.stats.get("skipped", ()) if "make test-containers" in str(each.longrepr)
+    ]
+    if left_out:
+        terminalreporter.write_line(f"containers: {len(left_out)} tests not run; `make test-containers` runs them")
