@@ -39,7 +39,7 @@ from .ops.worker_log import WorkerLog
 from .plan import Plan
 from .ports import Clock, Observer, Store, StoreUnusable
 from .reload import Refused, identity, read_anew
-from .settings import Settings, UpstreamSettings
+from .settings import Settings, UpstreamSettings, tls
 from .settings import stores as urls
 from .settings.shown import shown as settings_shown
 from .settling import Settler
@@ -48,6 +48,7 @@ from .stores.redis import Address, RedisStore, Servers, Trust
 from .stores.redis import Tls as RedisTls
 from .stores.sqlite import SqliteStore
 from .tasks import Tasks
+from .tokens.issuers import Issuers
 
 
 class Mint:
@@ -116,7 +117,7 @@ def _servers(place: urls.RedisPlace) -> Servers:
         sentinel_password=place.sentinel_password,
         replicas=place.replicas,
         wait=place.wait,
-        tls=None if (tls := place.tls) is None else RedisTls(tls.context, tls.server_name),
+        tls=None if (secure := place.tls) is None else RedisTls(secure.context, secure.server_name),
         cluster=place.cluster,
     )
 
@@ -196,6 +197,12 @@ class App:
         self._plan = plan
         self._reloading = asyncio.Lock()
         self._upkeep = Tasks(lambda error: self.observer.alarm("reading the configuration failed", error=repr(error)))
+        self._issuers = Issuers(
+            self.clock,
+            self.log.say,
+            lambda error: self.observer.alarm("the watch over an issuer's keys failed", error=repr(error)),
+            lambda ca: tls.context(ca, verify=True),
+        )
         self._pools: dict[str, Pool] = {}
         self._retired: list[Pool] = []
         self._stack = AsyncExitStack()
@@ -231,6 +238,8 @@ class App:
         )
         self.tally.in_flight = gate.in_flight
         self.tally.waiters = gate.waiters
+        await self._issuers.follow(route.policy for route in settings.routes.routes)
+        self._stack.push_async_callback(self._issuers.close)
         heads = self._heads(settings)
         self._reach(settings, heads)
         patience = Patience(
@@ -294,6 +303,7 @@ class App:
             hint=lambda what: self.log.say("note", what),
             unfit=self.tally.unfit,
             published=_published(settings),
+            provers=self._issuers.provers,
         )
 
     def _reach(self, settings: Settings, heads: RequestHeads) -> None:
@@ -318,9 +328,11 @@ class App:
         for pool in (*self._pools.values(), *self._retired):
             pool.close()
 
-    def take_up(self, settings: Settings) -> None:
-        """Go by these settings from the next request on. `reload.differences` has found nothing against them."""
+    async def take_up(self, settings: Settings) -> None:
+        """Go by these settings from the next request on. `reload.differences` has found nothing against them. Keys of
+        issuers that are new are fetched first."""
         assert self._server is not None
+        await self._issuers.follow(route.policy for route in settings.routes.routes)
         heads, door = self._heads(settings), self._door(settings)
         self._reach(settings, heads)
         self._server.take_up(door, heads, settings.upgrades, _origins(settings), _proxies(settings))
@@ -332,7 +344,7 @@ class App:
             if self._plan is None:
                 raise Refused("there is no file to read anew")
             self._plan, settings = await read_anew(self._plan, self.settings)
-            self.take_up(settings)
+            await self.take_up(settings)
             self.log.say("info", READ_ANEW, routes=len(settings.routes.routes))
 
     def _hung_up(self) -> None:

@@ -54,6 +54,7 @@ def test_the_configuration_in_the_readme_is_that_of_the_files() -> None:
         "docs/problems.md",
         "docs/redis.md",
         "docs/runbook.md",
+        "docs/scopes.md",
         "docs/upstreams.md",
     ],
 )

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from gateway.cli import main
 from gateway.core.fingerprint import Recipe
 from gateway.core.policy import DAY, HOUR, MINUTE, SECOND, Match, Missing, OnDoubt, Policy, Route
+from gateway.core.scope import ALGORITHMS, Tokens
 from gateway.settings import (
     Address,
     Fault,
@@ -239,6 +240,41 @@ def test_what_the_file_of_all_fields_says_of_tls_is_read(tmp_path: Path) -> None
     assert tls == TlsSettings("shop.internal", str(ca))
 
 
+def test_what_is_trusted_is_read_where_the_core_reads_it(tmp_path: Path) -> None:
+    """`jwt` in `defaults` is every route's that says nothing else; lists in any order are the same list; a file of
+    keys is looked at before a port is bound."""
+    (tmp_path / "keys.json").write_text('{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}')
+    text = """
+upstreams: {app: http://a}
+defaults: {jwt: {jwks: https://id.example/keys, issuer: https://id.example/}, scope: [jwt:sub]}
+routes:
+  - {name: a, match: {path: /a}, upstream: app}
+  - name: b
+    match: {path: /b}
+    upstream: app
+    scope: [jwt:tenant, cookie:Shop, header:X-B]
+    bind: [header:X-B, default]
+    fingerprint: {body: canonical-json, ignore: [/b, /a/0/c~1d]}
+    jwt: {jwks: "http://localhost:1/keys", issuer: b, audience: [y, x], algorithms: EdDSA, leeway: 0s, refresh: 10s}
+  - {name: c, match: {path: /c}, upstream: app, scope: public}
+"""
+    a, b, c = (route.policy for route in read(text).routes.routes)
+    assert (a.scope, a.tokens) == ((b"jwt:sub",), Tokens("https://id.example/keys", "https://id.example/"))
+    assert b.scope == (b"cookie:Shop", b"header:x-b", b"jwt:tenant")
+    assert b.tokens == Tokens("http://localhost:1/keys", "b", ("x", "y"), ("EdDSA",), 0, 10 * SECOND)
+    assert (b.recipe.bind, b.recipe.body) == (("default", "header:x-b"), "canonical-json")
+    assert (b.recipe.ignore, b.recipe.pointers) == (("/a/0/c~1d", "/b"), (("a", "0", "c/d"), ("b",)))
+    assert (c.scope, c.tokens) == ((), a.tokens)
+    wrong = text.replace("https://id.example/keys", str(tmp_path / "keys.json"))
+    assert [(fault.path, fault.message) for fault in faults(lambda: read(wrong))] == [
+        (
+            "defaults.jwt.jwks",
+            "no key in the set can verify a signature (RSA of 2048 bits, P-256, P-384, P-521 or Ed25519); "
+            "use a JWK Set (RFC 7517)",
+        )
+    ]
+
+
 def test_grace_is_the_longest_lease() -> None:
     """A drain waits for whoever may still be running, unless the file says how long."""
     slow = WHOLE.replace("}", ", timeout: 5m}")
@@ -265,6 +301,8 @@ def test_a_long_secret_is_digested() -> None:
 PLACES = "header:NAME, body:/POINTER, form:FIELD, query:NAME, path:N or cookie:NAME"
 TO_COME = "known, but not built yet in this version; remove it"
 NOT_BUILT = "known, but not built yet in this version"
+
+JWT = "{jwks: https://id.example/.well-known/jwks.json, issuer: https://id.example/}"
 
 #: Added to the route on line 6: path below routes[0], message.
 IN_A_ROUTE = [
@@ -376,10 +414,108 @@ IN_A_ROUTE = [
     # What DESIGN names and this version does not do.
     ("mode: shadows", "mode", "expected enforce or shadow, found `shadows`; use shadow"),
     ("cors: [a]", "cors", "does not stand here; it belongs in the top level"),
-    ("scope: [jwt:sub]", "scope[0]", f"the source `jwt` is {NOT_BUILT}; use header:NAME"),
+    (
+        "scope: [jwt:sub]",
+        "scope",
+        f"jwt:sub needs `jwt`, which says whose tokens prove it; write jwt: {JWT}",
+    ),
+    ("scope: ['jwt:']", "scope[0]", "the name of a claim stands behind the colon; use jwt:sub"),
+    ("scope: ['jwt:a b']", "scope[0]", "the name of a claim stands behind the colon; use jwt:sub"),
+    ("scope: ['cookie:']", "scope[0]", "the name of a cookie stands behind the colon; use cookie:session"),
+    ("scope: ['cookie:a;b']", "scope[0]", "the name of a cookie stands behind the colon; use cookie:session"),
+    ("scope: [client_cert:sub]", "scope[0]", "the certificate as a whole is meant; use client_cert"),
+    (
+        "scope: client_cert",
+        "scope",
+        f"no listener asks clients for certificates, {NOT_BUILT}; use header:NAME, cookie:NAME or jwt:CLAIM",
+    ),
     ("bind: client_cert", "bind", f"the source `client_cert` is {NOT_BUILT}; use {PLACES}"),
-    ("fingerprint: {ignore: [/a]}", "fingerprint.ignore", TO_COME),
-    ("fingerprint: {body: canonical-json}", "fingerprint.body", f"`canonical-json` is {NOT_BUILT}; use raw"),
+    ("jwt: x", "jwt", "expected a mapping, found `x`; use {jwks: x}"),
+    ("jwt: {jwks: https://a/, issuer: b}", "jwt", "nothing reads it; write scope: [jwt:sub] too, or remove it"),
+    (
+        "jwt: {jwks: '', issuer: b}\nscope: [jwt:sub]",
+        "jwt.jwks",
+        "expected a file or URL such as https://id.example/.well-known/jwks.json, found an empty string",
+    ),
+    (
+        "jwt: {jwks: http://a/keys, issuer: b}\nscope: [jwt:sub]",
+        "jwt.jwks",
+        "over http whoever stands between could put his own keys there; use https://",
+    ),
+    (
+        "jwt: {jwks: ftp://a/keys, issuer: b}\nscope: [jwt:sub]",
+        "jwt.jwks",
+        "expected the path of a file, or a URL that begins with https://",
+    ),
+    (
+        "jwt: {jwks: https://u:p@a/, issuer: b}\nscope: [jwt:sub]",
+        "jwt.jwks",
+        "holds a user name, a password or a fragment, which are not sent; remove it",
+    ),
+    (
+        "jwt: {jwks: /nowhere/keys.json, issuer: b}\nscope: [jwt:sub]",
+        "jwt.jwks",
+        "there is no such file; use a file with the issuer's public keys, or their https:// URL",
+    ),
+    ("jwt: {jwks: /dev/null, issuer: b}\nscope: [jwt:sub]", "jwt.jwks", "this is not JSON; use a JWK Set (RFC 7517)"),
+    (
+        "jwt: {jwks: https://a/, ca: /nowhere, issuer: b}\nscope: [jwt:sub]",
+        "jwt.ca",
+        "there is no such file; use a PEM file with the certificates of the authorities that are trusted",
+    ),
+    ("jwt: {issuer: b}\nscope: [jwt:sub]", "jwt.jwks", "is missing; write jwt: " + JWT),
+    ("jwt: {jwks: https://a/}\nscope: [jwt:sub]", "jwt.issuer", "is missing; write jwt: " + JWT),
+    (
+        "jwt: {jwks: https://a/, issuer: b, algorithms: HS256}\nscope: [jwt:sub]",
+        "jwt.algorithms",
+        "HS256 is signed with a secret that whoever verifies could sign with too; use RS256",
+    ),
+    (
+        "jwt: {jwks: https://a/, issuer: b, algorithms: [none]}\nscope: [jwt:sub]",
+        "jwt.algorithms[0]",
+        "a token without a signature proves nothing; use RS256",
+    ),
+    (
+        "jwt: {jwks: https://a/, issuer: b, algorithms: [RS265]}\nscope: [jwt:sub]",
+        "jwt.algorithms[0]",
+        f"expected one of {', '.join(ALGORITHMS)}, found `RS265`; use RS256",
+    ),
+    (
+        "jwt: {jwks: https://a/, issuer: b, algorithms: []}\nscope: [jwt:sub]",
+        "jwt.algorithms",
+        "names none, so that no token would verify; use [RS256]",
+    ),
+    (
+        "jwt: {jwks: https://a/, issuer: b, leeway: 1h}\nscope: [jwt:sub]",
+        "jwt.leeway",
+        "so long after its expiry a token must not be taken; use 10m at most",
+    ),
+    (
+        "jwt: {jwks: https://a/, issuer: b, refresh: 1s}\nscope: [jwt:sub]",
+        "jwt.refresh",
+        "whoever publishes the keys would be asked all the time; use 10s or more",
+    ),
+    (
+        "fingerprint: {ignore: [/a]}",
+        "fingerprint.ignore",
+        "only what a body says can be left out of it; write body: canonical-json beside it",
+    ),
+    ("fingerprint: {body: json}", "fingerprint.body", "expected raw or canonical-json, found `json`"),
+    (
+        "fingerprint: {body: canonical-json, ignore: [a.b]}",
+        "fingerprint.ignore[0]",
+        "a JSON Pointer begins with a slash; use /a/b",
+    ),
+    (
+        "fingerprint: {body: canonical-json, ignore: [/a~b]}",
+        "fingerprint.ignore[0]",
+        "~ is written ~0 in a JSON Pointer; use /a~0b",
+    ),
+    (
+        "fingerprint: {body: canonical-json, ignore: [/a/-]}",
+        "fingerprint.ignore[0]",
+        "- is the element behind the last, which is never there; remove it",
+    ),
 ]
 
 
@@ -851,11 +987,12 @@ OF_A_FILE = {
         ["gate.yaml:6: routes[1].match: can never match: routes[0] (`all`) takes all of it; put this route before it"],
     ),
     "a list with a variable that is not set, and more": (
-        WHOLE + "    scope: ['header:X-${A}', cookie:a, 'header:${B}']\n",
+        WHOLE + "    scope: ['header:X-${A}', query:a, 'header:${B}']\n",
         [
             "gate.yaml:6: routes[0].scope[0]: the variable A is not set in the environment",
             "gate.yaml:6: routes[0].scope[2]: the variable B is not set in the environment",
-            f"gate.yaml:6: routes[0].scope[1]: the source `cookie` is {NOT_BUILT}; use header:NAME",
+            "gate.yaml:6: routes[0].scope[1]: a query says what is asked, and proves nothing of who asks; "
+            "use header:NAME",
         ],
     ),
     "a status in two lists": (

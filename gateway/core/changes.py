@@ -119,6 +119,9 @@ def _named(old: Policy, new: Policy) -> Iterator[tuple[Effect, str, str]]:
     if old.scope != new.scope:
         before, after = _shown(old.scope) or "public", _shown(new.scope) or "public"
         yield Effect.FORGETS, "scope", f"{before} becomes {after}: no key that lives is found"
+    elif any(source.startswith(b"jwt:") for source in new.scope) and _issuer(old) != _issuer(new):
+        text = f"the issuer {_issuer(old)} becomes {_issuer(new)}: no key that lives is found"
+        yield Effect.FORGETS, "jwt", text
     if gone := _gone(old, new):
         where = f"a key in {gone} is not looked at any more: "
         if new.missing is Missing.REFUSE:
@@ -133,6 +136,10 @@ def _named(old: Policy, new: Policy) -> Iterator[tuple[Effect, str, str]]:
     if old.send_key != new.send_key:
         text = "another send_key: a retry that is run again tells the service another key, or none"
         yield Effect.NOTE, "send_key", text
+
+
+def _issuer(policy: Policy) -> str:
+    return policy.tokens.issuer if policy.tokens else "none"
 
 
 def _gone(old: Policy, new: Policy) -> str:

@@ -16,11 +16,12 @@ from .instant import instant
 from .key import SENT, Key, ScopePart, Unreadable, find, misnamed
 from .keyed import NO_STRING, Keyed, derived, keyed
 from .keyform import TooWeak, Weakness, weakness
-from .message import Lines, Request, values
+from .message import Lines, Request
 from .outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from .policy import HELD, RELEASED, Missing, OnDoubt, Policy
 from .problem import Problem, Refusal
 from .record import Doubt, Found, Kind, Record, State
+from .scope import Prove, nobody, shown
 from .source import Reader, in_body
 from .values import value
 
@@ -99,8 +100,17 @@ class Wait:
     lease_left: int
 
 
-def admit(method: bytes, fields: Lines, policy: Policy, target: bytes = b"/") -> Pass | Refuse | Guard | Later:
-    """Decide on a request's head."""
+def admit(
+    method: bytes,
+    fields: Lines,
+    policy: Policy,
+    target: bytes = b"/",
+    *,
+    certificate: bytes = b"",
+    prove: Prove = nobody,
+) -> Pass | Refuse | Guard | Later:
+    """Decide on a request's head. `certificate` is the SHA-256 of the client's, in DER, where it showed one; `prove`
+    verifies a token for this policy."""
     if method in SAFE:
         return Pass(PassReason.SAFE_METHOD)
     fields = fields_of(fields)
@@ -123,9 +133,9 @@ def admit(method: bytes, fields: Lines, policy: Policy, target: bytes = b"/") ->
         return _invalid(found)
     if b"connection" in fields.shape.at and (bad := misnamed(fields, policy.per_request)):
         return _invalid(Unreadable(f"the Connection field names {bad}, which is not for one hop only"))
-    scope = _scope(fields, policy)
-    if isinstance(scope, Refuse):
-        return scope
+    scope = shown(policy.scope, fields, certificate, prove) if policy.scope else ()
+    if isinstance(scope, Refusal):
+        return Refuse(scope)
     return Later(scope) if found is None else Guard(found.key, scope, found.origin, found.weak)
 
 
@@ -171,20 +181,6 @@ def _without_key(method: bytes, policy: Policy) -> Pass | Refuse | None:
 def _invalid(key: Unreadable) -> Refuse:
     weak = key.weak if isinstance(key, TooWeak) else None
     return Refuse(Refusal(Problem.KEY_INVALID, f"The key cannot be used: {key.why}."), weak)
-
-
-def _scope(fields: Fields, policy: Policy) -> tuple[ScopePart, ...] | Refuse:
-    if not policy.scope:
-        return ()
-    scope: list[ScopePart] = []
-    for source in policy.scope:
-        found = values(fields, source.removeprefix(b"header:"))
-        if len(found) != 1 or not found[0]:
-            name = source.removeprefix(b"header:").decode("latin-1")
-            how = "is not there" if not found else "is empty" if len(found) == 1 else "is repeated"
-            return Refuse(Refusal(Problem.SCOPE_MISSING, f"The field {name} {how}."))
-        scope.append((source, found[0]))
-    return tuple(scope)
 
 
 def resolve(found: Found, mine: Fingerprint, policy: Policy) -> Replay | Refuse | Wait | Forward:

@@ -86,6 +86,8 @@ def rules_of(policy: Policy) -> dict[str, Any]:
         "scope": [_source(source.decode("latin-1")) for source in policy.scope],
         "same_request": {
             "parts": [*policy.recipe.parts[:6], *(_title(name) for name in policy.recipe.headers)],
+            "body": policy.recipe.body,
+            "body_without": list(policy.recipe.ignore),
             "credentials": _credentials(policy),
             "cookie_otherwise": DEFAULT_BIND in policy.recipe.bind,
             "max_body_bytes": policy.max_request,

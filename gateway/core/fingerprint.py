@@ -17,6 +17,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from types import MappingProxyType
 
+from . import canonical
 from .digest import Purpose, begun, body_digest, digest, framed, tag
 from .fields import Shape, fields_of
 from .message import Request
@@ -33,6 +34,12 @@ _ABSENT = b"\x00"
 _NOTHING: Mapping[str, bytes | None] = MappingProxyType({})
 _ALWAYS = ("method", "host", "target", "content-type", "content-encoding", "body")
 
+#: `fingerprint.body`: byte for byte, or what the JSON says (RFC 8785).
+RAW = "raw"
+CANONICAL_JSON = "canonical-json"
+
+_JSON = re.compile(rb"(?:application|text)/(?:[^;/ \t]+\+)?json[ \t]*(?:;(.*))?", re.IGNORECASE | re.DOTALL)
+_CHARSET = re.compile(rb"charset[ \t]*=[ \t]*(?!\"?utf-?8\"?[ \t]*(?:;|\Z))", re.IGNORECASE)
 _BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]+))', re.IGNORECASE)
 
 
@@ -44,28 +51,35 @@ class Recipe:
     """How a route's fingerprints are made. `id` (4 bytes) stands in every record that one made.
 
     `bind` lists SOURCEs of credentials (`default`, `header:x-tenant`); `headers` the fields (lower
-    case) that count as part of the request besides.
+    case) that count as part of the request besides. `body` is RAW or CANONICAL_JSON; `ignore` are the JSON Pointers
+    of what of a canonical body does not count.
     """
 
     bind: tuple[str, ...] = (DEFAULT_BIND,)
     headers: tuple[bytes, ...] = ()
+    body: str = RAW
+    ignore: tuple[str, ...] = ()
     parts: tuple[str, ...] = field(init=False)
     fields: frozenset[bytes] = field(init=False)
     #: Of `bind`, the sources that stand in no field.
     elsewhere: tuple[str, ...] = field(init=False)
+    pointers: tuple[canonical.Pointer, ...] = field(init=False)
     id: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         parts = _ALWAYS + tuple(name.decode("latin-1") for name in self.headers)
         described = [
             b"1",
-            b"raw",
+            self.body.encode(),
             b"bind",
             *(source.encode() for source in self.bind),
             b"headers",
             *self.headers,
         ]
+        if self.ignore:  # no field's name begins with a slash, so that this is read in one way only
+            described += [b"ignore", *(each.encode() for each in self.ignore)]
         object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "pointers", tuple(map(canonical.pointer, self.ignore)))
         headers = [source for source in self.bind if source.startswith(_HEADER)]
         named = (source.removeprefix(_HEADER).encode() for source in headers)
         elsewhere = tuple(source for source in self.bind if source != DEFAULT_BIND and source not in headers)
@@ -107,14 +121,16 @@ def fingerprint(
     certificate: bytes = b"",
     elsewhere: Mapping[str, bytes | None] = _NOTHING,
 ) -> Fingerprint:
-    """The fingerprint of `request`. `certificate` is the client's, in DER, where TLS gave one; `elsewhere` has the
-    value (None: absent) at each of the recipe's sources that stand in no field, and raises KeyError where one was
-    not read: what is bound is never left out in silence."""
+    """The fingerprint of `request`. `certificate` stands for the client's (the SHA-256 of its DER), where TLS gave
+    one; `elsewhere` has the value (None: absent) at each of the recipe's sources that stand in no field, and raises
+    KeyError where one was not read: what is bound is never left out in silence. Of a large body it takes as long as
+    reading it does, and of a canonical one a hundred times that."""
     fields = fields_of(request.fields)
     found = {name: fields.all(name) for name in fields.shape.made(recipe.fields, recipe.there)}
     host = _present([each.lower() for each in found[b"host"]]) if b"host" in found else _ABSENT
-    content_type, kind, segments = _body(found.get(b"content-type", ()), request.body)
-    content_encoding = _present(found.get(b"content-encoding", ()))
+    codings = found.get(b"content-encoding", ())
+    content_type, kind, segments = _body(found.get(b"content-type", ()), request.body, recipe, coded=bool(codings))
+    content_encoding = _present(codings)
     body = body_digest(kind, segments, secret)
     front, types, tags_before, tags_behind = _fixed(request.method, host, content_type, content_encoding, secret)
     tags = tags_before + tag(b"target", request.target, secret) + tags_behind + body[:2]
@@ -203,9 +219,12 @@ def _credentials(
     return bound
 
 
-def _body(types: Sequence[bytes], body: bytes) -> tuple[bytes, bytes, list[bytes]]:
+def _body(types: Sequence[bytes], body: bytes, recipe: Recipe, *, coded: bool) -> tuple[bytes, bytes, list[bytes]]:
     """(content type as a part, kind of digest, segments). A multipart body's boundary is chosen at
-    random for every try (RFC 2046 §5.1.1), so it is cut out of both where the body parses."""
+    random for every try (RFC 2046 §5.1.1), so it is cut out of both where the body parses.
+
+    A body is taken for JSON where its type says so, or nothing; what is not JSON in fact, or has no canonical form,
+    is digested raw. The kinds keep the two apart: no raw body is equal to a canonical one."""
     if len(types) == 1 and types[0][:10].lower() == b"multipart/":
         boundaries = _BOUNDARY.findall(types[0])
         if len(boundaries) == 1:
@@ -214,25 +233,50 @@ def _body(types: Sequence[bytes], body: bytes) -> tuple[bytes, bytes, list[bytes
             segments = multipart_segments(body, boundary)
             if segments is not None:
                 return _present([_BOUNDARY.sub(b"", types[0])]), b"multipart", segments
+    if recipe.body == CANONICAL_JSON and not coded and (not types or (len(types) == 1 and _is_json(types[0]))):
+        form = canonical.canonical(body, recipe.pointers)
+        if form is not None:
+            return _present(types), b"canonical-json", [form]
     return _present(types), b"raw", [body]
+
+
+@lru_cache(maxsize=256)
+def _is_json(content_type: bytes) -> bool:
+    """Whether this type is JSON in UTF-8 (RFC 8259 §8.1 knows no other; who declares one means something else)."""
+    found = _JSON.fullmatch(content_type)
+    return found is not None and not _CHARSET.search(found[1] or b"")
+
+
+#: What ends a delimiter line behind its boundary.
+_DELIMITED = re.compile(rb"(--)?[ \t]*(?=\r\n|\Z)")
 
 
 def multipart_segments(body: bytes, boundary: bytes) -> list[bytes] | None:
     """`body` cut at its delimiter lines: preamble, parts, epilogue. None where it does not parse."""
     if not boundary or len(boundary) > 70:
         return None
-    delimiter = re.compile(rb"(?:\A|\r\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?=\r\n|\Z)")
+    first, line = b"--" + boundary, b"\r\n--" + boundary
     segments: list[bytes] = []
     position = 0
-    for found in delimiter.finditer(body):
-        segments.append(body[position : found.start()])
-        position = found.end()
-        if found.group(1):
-            if len(segments) < 2:
-                return None
-            segments.append(body[position:])
-            return segments
+    start, behind = (0, len(first)) if body.startswith(first) else _next(body, line, 0)
+    while start >= 0:
+        found = _DELIMITED.match(body, behind)
+        if found is not None:
+            segments.append(body[position:start])
+            position = found.end()
+            if found[1]:
+                if len(segments) < 2:
+                    return None
+                segments.append(body[position:])
+                return segments
+        start, behind = _next(body, line, position if found else start + 1)
     return None
+
+
+def _next(body: bytes, line: bytes, position: int) -> tuple[int, int]:
+    """Where `line` begins and ends, from `position` on; a negative beginning where it does not stand."""
+    start = body.find(line, position)
+    return start, start + len(line)
 
 
 _SELECTOR = re.compile(rb".*-(?:account|tenant.*|organization.*)", re.IGNORECASE)

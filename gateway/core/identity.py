@@ -35,7 +35,7 @@ class Identity:
     def of(cls, routes: Iterable[Route], secret: bytes = b"") -> Identity:
         """The identity of a configuration."""
         policies = [route.policy for route in routes if route.policy.enforced]
-        keys = {(_text(policy.namespace), tuple(map(_text, policy.scope)), _sources(policy)) for policy in policies}
+        keys = {(_text(policy.namespace), _scope(policy), _sources(policy)) for policy in policies}
         check = digest(Purpose.SECRET, (b"check",), secret)[:8] if secret else b""
         return cls(check.hex(), tuple(sorted(keys)))
 
@@ -66,6 +66,12 @@ class Identity:
 def _sources(policy: Policy) -> tuple[str, ...]:
     """Where a key is looked for: in any of some fields, or by all of the sources in their order."""
     return tuple(map(str, policy.sources)) or tuple(sorted(map(_text, policy.headers)))
+
+
+def _scope(policy: Policy) -> tuple[str, ...]:
+    """A claim's issuer is part of what it says (`core.scope`)."""
+    issuer = f" of {policy.tokens.issuer}" if policy.tokens is not None else ""
+    return tuple(_text(source) + (issuer if source.startswith(b"jwt:") else "") for source in policy.scope)
 
 
 def _text(value: bytes) -> str:

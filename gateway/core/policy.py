@@ -12,6 +12,7 @@ from .fingerprint import Recipe
 from .key import DEFAULT_HEADERS
 from .keyed import Derive
 from .keyform import KeyRule
+from .scope import Tokens
 from .sent import SendKey
 from .source import Place, Source, in_body
 
@@ -75,6 +76,8 @@ class Policy:
     derive: Derive = field(default_factory=Derive)
     send_key: tuple[SendKey, ...] = ()
     scope: tuple[bytes, ...] = ()
+    #: Whose tokens prove what `jwt:` sources of the scope say; None where it has none.
+    tokens: Tokens | None = None
     recipe: Recipe = field(default_factory=Recipe)
     window: int = DAY
     doubt_window: int = 7 * DAY
@@ -127,7 +130,9 @@ class Policy:
     def per_request(self) -> tuple[bytes, ...]:
         """What this route goes by besides the key: `Connection` may not claim it for one hop."""
         sources = (*self.scope, *(source.encode() for source in self.recipe.bind))
-        named = (source.removeprefix(b"header:") for source in sources if source.startswith(b"header:"))
+        named = [source.removeprefix(b"header:") for source in sources if source.startswith(b"header:")]
+        named += [b"cookie" for source in sources if source.startswith(b"cookie:")][:1]
+        named += [b"authorization" for source in sources if source.startswith(b"jwt:")][:1]
         read = [*self.sources, *(part for part in self.derive.parts if isinstance(part, Source))]
         headers = (source.name.encode() for source in read if source.place is Place.HEADER)
         written = (send.field.lower() for send in self.send_key)

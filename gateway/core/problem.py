@@ -70,6 +70,15 @@ class Problem(Enum):
         None,
         Label.REFUSED,
     )
+    SCOPE_UNVERIFIABLE = (
+        "scope-unverifiable",
+        503,
+        "Whose key this is cannot be verified yet",
+        "Nothing was run. Send the same request again in a moment.",
+        NO_EFFECT,
+        True,
+        Label.REFUSED,
+    )
     REQUEST_MALFORMED = (
         "request-malformed",
         400,

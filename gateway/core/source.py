@@ -14,6 +14,7 @@ from typing import Any, assert_never
 from urllib.parse import unquote_to_bytes
 
 from . import entity
+from .cookies import cookies
 from .entity import Found
 from .fields import fields_of
 from .key import Unreadable
@@ -101,15 +102,10 @@ class Reader:
 
     def _cookie(self, name: bytes) -> Found:
         """RFC 6265 §4.2.1. Which of two cookies of one name counts, servers tell differently (§5.4)."""
-        found: bytes | None = None
-        for field in self._fields.all(b"cookie"):
-            for pair in field.split(b";"):
-                spelled, _, text = pair.partition(b"=")
-                if spelled.strip(b" \t") == name:
-                    if found is not None:
-                        return Unreadable("the cookie is there twice")
-                    found = text.strip(b" \t")
-        return found
+        found = cookies(self._fields.all(b"cookie"), name)
+        if len(found) > 1:
+            return Unreadable("the cookie is there twice")
+        return found[0] if found else None
 
     def _segment(self, number: int) -> Found:
         path = self.request.target.partition(b"?")[0]

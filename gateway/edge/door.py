@@ -7,16 +7,17 @@ head and `ask` with a whole body.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..core.decide import Guard, Later, Pass, PassReason, Refuse, admit, identify
 from ..core.fields import Fields, Shape
-from ..core.fingerprint import fingerprint, selects_account
+from ..core.fingerprint import CANONICAL_JSON, fingerprint, selects_account
 from ..core.key import DERIVED, Unreadable, record_name, shadowed
 from ..core.message import Request, listed
 from ..core.policy import AMBIGUOUS, Mode, Route, RouteTable
 from ..core.problem import Problem, Refusal
+from ..core.scope import Prove, Tokens, nobody
 from ..core.sent import with_key
 from ..core.source import Reader
 from ..core.values import value
@@ -50,6 +51,8 @@ class Head:
     chunked: bool = False
     expects: bool = False
     host: bytes = b""
+    #: SHA-256 of the client's certificate in DER, where its connection showed one.
+    certificate: bytes = b""
 
     @property
     def has_body(self) -> bool:
@@ -98,6 +101,9 @@ _KNOWN = 1000
 
 #: Longest body, in bytes, that is parsed on the loop where a route parses it: half a millisecond of JSON.
 _PARSED_HERE = 32 << 10
+#: Bytes from which on a body is made canonical aside, and from which on it is digested there: two milliseconds, about.
+_CANONICAL_HERE = 16 << 10
+_DIGESTED_HERE = 1 << 20
 #: Methods that count the hops.
 _TRACED = frozenset((b"OPTIONS", b"TRACE"))
 
@@ -116,6 +122,7 @@ class Door:
         hint: Callable[[str], None] = lambda _: None,
         unfit: Callable[[str, str], None] = lambda route, credential: None,
         published: Published | None = None,
+        provers: Mapping[Tokens, Prove] | None = None,
     ) -> None:
         self.table = table
         self.service = service
@@ -125,6 +132,7 @@ class Door:
         self._hint = hint
         self._fit = Fit(hint, unfit)
         self._told = None if published is None else Told(published)
+        self._provers = provers or {}
         self._known: set[bytes] = set()
         self._shapes: set[Shape] = set()
 
@@ -141,7 +149,8 @@ class Door:
         if route is AMBIGUOUS or not isinstance(route, Route):
             return Refused(_malformed("The path reads two ways, and they lead to different routes."))
         policy = route.policy
-        verdict = admit(head.method, head.fields, policy, head.target)
+        prove = nobody if policy.tokens is None else self._provers.get(policy.tokens, nobody)
+        verdict = admit(head.method, head.fields, policy, head.target, certificate=head.certificate, prove=prove)
         match verdict:
             case Pass(reason):
                 return Passing(route, reason)
@@ -161,8 +170,11 @@ class Door:
         self._fit.look(head.fields, route)
 
     def takes_long(self, route: Route, body: bytes) -> bool:
-        """Whether `ask` parses so much that the loop should not wait for it."""
-        return route.policy.parses_body and len(body) > _PARSED_HERE
+        """Whether `ask` reads so much that the loop should not wait for it."""
+        policy, size = route.policy, len(body)
+        if policy.recipe.body == CANONICAL_JSON:
+            return size >= _CANONICAL_HERE
+        return size >= _DIGESTED_HERE or (policy.parses_body and size > _PARSED_HERE)
 
     def ask(
         self, head: Head, body: bytes, peer: str, way: Guarded, hop: str = "", *, shadow: bool = False
@@ -173,7 +185,7 @@ class Door:
         route, guard = way.route, way.guard
         policy = route.policy
         if isinstance(guard, Guard) and not policy.bound:
-            print_of = fingerprint(request, policy.recipe, secret=self.secret)
+            print_of = fingerprint(request, policy.recipe, secret=self.secret, certificate=head.certificate)
         else:
             reader = Reader(request)
             elsewhere: dict[str, bytes | None] = {}
@@ -183,7 +195,9 @@ class Door:
                     why = f"What its key is bound to, {source}, cannot be read: {found.why}."
                     return Refused(Refusal(Problem.SCOPE_MISSING, why), route)
                 elsewhere[str(source)] = found
-            print_of = fingerprint(request, policy.recipe, secret=self.secret, elsewhere=elsewhere)
+            print_of = fingerprint(
+                request, policy.recipe, secret=self.secret, certificate=head.certificate, elsewhere=elsewhere
+            )
             if isinstance(guard, Later):
                 credentials = print_of.credentials
                 match identify(request, policy, guard, reader, credentials=credentials, secret=self.secret):

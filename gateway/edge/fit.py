@@ -119,4 +119,8 @@ def bound_by(policy: Policy) -> frozenset[bytes]:
             names.update((*CREDENTIALS, b"cookie"))
         elif source.startswith("header:"):
             names.add(source.removeprefix("header:").encode())
+        elif source.startswith("cookie:"):
+            names.add(b"cookie")
+        elif source.startswith("jwt:"):
+            names.add(b"authorization")
     return frozenset(names)

@@ -9,7 +9,7 @@ from typing import assert_never
 from ..core.fields import fields_of
 from ..core.instant import http_date, instant
 from ..core.message import DATED, Lines, returned_lines
-from ..core.problem import NO_EFFECT, UNKNOWN, Label, Refusal
+from ..core.problem import NO_EFFECT, UNKNOWN, Label, Problem, Refusal
 from ..core.reply import Again, First, Live
 from .origins import ALLOWS
 
@@ -111,6 +111,8 @@ def problem(
     if kind.retry is not None:
         advice = _ADVICE[kind.retry]
         fields.append(b"X-Should-Retry: %b\r\nStripe-Should-Retry: %b\r\n" % (advice, advice))
+    if kind is Problem.SCOPE_INVALID:
+        fields.append(b'WWW-Authenticate: Bearer error="invalid_token"\r\n')  # RFC 9110 §15.5.2, RFC 6750 §3.1
     framing = b"Content-Length: %d\r\n" % len(body)
     return b"".join(
         (status_line(kind.status), *fields, origin, framing, connection, b"\r\n", body if body_wanted else b"")

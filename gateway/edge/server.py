@@ -32,6 +32,8 @@ from ..core.reply import Reply
 from ..exchange import Ask, Gate
 from ..ports import Account, Clock, Observer, Stream, VerdictName
 from ..shadow import Shadows
+from .aside import Aside
+from .certificate import shown_certificate
 from .connection import Connection
 from .door import Door, Guarded, Head, Passing, Refused, Told, Way, too_large
 from .origins import Origins
@@ -109,6 +111,7 @@ class Server:
         self.connections: set[ClientConnection] = set()
         self.draining = False
         self.outbox = Outbox(self.loop)
+        self.aside = Aside(self.loop)
         self.longest_head = door.bounds.head + door.bounds.target
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -178,6 +181,7 @@ class Server:
             listener.close()
         for connection in list(self.connections):
             connection.abort()
+        self.aside.close()
 
     def exposes(self, head: Head) -> bytes:
         """What an answer of the service tells the browser, besides what the service itself does."""
@@ -383,6 +387,7 @@ class ClientConnection(asyncio.Protocol):
         self._queue: deque[Visit] = deque()
         self._reading: Visit | None = None
         self._peer = ""
+        self._certificate = b""
         self._trusted = self._doubted = False
         self._target = b""
         self._names: list[bytes] = []
@@ -417,6 +422,7 @@ class ClientConnection(asyncio.Protocol):
             server.loop.call_later(_NEXT_WORD, self.drain)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._certificate = shown_certificate(transport)
         if server.proxies is not None:
             self._trusted = server.proxies.trusts(self._peer)
             self._doubted = not self._trusted
@@ -547,7 +553,9 @@ class ClientConnection(asyncio.Protocol):
         fields = Fields(shape, values)
         if self._doubted:
             fields = without_hearsay(fields)
-        head = Head(parser.get_method(), self._target, fields, parser.get_http_version(), size)
+        head = Head(
+            parser.get_method(), self._target, fields, parser.get_http_version(), size, certificate=self._certificate
+        )
         self._upgrading = parser.should_upgrade()
         door = self.server.door
         way = door.look(head)
@@ -656,7 +664,7 @@ class ClientConnection(asyncio.Protocol):
         server = self.server
         client = self._client(visit.head)
         try:
-            ask = await server.loop.run_in_executor(None, server.door.ask, visit.head, body, client, way, self._peer)
+            ask = await server.aside.run(server.door.ask, visit.head, body, client, way, self._peer)
             self._go_on(visit, body, ask)
         except BaseException:
             visit.asked = False

@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ..core.fingerprint import Recipe
+from ..core.fingerprint import RAW, Recipe
 from ..core.keyed import Derive
 from ..core.keyform import SF_STRING, KeyRule
 from ..core.policy import DAY, Match, Policy, Route, RouteTable
+from ..core.scope import CLIENT_CERT
 from ..core.sent import SendKey
 from ..core.source import Place
-from . import addresses, stores, tls, values
+from . import addresses, scopes, stores, tls, values
 from .addresses import NOT_BUILT, Address
 from .faults import Fault, Faults, Loc, short
 from .fields import Shape
@@ -32,6 +33,8 @@ from .source import Kind, Scalar, Source
 from .units import show_duration, show_size
 
 T = TypeVar("T")
+
+_JWT_EXAMPLE = "{jwks: https://id.example/.well-known/jwks.json, issuer: https://id.example/}"
 
 
 def settings(source: Source, *, name: str, environ: Mapping[str, str], overrides: Overrides) -> Settings:
@@ -272,6 +275,8 @@ class _Check:
         self._replays(n, shape, policy)
         self._strings(n, shape, policy)
         self._buffers(n, shape, policy)
+        self._scope(n, shape, policy)
+        self._ignore(n, shape, policy)
         match = Match(shape.match.path, shape.match.host, shape.match.methods)
         return Route(shape.name, shape.upstream, match, policy)
 
@@ -338,6 +343,45 @@ class _Check:
             else:
                 message = f"less than the {field} of a route; use {show_size(value)} or more"
                 self.source.fault(limit, message)
+
+    def _scope(self, n: int, shape: RouteShape, policy: Policy) -> None:
+        """What a scope is proven by must be there, and be of use."""
+        source, scope, jwt = self.source, self.place(n, shape, "scope"), self.place(n, shape, "jwt")
+        if not source.sound(scope):
+            return
+        if CLIENT_CERT in policy.scope and not self._certificates():
+            message = (
+                f"no listener asks clients for certificates, {NOT_BUILT}; use header:NAME, cookie:NAME or jwt:CLAIM"
+            )
+            source.fault(scope, message)
+        claims = [each.decode() for each in policy.scope if each.startswith(b"jwt:")]
+        if not source.sound(jwt) or any(loc[: len(jwt)] == jwt for loc in source.broken):
+            return
+        tokens = policy.tokens
+        if tokens is None:
+            if claims:
+                message = f"{claims[0]} needs `jwt`, which says whose tokens prove it; write jwt: {_JWT_EXAMPLE}"
+                source.fault(scope, message)
+            return
+        if not claims and jwt[0] == "routes":
+            source.fault(jwt, "nothing reads it; write scope: [jwt:sub] too, or remove it")
+        for field, value in (("jwks", tokens.jwks), ("issuer", tokens.issuer)):
+            if not value:
+                source.fault((*jwt, field), f"is missing; write jwt: {_JWT_EXAMPLE}")
+        if not tokens.algorithms:
+            source.fault((*jwt, "algorithms"), "names none, so that no token would verify; use [RS256]")
+        for field, fault in scopes.unusable(tokens) if tokens.jwks else ():
+            source.fault((*jwt, field), fault)
+
+    def _certificates(self) -> bool:
+        """Whether a listener asks clients for certificates."""
+        return False
+
+    def _ignore(self, n: int, shape: RouteShape, policy: Policy) -> None:
+        place = (*self.place(n, shape, "fingerprint"), "ignore")
+        if policy.recipe.ignore and policy.recipe.body == RAW and self.source.sound(place):
+            message = "only what a body says can be left out of it; write body: canonical-json beside it"
+            self.source.fault(place, message)
 
     def order(self, routes: list[Route]) -> None:
         """Names that stand twice, and routes that an earlier one leaves nothing to."""
@@ -411,7 +455,13 @@ def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings
         derive=Derive(shape.missing.derive.parts, shape.missing.derive.window),
         send_key=tuple(SendKey(each.to or b"", each.form) for each in shape.send_key),
         scope=tuple(each.encode() for each in shape.scope),
-        recipe=Recipe(shape.bind, tuple(sorted(shape.fingerprint.headers))),
+        tokens=None if shape.jwt is None else shape.jwt.tokens(),
+        recipe=Recipe(
+            shape.bind,
+            tuple(sorted(shape.fingerprint.headers)),
+            shape.fingerprint.body,
+            tuple(sorted(shape.fingerprint.ignore)),
+        ),
         window=shape.window,
         doubt_window=max(shape.window, 7 * DAY) if shape.doubt_window is None else shape.doubt_window,
         wait=shape.wait,

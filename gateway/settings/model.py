@@ -26,6 +26,7 @@ from .fields import (
     Protocols,
     Shape,
 )
+from .jwt import JwtShape
 from .policy import (
     DeriveShape,
     FingerprintShape,
@@ -362,6 +363,8 @@ def shape_at(loc: tuple[Any, ...]) -> type[Shape]:
             return SendKeyShape
         case (*_, "fingerprint"):
             return FingerprintShape
+        case (*_, "jwt"):
+            return JwtShape
     return FileShape
 
 
@@ -377,6 +380,7 @@ SHAPES: tuple[type[Shape], ...] = (
     DeriveShape,
     SendKeyShape,
     FingerprintShape,
+    JwtShape,
     AdminShape,
     LimitsShape,
     CorsShape,

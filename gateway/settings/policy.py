@@ -9,14 +9,16 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
+from ..core.fingerprint import CANONICAL_JSON, RAW
 from ..core.key import LONGEST
 from ..core.keyed import Part
 from ..core.keyform import Format, WeakKeys
 from ..core.policy import Missing, Mode, OnDoubt, Policy, StoreDown
 from ..core.sent import SentAs
 from ..core.source import Source
-from . import keys, values
+from . import keys, scopes, values
 from .fields import Duration, DurationOrZero, Flag, Name, Shape, Statuses
+from .jwt import JwtShape
 from .source import Scalar
 
 _POLICY = Policy()
@@ -144,12 +146,27 @@ def _not_too_many(names: frozenset[bytes]) -> frozenset[bytes]:
     return names
 
 
+def _not_too_many_pointers(pointers: frozenset[str]) -> frozenset[str]:
+    if len(pointers) > scopes.MOST_POINTERS:
+        raise ValueError(f"{len(pointers)} pointers are too many; use {scopes.MOST_POINTERS} at most")
+    return pointers
+
+
 class FingerprintShape(Shape):
-    TO_COME = frozenset(("ignore",))
     PLACE = "`fingerprint`"
 
-    body: Annotated[str, PlainValidator(values.one_of({"raw": "raw"}, ("canonical-json",)))] = Field(
-        "raw", description="How the body counts; raw, byte for byte, by default."
+    body: Annotated[str, PlainValidator(values.one_of({each: each for each in (RAW, CANONICAL_JSON)}))] = Field(
+        RAW,
+        description="How the body counts: raw, byte for byte, or canonical-json, by what its JSON says (RFC 8785; what "
+        "is no JSON counts byte for byte); raw by default.",
+    )
+    ignore: Annotated[
+        frozenset[Annotated[str, PlainValidator(scopes.pointer)]],
+        BeforeValidator(values.listing("a list of JSON Pointers such as [/metadata/sent_at]")),
+        AfterValidator(_not_too_many_pointers),
+    ] = Field(
+        frozenset(),
+        description="What of a canonical body does not count, by JSON Pointers (RFC 6901); nothing by default.",
     )
     headers: Annotated[
         frozenset[Annotated[bytes, PlainValidator(values.part_of_fingerprint)]],
@@ -203,13 +220,18 @@ class PolicyShape(Shape):
         "or a list; none by default.",
     )
     scope: Annotated[
-        tuple[Annotated[str, PlainValidator(values.scope_source)], ...],
+        tuple[Annotated[str, PlainValidator(scopes.scope_source)], ...],
         BeforeValidator(_scope),
         AfterValidator(values.in_any_order),
     ] = Field(
         (),
-        description="Whose key it is: a list of header:NAME whose values keep tenants apart, or public; "
-        "public by default.",
+        description="Whose key it is: a list of header:NAME, cookie:NAME, jwt:CLAIM and client_cert, which keep "
+        "tenants apart, or public; public by default.",
+    )
+    jwt: JwtShape | None = Field(
+        None,
+        description="Whose tokens prove the claims of `scope`, as {jwks: FILE or URL, issuer: URL, audience: [NAME]}; "
+        "required with jwt:CLAIM.",
     )
     bind: Annotated[
         tuple[Annotated[str, PlainValidator(keys.bind_source)], ...],
@@ -221,7 +243,9 @@ class PolicyShape(Shape):
         "`default` for Authorization, X-API-Key, Api-Key, or else Cookie; [default] by default.",
     )
     fingerprint: FingerprintShape = Field(
-        FingerprintShape(), description="What counts as the same request, as {body: raw, headers: [NAME]}."
+        FingerprintShape(),
+        description="What counts as the same request, as {body: raw or "
+        "canonical-json, ignore: [/POINTER], headers: [NAME]}.",
     )
     window: Duration = Field(
         _POLICY.window,

@@ -23,8 +23,7 @@ from .source import Kind, Scalar
 
 T = TypeVar("T")
 
-#: Sources of a scope that DESIGN names and this version does not read; and what a key has and a scope has not.
-SOURCES_TO_COME = ("cookie", "jwt", "client_cert")
+#: What a key has and a scope has not.
 _OF_KEYS_ONLY = ("body", "form", "query", "path")
 
 #: The shortest margin, in milliseconds: a loaded host runs a timer that late.
@@ -353,18 +352,10 @@ def part_of_fingerprint(value: object) -> bytes:
     return field
 
 
-def scope_source(value: object) -> str:
-    if isinstance(value, Scalar) and value.text == "public":
-        raise ValueError("`public` stands alone; leave it out of the list")
-    return source(value)
-
-
 def source(value: object) -> str:
     """`header:NAME`, in lower case."""
     text = _text(value, "a source such as header:X-Tenant-Id")
     kind, colon, rest = text.partition(":")
-    if kind in SOURCES_TO_COME:
-        raise ValueError(f"the source `{kind}` is {NOT_BUILT}; use header:NAME")
     if kind in _OF_KEYS_ONLY:
         raise ValueError(f"a {kind} says what is asked, and proves nothing of who asks; use header:NAME")
     if not colon and _TOKEN.fullmatch(text):

@@ -114,7 +114,7 @@ class Worker:
             settings = await asyncio.to_thread(plan.settings)
         except Faults as faults:
             return str(faults)
-        self._app.take_up(settings)
+        await self._app.take_up(settings)
         return ""
 
     async def _at_desk(self, number: int, asked: dict[str, Any]) -> None:

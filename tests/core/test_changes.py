@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.changes import Change, Effect, changes
 from gateway.core.fingerprint import Recipe
 from gateway.core.policy import HOUR, Match, Missing, Mode, OnDoubt, Policy, Route, RouteTable, StoreDown
+from gateway.core.scope import Tokens
 
 
 def table(*routes: Route) -> RouteTable:
@@ -50,6 +51,16 @@ def test_one_field(what: str) -> None:
     """Each field that a live key notices, by name and with its effect; the way back is said too where it has one."""
     policy, effect = ONE_FIELD[what]
     assert told(table(route()), table(route(**policy))) == [(effect, what, "all", "all")]
+
+
+def test_another_issuer_forgets_what_its_claims_named() -> None:
+    """And where no claim names a key, or only the place of the keys changes, nothing."""
+    a, b, moved = Tokens("k", "https://a"), Tokens("k", "https://b"), Tokens("https://a/k", "https://a")
+    claimed = {"scope": (b"jwt:sub",)}
+    old = table(route(**claimed, tokens=a))
+    assert told(old, table(route(**claimed, tokens=b))) == [("forgets", "jwt", "all", "all")]
+    assert told(old, table(route(**claimed, tokens=moved))) == []
+    assert told(table(route(tokens=a)), table(route(tokens=b))) == []
 
 
 def test_what_no_live_key_notices() -> None:

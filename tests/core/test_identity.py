@@ -8,6 +8,7 @@ import pytest
 
 from gateway.core.identity import Identity, dumped
 from gateway.core.policy import DAY, Match, OnDoubt, Policy, Route
+from gateway.core.scope import Tokens
 
 PAY = Route("pay", "app", Match("/pay/**"), Policy(scope=(b"header:x-tenant",)))
 ORDERS = Route("orders", "app", Match("/orders/**"), Policy(namespace=b"orders", headers=(b"x-request-id",)))
@@ -67,6 +68,17 @@ def test_what_names_records_is_all_of_it(routes: list[Route], secret: bytes, tol
     assert told in here.difference(there)
     assert here.difference(here) == ""
     assert "sesame" not in here.difference(there)
+
+
+def test_the_issuer_of_a_claim_is_part_of_what_names_records() -> None:
+    """`sub: 1` of another issuer is somebody else; where nothing is claimed, whom one trusts is nothing."""
+    one, other = (Tokens("keys.json", issuer) for issuer in ("https://a", "https://b"))
+    here, there = (Identity.of([changed(PAY, scope=(b"jwt:sub",), tokens=each)]) for each in (one, other))
+    assert here != there
+    assert "scope jwt:sub of https://b" in here.difference(there)
+    moved = Tokens("https://a/keys", "https://a", ("x",), ("EdDSA",), 0, 10_000)
+    assert Identity.of([changed(PAY, scope=(b"jwt:sub",), tokens=moved)]) == here
+    assert Identity.of([changed(PAY, tokens=one)]) == Identity.of([PAY])
 
 
 def test_the_order_of_default_headers_is_nothing() -> None:

@@ -6,12 +6,13 @@ import pytest
 
 from gateway.core.problem import KEEP, NO_EFFECT, UNKNOWN, Label, Problem, Refusal
 
-#: DESIGN §9, in its words.
+#: DESIGN §9, in its words; and the 503 of an issuer whose keys are not there.
 LISTED = {
     "key-missing": 400,
     "key-invalid": 400,
     "scope-missing": 400,
     "scope-invalid": 401,
+    "scope-unverifiable": 503,
     "request-malformed": 400,
     "request-timeout": 408,
     "target-too-long": 414,
@@ -42,7 +43,7 @@ def slugs(wanted: object, attribute: str) -> set[str]:
 def test_the_table_is_the_listed_one() -> None:
     """Slug and status, none more and none less. (An Enum would swallow a row that repeats another whole.)"""
     assert {problem.slug: problem.status for problem in Problem} == LISTED
-    assert len(Problem) == len(LISTED) == 24
+    assert len(Problem) == len(LISTED) == 25
 
 
 def test_a_problem_is_found_by_the_name_of_its_slug() -> None:
@@ -79,6 +80,7 @@ def test_what_an_sdk_is_advised() -> None:
         "in-flight",
         "store-unavailable",
         "identity-changed",
+        "scope-unverifiable",
         "overloaded",
         "upstream-timeout",
         "upstream-unreachable",

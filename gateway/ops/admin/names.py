@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...core.key import COMPOSITE, LONGEST, SENT, Key, Unreadable, read, record_name, shadowed
-from ...core.policy import Mode, Route
+from ...core.policy import Mode, Policy, Route
+from ...core.scope import said
 from ...core.source import Place, Source
 from .forms import Find
 
@@ -40,23 +41,22 @@ class Names:
             raise Unnamed("key", f"cannot be a key: {key.why}")
         origin = SENT if len(policy.sources) <= 1 else COMPOSITE
         origin = shadowed(origin) if policy.mode is Mode.SHADOW else origin
-        parts = tuple((source, self._value(source, find.scope)) for source in policy.scope)
+        parts = tuple((source, self._value(source, find.scope, policy)) for source in policy.scope)
         known = {source.decode("latin-1") for source in policy.scope}
-        if others := sorted(set(map(str.lower, find.scope)) - known):
-            said = f"its scope is {', '.join(sorted(known))}" if known else "it has no scope"
-            raise Unnamed("scope", f"this route knows no {others[0][:100]}; {said}")
+        if others := sorted(set(map(str.lower, find.scope)) - set(map(str.lower, known))):
+            told = f"its scope is {', '.join(sorted(known))}" if known else "it has no scope"
+            raise Unnamed("scope", f"this route knows no {others[0][:100]}; {told}")
         return record_name(self.service, policy.namespace, parts, key, origin=origin, secret=self.secret).decode()
 
-    def _value(self, source: bytes, scope: Mapping[str, str]) -> bytes:
+    def _value(self, source: bytes, scope: Mapping[str, str], policy: Policy) -> bytes:
         name = source.decode("latin-1")
-        given = {said.lower(): value for said, value in scope.items()}.get(name, "")
-        try:
-            value = given.strip(" \t").encode("latin-1")
-        except UnicodeEncodeError:
-            value = given.strip(" \t").encode()
-        if not value:
+        given = scope.get(name) or {each.lower(): value for each, value in scope.items()}.get(name.lower(), "")
+        if not given.strip(" \t"):
             raise Unnamed("scope", f"{name} is missing: keys of this route belong to one")
-        return value
+        try:
+            return said(source, given, policy.tokens)
+        except ValueError as error:
+            raise Unnamed("scope", f"{name}: {error}") from None
 
     def _route(self, label: str | None) -> Route:
         guarded = [route for route in self.routes if route.policy.guard]
