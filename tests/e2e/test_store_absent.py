@@ -270,7 +270,7 @@ async def _hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 
 @pytest.mark.parametrize(
     ("what", "reason"),
-    [(_speaks_http, "spoke no RESP"), (_says_nothing, "timed out"), (_hangs_up, "closed the connection")],
+    [(_speaks_http, "spoke no RESP"), (_says_nothing, "no answer within"), (_hangs_up, "closed the connection")],
 )
 async def test_something_else_on_the_port_is_no_redis(
     origin: Origin, what: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], reason: str
