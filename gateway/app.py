@@ -26,7 +26,8 @@ from .edge.origins import Origins
 from .edge.pool import Place, Pool, Tls
 from .edge.proxies import Proxies
 from .edge.published import Published
-from .edge.server import Patience, Server
+from .edge.server import Server
+from .edge.shared import Patience, Shared
 from .edge.upstream import GuardedUpstream
 from .edge.wire import RequestHeads
 from .exchange import Gate
@@ -249,7 +250,7 @@ class App:
             limits.connections,
             limits.tunnel_idle / 1000,
         )
-        server = self._server = Server(
+        shared = Shared(
             self._door(settings),
             gate,
             self._pools,
@@ -261,9 +262,10 @@ class App:
             origins=_origins(settings),
             proxies=_proxies(settings),
         )
+        server = self._server = Server(shared)
         self._stack.callback(self._close_pools)
         self._stack.push_async_callback(self.tasks.cancel)
-        self._stack.push_async_callback(server.shadows.close)
+        self._stack.push_async_callback(shared.shadows.close)
         self._stack.callback(server.close)
         if self._seat is not None:
             for host, port in self._seat.addresses:
@@ -335,7 +337,7 @@ class App:
         await self._issuers.follow(route.policy for route in settings.routes.routes)
         heads, door = self._heads(settings), self._door(settings)
         self._reach(settings, heads)
-        self._server.take_up(door, heads, settings.upgrades, _origins(settings), _proxies(settings))
+        self._server.shared.take_up(door, heads, settings.upgrades, _origins(settings), _proxies(settings))
         self.settings = settings
 
     async def reload(self) -> None:
@@ -397,7 +399,7 @@ class App:
         await self.tasks.finish(1.0)
         await self.tasks.cancel()  # before the settler is waited for: what they were at is handed to it
         unsettled = await self.settler.finish(max(grace - (self.clock.now() - began), 1.0))
-        cut_off = len(self._server.connections)  # those that were told 502 or 503 a moment ago are not
+        cut_off = len(self._server.shared.connections)  # those that were told 502 or 503 a moment ago are not
         await self._stack.aclose()
         stopped = Stopped(cut_off, unsettled)
         self.log.say("info", str(stopped))

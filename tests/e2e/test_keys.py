@@ -131,7 +131,7 @@ async def test_a_client_that_leaves_while_its_keyless_body_passes_gives_its_room
     origin.answer = later
     async with gate(configuration(origin.url, policy="key: {from: 'body:/id'}")) as running:
         assert running.app._server is not None
-        budget = running.app._server.door.budget
+        budget = running.app._server.shared.door.budget
         leaver = await Client.connect(running.port)
         await leaver.send(request(body=b'{"amount":1}'))
         await origin.until(1)
@@ -215,7 +215,7 @@ async def test_a_long_body_is_parsed_beside_the_loop(origin: Origin, monkeypatch
         assert (await ask(running.port, body=body.replace(b"id", b"no"))).label == "unprotected"
         async with asyncio.timeout(10):
             assert running.app._server is not None
-            while running.app._server.door.budget.taken:
+            while running.app._server.shared.door.budget.taken:
                 await asyncio.sleep(0.001)
     assert threads == [True, False, True, True, True, True]
     assert len(origin.requests) == 3

@@ -18,7 +18,9 @@ import h11
 import uvloop
 
 from gateway.core.decide import SAFE
-from gateway.edge.server import ClientConnection, Server, Visit
+from gateway.edge.client import ClientConnection
+from gateway.edge.shared import Shared
+from gateway.edge.visit import Visit
 from tests.edge.stand import Edge, edge, eventually
 from tests.harness import Origin, configuration
 
@@ -72,7 +74,7 @@ class Wire(asyncio.Transport):
 class Watched(ClientConnection):
     """Notes the methods of what it answers, in their order: without them nobody can read the answers."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Shared) -> None:
         super().__init__(server)
         self.methods: list[bytes] = []
 

@@ -10,9 +10,11 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+from gateway.edge.client import ClientConnection
 from gateway.edge.connection import Connection
 from gateway.edge.pool import Pool
-from gateway.edge.server import ClientConnection, Server
+from gateway.edge.server import Server
+from gateway.edge.shared import Shared
 from tests.harness import Client, Field, RunningGate, ask, gate, reset
 
 #: Longest that any of these tests waits for something that should happen at once.
@@ -157,10 +159,14 @@ class Edge:
         return self.running.port
 
     @property
-    def server(self) -> Server:
+    def listening(self) -> Server:
         server = self.running.app._server
         assert server is not None
         return server
+
+    @property
+    def server(self) -> Shared:
+        return self.listening.shared
 
     @property
     def pool(self) -> Pool:
@@ -176,6 +182,7 @@ class Edge:
     def connection(self) -> ClientConnection:
         """The only client's connection, as the gate sees it."""
         (connection,) = self.server.connections
+        assert isinstance(connection, ClientConnection)
         return connection
 
     @property

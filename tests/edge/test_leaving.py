@@ -16,7 +16,8 @@ ON_ITS_WAY = 0.03
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that stands still for its 100 ms must not decide."""
-    monkeypatch.setattr("gateway.edge.server._NEXT_WORD", 2.0)
+    for room in ("server", "client"):
+        monkeypatch.setattr(f"gateway.edge.{room}.NEXT_WORD", 2.0)
 
 
 async def heard(client: Client) -> None:
@@ -31,7 +32,7 @@ async def test_who_has_connected_and_not_asked_yet_is_answered(origin: Origin) -
     close, and the stop has cut nobody off."""
     async with edge(configuration(origin.url)) as gate:
         clients = [await gate.connect() for _ in range(10)]
-        stopping = asyncio.ensure_future(gate.server.drain(5))
+        stopping = asyncio.ensure_future(gate.listening.drain(5))
         await asyncio.sleep(ON_ITS_WAY)
         assert not stopping.done()
         await asyncio.gather(*map(heard, clients))
@@ -47,7 +48,7 @@ async def test_who_was_just_answered_may_ask_again(origin: Origin) -> None:
         client = await gate.connect()
         await client.send(GET)
         assert (await client.read(method=b"GET")).status == 201
-        stopping = asyncio.ensure_future(gate.server.drain(5))
+        stopping = asyncio.ensure_future(gate.listening.drain(5))
         await asyncio.sleep(ON_ITS_WAY)
         await heard(client)
         client.close()
@@ -59,7 +60,7 @@ async def test_who_says_nothing_is_closed_soon(origin: Origin) -> None:
     async with edge(configuration(origin.url)) as gate:
         silent = await gate.connect()
         began = asyncio.get_running_loop().time()
-        assert await gate.server.drain(5) == 0
+        assert await gate.listening.drain(5) == 0
         assert 0.05 < asyncio.get_running_loop().time() - began < 1
         assert await silent.ended()
 

@@ -438,12 +438,12 @@ async def test_a_stop_cuts_a_tunnel_off_at_the_end_of_its_grace(hand: ByHand) ->
     """Nobody can end another's protocol politely: until then the bytes flow."""
     async with edge(configuration(hand.url)) as gate:
         client, peer = await opened(gate, hand)
-        drained = asyncio.ensure_future(gate.server.drain(0.3))
+        drained = asyncio.ensure_future(gate.listening.drain(0.3))
         await asyncio.sleep(0)
         await peer.send(b"still here")
         assert await piece(client, 10) == b"still here"
         assert await drained == 1
-        gate.server.close()
+        gate.listening.close()
         assert await client.ended()
         assert await peer.ended()
 

@@ -18,8 +18,9 @@ from typing import Any
 import gateway.core.decide as decide
 import gateway.core.policy as policy
 import gateway.core.record as record
-import gateway.edge.server as server
+import gateway.edge.client as client
 import gateway.edge.upstream as upstream
+import gateway.edge.visit as visits
 import gateway.exchange as exchange
 import gateway.settling as settling
 import gateway.stores.redis.link as link
@@ -95,7 +96,7 @@ def holder_without_state() -> None:
 def cancel_on_disconnect() -> None:
     """The exchange ends with its client."""
     running: dict[Any, asyncio.Task[Any]] = {}
-    leave = server.Visit.leave
+    leave = visits.Visit.leave
 
     def begin(self: Any, ask: Any, client: Any) -> None:
         running[client] = self.tasks.start(exchange.Exchange(self, ask, client).run())
@@ -106,7 +107,7 @@ def cancel_on_disconnect() -> None:
             running.pop(self).cancel()
 
     exchange.Gate.begin = begin  # type: ignore[method-assign]
-    server.Visit.leave = left  # type: ignore[method-assign]
+    visits.Visit.leave = left  # type: ignore[method-assign]
 
 
 @defect
@@ -285,16 +286,16 @@ def stopped_at_once() -> None:
 @defect
 def body_not_awaited() -> None:
     """A guarded request is forwarded when its connection ends, with as much of its body as came."""
-    eof = server.ClientConnection.connection_lost
+    eof = client.ClientConnection.connection_lost
 
     def lost(self: Any, error: Any) -> None:
         visit = self._reading
-        if visit is not None and isinstance(visit.way, server.Guarded):
+        if visit is not None and isinstance(visit.way, client.Guarded):
             body = b"".join(visit.chunks)
             self.server.gate.begin(self.server.door.ask(visit.head, body, self._peer, visit.way), visit)
         eof(self, error)
 
-    server.ClientConnection.connection_lost = lost  # type: ignore[method-assign]
+    client.ClientConnection.connection_lost = lost  # type: ignore[method-assign]
 
 
 def main() -> None:

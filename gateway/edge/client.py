@@ -1,0 +1,366 @@
+"""The reading side of a client's connection: what its bytes ask for.
+
+llhttp (strict) parses. A connection's requests stand in a queue; the first is being answered, those
+behind it (pipelined) wait, and past a few of them nothing more is read. A guarded request is read whole
+before its exchange begins; anything else streams.
+
+A request that asks for an upgrade is not upgraded (`Upgrade: h2c`, as common clients send it), unless it passes
+through unguarded and `upgrades` has the protocol: RFC 9110 §7.8 lets a server ignore the field, and the field is for
+one hop. llhttp stops at it, so parsing goes on with a new parser that is told only how the body is framed. Where it
+is passed on, what comes behind it is held until it is known in which protocol it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import cast
+
+import httptools
+
+from ..core.fields import Fields, shape_of
+from ..core.message import values
+from ..core.problem import Problem, Refusal
+from .door import Guarded, Head, Passing, Refused, too_large
+from .line import NEXT_WORD
+from .proxies import without_hearsay
+from .shared import Shared
+from .turns import AHEAD, DROPPED, Turns
+from .upgrade import Parser, offered
+from .visit import Visit
+
+#: Bytes that a connection which is being closed still reads, and drops.
+_LINGER_BYTES = 4 << 20
+#: Connections over the limit that are told so; beyond them new ones are reset.
+_TURNED_AWAY = 256
+#: Bytes that are parsed at once: a packet may bring thousands of small requests, each of which takes far more
+#: memory as a request than as bytes.
+_PIECE = 16 << 10
+#: Bytes of an unguarded body that are read ahead of its turn.
+_BODY_AHEAD = 256 << 10
+
+
+class ClientConnection(Turns):
+    """One connection of a client."""
+
+    def __init__(self, server: Shared) -> None:
+        super().__init__(server)
+        self._parser: Parser = httptools.HttpRequestParser(self)
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
+        self._in_head = False
+        self._fed = 0
+        self._upgrading = False
+        self._synthetic = False
+        self._lingered = 0
+
+    # ── asyncio.Protocol ──────────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
+        server = self.server
+        surplus = len(server.connections) - server.patience.connections
+        if surplus >= _TURNED_AWAY:
+            transport.abort()
+            return
+        server.connections.add(self)
+        if server.draining:  # he was let in at the last moment
+            server.loop.call_later(NEXT_WORD, self.drain)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        if server.proxies is not None:
+            self._trusted = server.proxies.trusts(self._peer)
+            self._doubted = not self._trusted
+        self._since = server.loop.time()
+        if surplus >= 0:  # one too many, which is told so before it has asked
+            self._deafen()
+            self._last_words(Refusal(Problem.OVERLOADED, "Too many clients are connected.", retry_after=1))
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            self._lingered += len(data)
+            if self._lingered > _LINGER_BYTES:
+                self.abort()
+            return
+        if len(data) > _PIECE:
+            self._feed_by_pieces(data)
+        else:
+            self._feed(data)
+
+    def _feed_by_pieces(self, data: bytes) -> None:
+        """Parse `data` no further than is read ahead; the rest waits until reading is resumed."""
+        for start in range(0, len(data), _PIECE):
+            if self._paused:
+                self._unread += data[start:]
+            if self._paused or self._deaf:
+                return
+            self._feed(data[start : start + _PIECE])
+
+    def _feed(self, data: bytes) -> None:
+        self._fed += len(data)
+        self._feeding = True
+        try:
+            while data:
+                try:
+                    self._parser.feed_data(data)
+                except httptools.HttpParserUpgrade as upgrade:
+                    data = self._parse_on(data[upgrade.args[0] :])
+                    continue
+                except httptools.HttpParserCallbackError as error:
+                    # No fault of the client's: an exception of ours comes as the context of the parser's own.
+                    self.server.observer.alarm("a request could not be read", error=repr(error.__context__))
+                    self.abort()
+                    return
+                except httptools.HttpParserError as error:
+                    if not self._deaf:
+                        self._broken(error)
+                    return
+                break
+        finally:
+            self._feeding = False
+        visit = self._reading
+        if visit is not None and visit.tunnel is not None:
+            visit.tunnel.request_fed()
+        if self._fed > self.server.longest_head and not self._deaf:
+            self._refuse_head()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        if not self._queue:
+            return False
+        # Half-closed: whoever waits for an answer may still read it; more requests do not come.
+        if self._reading is not None:
+            self._deafen()
+            self._last_words(Refusal(Problem.REQUEST_MALFORMED, "It ended within its body."))
+        else:
+            self._queue[-1].keep_alive = False
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._deafen()
+        self.server.forget(self)
+        queue, self._queue = self._queue, deque()
+        self._reading = None
+        for visit in queue:
+            if visit.answered or not visit.asked:
+                self.give_back(visit)
+            visit.leave()
+            if visit.tunnel is not None:
+                self.account(visit, visit.tunnel.status, detail="the client left")
+
+    def pause_writing(self) -> None:
+        self.full = True
+        if self._queue:
+            self._queue[0].full()
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self._queue and self._queue[0].started:
+            self._queue[0].ready()
+        else:
+            self._turn()
+
+    # ── llhttp's callbacks ────────────────────────────────────────────────────────────────────────
+
+    def on_message_begin(self) -> None:
+        if self._synthetic or self._deaf:
+            return
+        self._target = b""
+        self._names = []
+        self._values = []
+        self._in_head = True
+        self._since = self.server.loop.time()
+
+    def on_url(self, data: bytes) -> None:
+        self._target += data
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            self._names.append(name)
+            self._values.append(value)
+        elif (visit := self._reading) is not None and isinstance(visit.way, Passing):
+            if visit.trailers is None:
+                visit.trailers = []
+            visit.trailers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._deaf:
+            return
+        if self._synthetic:
+            if self._reading is not None:
+                self._reading.trailers = None  # those of our own head
+            return
+        parser, values = cast(httptools.HttpRequestParser, self._parser), self._values
+        self._in_head = False
+        shape = shape_of(self._names)
+        size = len(self._target) + shape.size + sum(map(len, values)) + 4 * len(values)
+        fields = Fields(shape, values)
+        if self._doubted:
+            fields = without_hearsay(fields)
+        head = Head(parser.get_method(), self._target, fields, parser.get_http_version(), size)
+        self._upgrading = parser.should_upgrade()
+        door = self.server.door
+        way = door.look(head)
+        visit = Visit(self, head, way, parser.should_keep_alive())
+        if isinstance(way, Guarded) and head.length:
+            if door.budget.take(head.length):
+                visit.reserved = head.length
+            else:
+                visit.way = Refused(_overloaded(), way.route)
+        if self._upgrading and isinstance(way, Passing) and not self._queue:
+            visit.protocols = self._offered(head)
+        self._reading = visit
+        self._queue.append(visit)
+        if len(self._queue) == 1:
+            self._turn()
+        elif len(self._queue) > AHEAD:
+            self.pause()
+
+    def on_body(self, data: bytes) -> None:
+        visit = self._reading
+        if visit is None:
+            return
+        self._since = self.server.loop.time()
+        self._fed = 0  # counted anew for what stands between and behind the chunks
+        visit.size += len(data)
+        if visit.tunnel is not None:
+            visit.tunnel.request_body(data)
+            return
+        way = visit.way
+        if isinstance(way, Guarded):
+            limit = way.route.policy.max_request
+            if visit.size > limit:
+                self._turn_away(visit, too_large(limit))
+            elif visit.size > visit.reserved and not self._reserve(visit):
+                self._turn_away(visit, _overloaded())
+            else:
+                visit.chunks.append(data)
+        elif isinstance(way, Passing):
+            visit.chunks.append(data)
+            if visit.size > _BODY_AHEAD:
+                self.pause()
+        elif visit.size > DROPPED and visit.started:
+            self._answer(visit, way)
+
+    def on_message_complete(self) -> None:
+        if self._upgrading:
+            return
+        self._synthetic = False
+        self._fed = 0
+        self._since = self.server.loop.time()
+        visit, self._reading = self._reading, None
+        if visit is None:
+            return
+        visit.complete = True
+        if visit.started:
+            self._body_complete(visit)
+
+    # ── Upgrades ──────────────────────────────────────────────────────────────────────────────────
+
+    def _parse_on(self, rest: bytes) -> bytes:
+        """What to read behind a head that asked for an upgrade: the same framing, without the asking."""
+        self._upgrading = False
+        visit = self._reading
+        if visit is None:
+            return b""
+        if isinstance(visit.way, Refused):
+            self._deafen()
+            self._last_words(visit.way.refusal)
+            return b""
+        visit.keep_alive = visit.head.version == "1.1" and not any(
+            b"close" in value.lower() for value in values(visit.head.fields, b"connection")
+        )
+        if visit.protocols:
+            self.on_message_complete()
+            self._parser = _Held(self)
+            return rest
+        self._parser = httptools.HttpRequestParser(self)
+        self._synthetic = True
+        head = visit.head
+        framing = (
+            b"Transfer-Encoding: chunked\r\n"
+            if head.chunked
+            else b"Content-Length: %d\r\n" % head.length
+            if head.length
+            else b""
+        )
+        return b"POST / HTTP/1.1\r\nHost: upgraded\r\n%b\r\n" % framing + rest
+
+    def _offered(self, head: Head) -> tuple[bytes, ...]:
+        """What the request may be upgraded to. A body would have to be read first, and HTTP/1.0 has no upgrades
+        (RFC 9110 §7.8)."""
+        if head.has_body or head.version != "1.1":
+            return ()
+        return offered(head.fields, self.server.protocols)
+
+    def feed_behind(self, data: bytes) -> None:
+        """`data` came behind a request for an upgrade."""
+        if self._queue:
+            self._unread = data
+            self.pause()
+        else:
+            self._parser = httptools.HttpRequestParser(self)
+            self._parser.feed_data(data)
+
+    # ── In the course of time ─────────────────────────────────────────────────────────────────────
+
+    def _read_on(self) -> None:
+        data, self._unread = self._unread, b""
+        self._feed_by_pieces(data)
+        if self._transport is not None and not self._paused:
+            self._transport.resume_reading()
+
+    def drain(self, quiet: float = 0.0) -> None:
+        """Close if nothing is under way, and nothing was for `quiet` seconds (a request may be on its way, and would be
+        reset); else after the answers that are."""
+        if self._queue or self._in_head or self._lingering:
+            return
+        loop = self.server.loop
+        left = self._since + quiet - loop.time()
+        if left > 0:
+            loop.call_later(left, self.drain)
+        else:
+            self._close()
+
+    def check(self, now: float) -> None:
+        """Once a second: has the client taken too long?"""
+        patience = self.server.patience
+        waited = now - self._since
+        if self._relay is not None:
+            self._relay.check(now)
+        elif self._lingering:
+            if now > self._lingering:
+                self.abort()
+        elif self.full or (self._ended and self._queue and self._queue[0].answered):
+            # It does not read its answer, or is not there any more: who closes both sides looks half-closed.
+            if self._moved:
+                self._moved = False
+                self._since = now
+            elif waited > patience.idle:
+                self.abort()
+        elif self._in_head:
+            if waited > patience.head and not self._queue:
+                self._deafen()
+                self._last_words(Refusal(Problem.REQUEST_TIMEOUT, "The head was not there in time."))
+        elif self._reading is not None:
+            if waited > patience.body and not self._paused and self._queue[0] is self._reading:
+                self._deafen()
+                self._last_words(Refusal(Problem.REQUEST_TIMEOUT, "The body was not there in time."))
+        elif not self._queue and waited > patience.idle:
+            self._close()
+
+
+class _Held:
+    """Stands in for the parser while nobody knows whether what comes next is HTTP: behind a request that asks for
+    another protocol it is held until that one is answered, and then parsed. (If it is upgraded nobody asks here.)"""
+
+    def __init__(self, conn: ClientConnection) -> None:
+        self._conn = conn
+
+    def feed_data(self, data: bytes) -> None:
+        self._conn.feed_behind(data)
+
+
+def _overloaded() -> Refusal:
+    return Refusal(Problem.OVERLOADED, "The bodies that it holds fill its memory.", retry_after=1)

@@ -1,0 +1,209 @@
+"""One request on its connection: the `Client` of its exchange, or the guest of its tunnel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from .. import failpoints
+from ..core.fields import Field
+from ..core.problem import Refusal
+from ..core.reply import Reply
+from ..ports import Stream
+from .connection import Connection
+from .door import Head, Way
+from .render import render
+from .shared import Shared
+from .tunnel import Tunnel
+from .wire import LAST_CHUNK, chunk
+
+
+class Host(Protocol):
+    """The connection of a visit."""
+
+    server: Shared
+    full: bool
+
+    def write(self, data: bytes) -> None: ...
+
+    def half(self, data: bytes) -> bytes: ...
+
+    def problem(self, visit: Visit, refusal: Refusal) -> bytes: ...
+
+    def account(self, visit: Visit, status: int, refusal: Refusal | None = None, *, detail: str = "") -> None: ...
+
+    def done(self, visit: Visit, *, cut: bool = False) -> None: ...
+
+    def give_back(self, visit: Visit) -> None: ...
+
+    def switch(self, visit: Visit, service: Connection, data: bytes) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Visit:
+    """A request, from its head to the last byte of its answer."""
+
+    __slots__ = (
+        "_conn", "_on_gone", "_stream", "answered", "asked", "chunks", "complete", "gone", "head", "http10",
+        "keep_alive", "protocols", "rechunk", "reserved", "size", "started", "trailers", "tunnel", "way",
+    )  # fmt: skip
+
+    def __init__(self, conn: Host, head: Head, way: Way, keep_alive: bool) -> None:
+        self._conn = conn
+        self._on_gone: Callable[[], None] | None = None
+        self._stream: Stream | None = None
+        self.head = head
+        self.way = way
+        self.keep_alive = keep_alive
+        self.http10 = head.version == "1.0"
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.reserved = 0
+        #: Its exchange has begun, and holds its body whether or not the client stays.
+        self.asked = False
+        self.complete = False
+        self.answered = False
+        self.gone = False
+        self.rechunk = False
+        self.protocols: tuple[bytes, ...] = ()
+        self.trailers: list[Field] | None = None
+        self.tunnel: Tunnel | None = None
+        self.started = 0.0
+
+    # ── ports.Client ──────────────────────────────────────────────────────────────────────────────
+
+    def reply(self, reply: Reply, stream: Stream | None = None) -> None:
+        self._on_gone = None
+        if self.gone or self.answered:
+            self._conn.give_back(self)
+            if stream is not None:
+                stream.abort()
+            return
+        self.answered = True
+        conn = self._conn
+        if isinstance(reply, Refusal):
+            data = conn.problem(self, reply)
+        else:
+            if self.http10 and stream is not None and stream.length is None:
+                self.keep_alive = False  # only the connection's end can end it
+            data = render(
+                reply,
+                keep_alive=self.keeps_alive(),
+                http10=self.http10,
+                wall=conn.server.clock.wall(),
+                length=stream.length if stream is not None else None,
+                exposes=b"" if conn.server.origins is None else conn.server.exposes(self.head),
+            )
+        if failpoints.armed:
+            data = conn.half(data)
+        conn.write(data)
+        if stream is None:
+            conn.done(self)
+            return
+        self._stream = stream
+        self.rechunk = stream.length is None and not self.http10
+        if conn.full:
+            stream.pause()
+        stream.attach(_LiveSink(self))
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        self._on_gone = call
+        if call is not None and self.gone:
+            self._conn.give_back(self)  # who waits for another's answer gives up
+            call()
+
+    # ── tunnel.Guest ──────────────────────────────────────────────────────────────────────────────
+
+    def write(self, data: bytes) -> None:
+        self.answered = True
+        self._conn.write(data)
+
+    def refuse(self, refusal: Refusal, detail: str = "") -> None:
+        if not self.gone:
+            self.answered = True
+            self._conn.write(self._conn.problem(self, refusal))
+            self._conn.done(self)
+            self._conn.account(self, refusal.problem.status, refusal, detail=detail)
+
+    def finish(self, status: int, *, reusable: bool) -> None:
+        if self.gone:
+            return
+        if not reusable:
+            self.keep_alive = False
+        self._conn.account(self, status)
+        self._conn.done(self)
+
+    def cut(self, status: int) -> None:
+        if not self.gone:
+            self._conn.account(self, status)
+            self._conn.done(self, cut=True)
+
+    def switch(self, connection: Connection, data: bytes) -> None:
+        self.answered = True
+        self._conn.switch(self, connection, data)
+
+    def keeps_alive(self) -> bool:
+        return self.keep_alive and self.complete and not self._conn.server.draining
+
+    def hold_body(self) -> None:
+        if not self.complete:
+            self._conn.pause()
+
+    def go_on(self) -> None:
+        self._conn.resume()
+
+    # ── From the connection ───────────────────────────────────────────────────────────────────────
+
+    def leave(self) -> None:
+        """The client has hung up."""
+        self.gone = True
+        call, self._on_gone = self._on_gone, None
+        if call is not None:
+            self._conn.give_back(self)
+            call()
+        if self.tunnel is not None:
+            self.tunnel.guest_gone()
+        if self._stream is not None:
+            self._stream.abort()
+
+    def full(self) -> None:
+        if self.tunnel is not None:
+            self.tunnel.guest_full()
+        elif self._stream is not None:
+            self._stream.pause()
+
+    def ready(self) -> None:
+        if self.tunnel is not None:
+            self.tunnel.guest_ready()
+        elif self._stream is not None:
+            self._stream.resume()
+
+    def live(self, data: bytes) -> None:
+        if data and not self.gone:
+            self._conn.write(chunk(data) if self.rechunk else data)
+
+    def live_end(self, *, clean: bool) -> None:
+        self._stream = None
+        if self.gone:
+            return
+        if clean and self.rechunk:
+            self._conn.write(LAST_CHUNK)
+        self._conn.done(self, cut=not clean)
+
+
+class _LiveSink:
+    """Where the rest of a response that is not kept flows: to the first client."""
+
+    __slots__ = ("_visit",)
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+
+    def write(self, data: bytes) -> None:
+        self._visit.live(data)
+
+    def end(self, *, clean: bool) -> None:
+        self._visit.live_end(clean=clean)
