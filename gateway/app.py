@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -19,7 +20,9 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import web
 
 from .clock import HostClock
+from .core.limit import Limit
 from .core.record import HOLDER_BYTES
+from .edge import unix
 from .edge.budget import Budget
 from .edge.door import Bounds, Door
 from .edge.origins import Origins
@@ -40,7 +43,7 @@ from .ops.worker_log import WorkerLog
 from .plan import Plan
 from .ports import Clock, Observer, Store, StoreUnusable
 from .reload import Refused, identity, read_anew
-from .settings import Settings, UpstreamSettings, tls
+from .settings import Listener, Settings, UnixPath, UpstreamSettings, tls
 from .settings import stores as urls
 from .settings.shown import shown as settings_shown
 from .settling import Settler
@@ -141,11 +144,12 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """The place of one of several workers: its number, and the addresses that it shares with the others. What
-    concerns all of them (the admin listener, the first words) is their parent's."""
+    """The place of one of several workers: its number, and what it shares with the others of each listener of the
+    file, in their order: its addresses, or of a Unix socket the descriptor. What concerns all of them (the admin
+    listener, the first words) is their parent's."""
 
     worker: int
-    addresses: tuple[tuple[str, int], ...]
+    places: tuple[tuple[tuple[str, int], ...] | int, ...]
 
 
 class App:
@@ -224,7 +228,7 @@ class App:
         await self.store.open()
         self._stack.push_async_callback(self.store.close)
         self._stack.push_async_callback(self.settler.close)
-        self._budget = Budget(limits.buffers)
+        self._budget = Budget(limits.buffers, lambda: self.observer.limited(Limit.BUFFERS))
         flights = Flights(per_key=limits.waiters_per_key, in_all=limits.waiters)
         gate = self._gate = Gate(
             self.store,
@@ -244,11 +248,17 @@ class App:
         heads = self._heads(settings)
         self._reach(settings, heads)
         patience = Patience(
-            limits.head_timeout / 1000,
-            limits.body_timeout / 1000,
-            limits.idle / 1000,
-            limits.connections,
-            limits.tunnel_idle / 1000,
+            head=limits.head_timeout / 1000,
+            body=limits.body_timeout / 1000,
+            rate=limits.body_rate,
+            grace=limits.body_grace / 1000,
+            write=limits.write_timeout / 1000,
+            idle=limits.idle / 1000,
+            tunnel=limits.tunnel_idle / 1000,
+            handshake=limits.handshake / 1000,
+            connections=limits.connections,
+            per_address=limits.connections_per_address,
+            pipelined=limits.pipelined,
         )
         shared = Shared(
             self._door(settings),
@@ -262,18 +272,19 @@ class App:
             origins=_origins(settings),
             proxies=_proxies(settings),
         )
-        server = self._server = Server(shared)
+        server = self._server = Server(shared, self.tasks)
         self._stack.callback(self._close_pools)
         self._stack.push_async_callback(self.tasks.cancel)
         self._stack.push_async_callback(shared.shadows.close)
         self._stack.callback(server.close)
         if self._seat is not None:
-            for host, port in self._seat.addresses:
-                self.addresses += await server.listen(host, port, shared=True)
+            for listener, place in zip(settings.listen, self._seat.places, strict=True):
+                await self._take(server, listener, place)
             self.readiness.started = True
         else:
             await self._start_admin()
-            self.addresses = await server.listen(settings.listen.host, settings.listen.port)
+            for listener in settings.listen:
+                await self._listen(server, listener)
             self.readiness.started = True
             self.log.say(
                 "info",
@@ -287,6 +298,28 @@ class App:
                 self.log.say("note", note)
         if not self.store.available:
             self.log.say("warning", "the store is away; guarded requests are refused", reason=self.store.trouble)
+
+    async def _listen(self, server: Server, listener: Listener) -> None:
+        address, tls = listener.address, None if listener.tls is None else listener.tls.context
+        if isinstance(address, UnixPath):
+            sock = unix.bind(address.path, listener.mode)
+            self._stack.callback(sock.close)
+            self._stack.callback(unix.remove, address.path, unix.inode(address.path))
+            await server.listen_on(sock, tls=tls)
+            self.addresses.append((str(address), 0))
+        else:
+            self.addresses += await server.listen(address.host, address.port, tls=tls)
+
+    async def _take(self, server: Server, listener: Listener, place: tuple[tuple[str, int], ...] | int) -> None:
+        tls = None if listener.tls is None else listener.tls.context
+        if isinstance(place, int):
+            sock = socket.socket(fileno=place)
+            self._stack.callback(sock.close)
+            await server.listen_on(sock, tls=tls)
+            self.addresses.append((str(listener.address), 0))
+            return
+        for host, port in place:
+            self.addresses += await server.listen(host, port, shared=True, tls=tls)
 
     # ── What a configuration makes, at the start and when it is read anew ─────────────────────────────
 
@@ -321,7 +354,7 @@ class App:
                 if pool is not None:
                     pool.retire()
                     self._retired.append(pool)
-                self._pools[name] = pool = Pool(_place(upstream), self.clock, self.tasks)
+                self._pools[name] = pool = Pool(_place(upstream), self.clock, self.tasks, self.observer.limited)
             self._gate.upstreams[name] = GuardedUpstream(pool, self._budget, heads)
             if upstream.tls is not None and not upstream.tls.verify:
                 self.log.say("warning", "whoever answers is taken for this upstream: verify is false", upstream=name)
@@ -437,7 +470,9 @@ def gatekeeper(settings: Settings) -> Gatekeeper:
 
 def _place(upstream: UpstreamSettings) -> Place:
     tls = None if upstream.tls is None else Tls(upstream.tls.context, upstream.tls.server_name)
-    return Place(upstream.name, upstream.host, upstream.port, upstream.connect / 1000, upstream.connections, tls)
+    return Place(
+        upstream.name, upstream.host, upstream.port, upstream.connect / 1000, upstream.connections, tls, upstream.path
+    )
 
 
 def settle_in() -> None:
@@ -449,7 +484,10 @@ def settle_in() -> None:
 
 
 def shown(addresses: list[tuple[str, int]]) -> str:
-    return ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)
+    return ", ".join(
+        host if host.startswith("unix:") else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        for host, port in addresses
+    )
 
 
 __all__ = [

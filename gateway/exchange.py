@@ -614,7 +614,8 @@ class Exchange:
                     self._refuse(mismatch(different, standing, mine, self.policy))
                     return True
                 if flight.ending is None and not counted:
-                    if gate.flights.full(flight):
+                    if (cap := gate.flights.full(flight)) is not None:
+                        gate.observer.limited(cap)
                         self._refuse(self._still_in_flight(flight))
                         return True
                     gate.flights.waiting += 1

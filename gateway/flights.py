@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from .core.fingerprint import Fingerprint
+from .core.limit import Limit
 from .core.problem import Refusal
 from .core.record import Found, Record
 from .core.reply import Reply
@@ -154,6 +155,8 @@ class Flights:
         if self._by_name.get(flight.name) is flight:
             del self._by_name[flight.name]
 
-    def full(self, flight: Flight) -> bool:
-        """Whether one waiter more would pass a cap."""
-        return flight.waiting >= self._per_key or self.waiting >= self._in_all
+    def full(self, flight: Flight) -> Limit | None:
+        """Which cap one waiter more would pass."""
+        if flight.waiting >= self._per_key:
+            return Limit.WAITERS_PER_KEY
+        return Limit.WAITERS if self.waiting >= self._in_all else None

@@ -19,6 +19,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from .core.decide import Reason
 from .core.key import Key
+from .core.limit import Limit
 from .core.message import Request
 from .core.outcome import LostReason, Outcome
 from .core.record import Done, Found, Kind, Record, Settlement, Stamp
@@ -338,6 +339,9 @@ class Observer(Protocol):
     def store_forgot(self, route: str) -> None:
         """A claim of ours was gone when it was settled: the store lost what it had acknowledged."""
 
+    def limited(self, limit: Limit) -> None:
+        """Somebody met a limit, and it was kept."""
+
     def alarm(self, what: str, **facts: object) -> None:
         """Something that a person should hear of."""
 
@@ -350,6 +354,8 @@ class Nobody:
     def store_called(self, operation: str, seconds: float, *, failed: bool) -> None: ...
 
     def store_forgot(self, route: str) -> None: ...
+
+    def limited(self, limit: Limit) -> None: ...
 
     def alarm(self, what: str, **facts: object) -> None: ...
 

@@ -348,13 +348,14 @@ def configuration(
     routes: str = "",
     top: str = "",
     service: str = "test",
-    listen: int = 0,
+    listen: int | str = 0,
     admin: int = 0,
 ) -> str:
-    """A configuration in YAML. `policy` and `upstream` are comma-separated YAML flow fields."""
+    """A configuration in YAML. `policy` and `upstream` are comma-separated YAML flow fields, `listen` a port or
+    YAML."""
     return f"""
 service: {service}
-listen: 127.0.0.1:{listen}
+listen: {listen if isinstance(listen, str) else f"127.0.0.1:{listen}"}
 admin: {{listen: 127.0.0.1:{admin or free_port()}}}
 store: {store}
 upstreams:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
+from gateway.core.limit import Limit
+from gateway.core.policy import Policy
 from gateway.core.problem import Problem
-from gateway.settings import load_text
+from gateway.settings import Limits, UpstreamSettings, load_text
+from gateway.settings.units import show_duration, show_size
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,3 +75,26 @@ def test_the_docs_never_promise_what_nobody_can() -> None:
     for page in (*ROOT.glob("*.md"), *ROOT.joinpath("docs").rglob("*.md")):
         assert "exactly once" not in page.read_text().lower(), page
     assert "exactly once" not in (ROOT / "gateway/demo/story.py").read_text().lower()
+
+
+def test_every_limit_stands_in_the_docs_as_the_code_has_it() -> None:
+    """docs/edge.md has one row for each, in the order of the code, with its default; and names no other. Whatever is a
+    field of `limits` is either one of them or said in a row."""
+    text = (ROOT / "docs/edge.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z_]+)` \| ([0-9A-Za-z]+) \| (.+) \|$", text, re.MULTILINE)
+    policy, limits = Policy(), Limits()
+    elsewhere = {
+        Limit.MAX_REQUEST: policy.max_request,
+        Limit.MAX_RESPONSE: policy.max_response,
+        Limit.UPSTREAM_CONNECTIONS: UpstreamSettings("", "", 0).connections,
+    }
+
+    def shown(limit: str) -> str:
+        value: int = elsewhere[Limit(limit)] if limit in elsewhere else getattr(limits, limit)
+        if limit in ("head", "target", "buffers", "body_rate", "max_request", "max_response"):
+            return show_size(value)
+        return show_duration(value) if "timeout" in limit or "idle" in limit or limit == "handshake" else str(value)
+
+    assert [(name, default) for name, default, _ in rows] == [(limit, shown(limit)) for limit in Limit]
+    for field in dataclasses.fields(Limits):
+        assert field.name in set(Limit) or f"`{field.name}` ({show_duration(getattr(limits, field.name))})" in text

@@ -25,6 +25,7 @@ from gateway.settings import (
     Fault,
     Faults,
     Limits,
+    Listener,
     LogSettings,
     Overrides,
     Settings,
@@ -196,7 +197,10 @@ trusted_proxies: [10.0.0.0/8, "::1"]
     )
     assert settings.upstreams == {"pay": UpstreamSettings("pay", "::1", 80, SECOND, 10_000, 5_000, 8)}
     assert (settings.service, settings.secret, settings.prefix) == ("shop", b"sesame", "shop:")
-    assert (settings.listen, settings.admin) == (Address("0.0.0.0", 80), Address("::1", 81))
+    assert ([each.address for each in settings.listen], settings.admin) == (
+        [Address("0.0.0.0", 80)],
+        Address("::1", 81),
+    )
     assert settings.limits == Limits(waiters=1_000)
     assert settings.log == LogSettings("json", "full")
     assert settings.grace == MINUTE
@@ -588,7 +592,39 @@ AT_THE_TOP = [
     ),
     ("admin: {audit: /}", "admin.audit", "/ is a folder; name a file in it"),
     ("admin: {tls: {}}", "admin.tls", TO_COME),
-    ("tls: {}", "tls", TO_COME),
+    ("tls: {}", "tls", "does not stand here; it belongs in upstreams.NAME"),
+    ("listen: []", "listen", "names no address; use 127.0.0.1:8080"),
+    ("listen: unix:gate.sock", "listen", "expected the whole path of a Unix socket, such as unix:/run/oncegate.sock"),
+    ("listen: unix:///gate.sock", "listen", "one slash begins the path; use unix:/gate.sock"),
+    (f"listen: unix:/{'x' * 97}", "listen", "the path of a Unix socket has 96 bytes at most; use a shorter one"),
+    ("listen: {mode: '0600'}", "listen.address", "is missing; use address: 127.0.0.1:8080"),
+    ("listen: ['127.0.0.1:80', '::81']", "listen[1]", "expected an address such as 127.0.0.1:8080, found `::81`"),
+    (
+        "listen: ['0.0.0.0:80', '127.0.0.1:80']",
+        "listen[1]",
+        "127.0.0.1:80 is listened on already; remove one of the two",
+    ),
+    (
+        "listen: {address: 127.0.0.1:80, mode: '0600'}",
+        "listen.mode",
+        "is for a Unix socket; remove it, or use unix:/PATH",
+    ),
+    ("listen: {address: unix:/a, mode: 9}", "listen", 'expected permissions such as "0660", found the number 9'),
+    (
+        "listen: {address: 127.0.0.1:80, tls: {}}",
+        "listen.tls",
+        "the gate needs a certificate; use {cert: FILE, key: FILE}",
+    ),
+    (
+        "listen: {address: 127.0.0.1:80, tls: {cert: /none}}",
+        "listen.tls",
+        "cert, key: there is no such file; use PEM files with a certificate and its key",
+    ),
+    (
+        "listen: {address: 127.0.0.1:80, tls: {cert: /none, clients: optional}}",
+        "listen.tls.clients",
+        "says nothing without client_ca: FILE, which signs their certificates",
+    ),
     ("cors: ['*']", "cors", "expected a mapping, found a list"),
     (
         "cors: https://a.example",
@@ -1107,7 +1143,7 @@ def test_the_environment_is_read_inside_any_value() -> None:
     """In the middle of one, as a number, as a boolean; `$${` stands for itself; a lone $ is a lone $."""
     text = WHOLE + indented("guard: ${GUARD}\nmax_attempts: ${N}") + "listen: ${HOST}:80\nsecret: a$b$${c}\n"
     settings = read(text, {"GUARD": "false", "N": "7", "HOST": "10.0.0.1", "c": "no"})
-    assert settings.listen == Address("10.0.0.1", 80)
+    assert settings.listen == (Listener(Address("10.0.0.1", 80)),)
     assert settings.secret == b"a$b${c}"
     assert (first(settings).policy.guard, first(settings).policy.max_attempts) == (False, 7)
 
@@ -1229,7 +1265,10 @@ def test_the_command_line_overrides_the_file() -> None:
     """What is typed is checked like what is written, and what was written is still checked."""
     text = WHOLE + "listen: 127.0.0.1:1\nadmin: {listen: 127.0.0.1:2}\nservice: a\n"
     settings = read(text, listen=":3", admin="4", store="memory://", service="b")
-    assert (settings.listen, settings.admin) == (Address("0.0.0.0", 3), Address("0.0.0.0", 4))
+    assert ([each.address for each in settings.listen], settings.admin) == (
+        [Address("0.0.0.0", 3)],
+        Address("0.0.0.0", 4),
+    )
     assert (settings.store, settings.service) == ("memory://", "b")
     with pytest.raises(Faults) as raised:
         read(WHOLE + "listen: x\n", listen="y", store="z://", service="a b")
@@ -1247,7 +1286,7 @@ def test_without_a_file_every_path_is_guarded() -> None:
     assert settings.routes.routes == (Route("all", "upstream", Match("/**"), Policy()),)
     assert settings.upstreams == {"upstream": UpstreamSettings("upstream", "127.0.0.1", 9000)}
     assert (settings.store, settings.service, settings.secret) == ("sqlite:///oncegate.db", "default", b"")
-    assert settings.listen == Address("127.0.0.1", 8080)
+    assert settings.listen == (Listener(Address("127.0.0.1", 8080)),)
 
 
 def test_without_a_file_faults_name_the_option() -> None:

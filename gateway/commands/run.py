@@ -19,7 +19,7 @@ from .speaking import faulty, give_up, serving
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
 @click.option("--upstream", metavar="URL", help="Guard this service with the defaults, without a file.")
-@click.option("--listen", metavar="HOST:PORT", help="Where clients come in.")
+@click.option("--listen", metavar="HOST:PORT", help="Where clients come in; or unix:/PATH.")
 @click.option("--admin", metavar="HOST:PORT", help="Where /live, /ready and /metrics are.")
 @click.option("--store", metavar="URL", help="memory://, sqlite:///PATH or redis://HOST:PORT/DB.")
 @click.option("--service", metavar="NAME", help="The API whose keys these are; needed with a shared store.")

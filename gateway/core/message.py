@@ -48,7 +48,7 @@ _NEVER_RETURNED = HOP_BY_HOP | FRAMING | OWN_RESPONSE_FIELDS
 
 class Request(NamedTuple):
     """A whole request, its body read and unchunked. `peer` is who asked, as far as that is known; `hop` whoever
-    handed it on to us, where that is another."""
+    handed it on to us, where that is another; `secure`, whether over TLS."""
 
     method: bytes
     target: bytes
@@ -56,6 +56,7 @@ class Request(NamedTuple):
     body: bytes = b""
     peer: str = ""
     hop: str = ""
+    secure: bool = False
 
 
 @value

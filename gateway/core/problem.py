@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from enum import Enum, StrEnum
 
+from .limit import Limit
 from .values import value
 
 
@@ -284,13 +285,14 @@ class Problem(Enum):
 @value
 class Refusal:
     """A problem as one request meets it. `more` is put before the problem's own advice, or `instead` in its place;
-    `retry_after` is in seconds."""
+    `retry_after` is in seconds; `limit` is what it ran into, if that is why."""
 
     problem: Problem
     more: str = ""
     retry_after: int | None = None
     label: Label | None = None
     instead: str = ""
+    limit: Limit | None = None
 
     @property
     def detail(self) -> str:

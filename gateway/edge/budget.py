@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Budget:
-    """A total that many take from. What does not fit is refused, never waited for."""
+    """A total that many take from. What does not fit is refused, never waited for; `refused` is told each time."""
 
-    __slots__ = ("taken", "total")
+    __slots__ = ("_refused", "taken", "total")
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, refused: Callable[[], None] = lambda: None) -> None:
         self.total = total
+        self._refused = refused
         self.taken = 0
 
     def take(self, size: int) -> bool:
         """Take `size` bytes; False, and nothing taken, if they do not fit."""
         if self.taken + size > self.total:
+            self._refused()
             return False
         self.taken += size
         return True

@@ -19,13 +19,15 @@ from typing import cast
 import httptools
 
 from ..core.fields import Fields, shape_of
+from ..core.limit import Limit
 from ..core.message import values
 from ..core.problem import Problem, Refusal
 from .door import Guarded, Head, Passing, Refused, too_large
 from .line import NEXT_WORD
 from .proxies import without_hearsay
+from .secure import peer_of
 from .shared import Shared
-from .turns import AHEAD, DROPPED, Turns
+from .turns import DROPPED, Turns
 from .upgrade import Parser, offered
 from .visit import Visit
 
@@ -53,28 +55,45 @@ class ClientConnection(Turns):
         self._upgrading = False
         self._synthetic = False
         self._lingered = 0
+        self._checked = 0.0
+        #: The request whose body is timed, and for how long it has been read.
+        self._timed: Visit | None = None
+        self._read_for = 0.0
 
     # ── asyncio.Protocol ──────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
-        server = self.server
+        self._transport = self._wire = transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
+        server, peer = self.server, peer_of(transport)
         surplus = len(server.connections) - server.patience.connections
         if surplus >= _TURNED_AWAY:
             transport.abort()
+            server.observer.limited(Limit.CONNECTIONS)
             return
-        server.connections.add(self)
+        limit = server.full(peer)
+        self._enter(peer)
         if server.draining:  # he was let in at the last moment
             server.loop.call_later(NEXT_WORD, self.drain)
-        peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) else ""
-        if server.proxies is not None:
-            self._trusted = server.proxies.trusts(self._peer)
-            self._doubted = not self._trusted
-        self._since = server.loop.time()
-        if surplus >= 0:  # one too many, which is told so before it has asked
+        if limit is not None:  # one too many, which is told so before it has asked
             self._deafen()
-            self._last_words(Refusal(Problem.OVERLOADED, "Too many clients are connected.", retry_after=1))
+            too_many = "Too many clients are connected."
+            self._last_words(Refusal(Problem.OVERLOADED, too_many, retry_after=1, limit=limit))
+
+    def secured(self, transport: asyncio.Transport, wire: asyncio.Transport, certificate: bytes) -> None:
+        """Like `connection_made`, once the handshake of `transport`, TLS over `wire`, is finished."""
+        self._transport, self._wire, self._certificate = transport, wire, certificate
+        self._secure = True
+        self._enter(peer_of(wire))
+        if self.server.draining:
+            self.server.loop.call_later(NEXT_WORD, self.drain)
+
+    def _enter(self, peer: str) -> None:
+        server, self._peer = self.server, peer
+        server.enter(self, peer)
+        if server.proxies is not None:
+            self._trusted = server.proxies.trusts(peer)
+            self._doubted = not self._trusted
+        self._since = self._checked = server.loop.time()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -137,9 +156,9 @@ class ClientConnection(Turns):
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._wire = None
         self._deafen()
-        self.server.forget(self)
+        self.server.forget(self, self._peer)
         queue, self._queue = self._queue, deque()
         self._reading = None
         for visit in queue:
@@ -198,7 +217,9 @@ class ClientConnection(Turns):
         fields = Fields(shape, values)
         if self._doubted:
             fields = without_hearsay(fields)
-        head = Head(parser.get_method(), self._target, fields, parser.get_http_version(), size)
+        head = Head(
+            parser.get_method(), self._target, fields, parser.get_http_version(), size, certificate=self._certificate
+        )
         self._upgrading = parser.should_upgrade()
         door = self.server.door
         way = door.look(head)
@@ -214,7 +235,8 @@ class ClientConnection(Turns):
         self._queue.append(visit)
         if len(self._queue) == 1:
             self._turn()
-        elif len(self._queue) > AHEAD:
+        elif len(self._queue) > self.server.patience.pipelined:
+            self.server.observer.limited(Limit.PIPELINED)
             self.pause()
 
     def on_body(self, data: bytes) -> None:
@@ -308,8 +330,8 @@ class ClientConnection(Turns):
     def _read_on(self) -> None:
         data, self._unread = self._unread, b""
         self._feed_by_pieces(data)
-        if self._transport is not None and not self._paused:
-            self._transport.resume_reading()
+        if self._wire is not None and not self._paused:
+            self._wire.resume_reading()
 
     def drain(self, quiet: float = 0.0) -> None:
         """Close if nothing is under way, and nothing was for `quiet` seconds (a request may be on its way, and would be
@@ -326,29 +348,49 @@ class ClientConnection(Turns):
     def check(self, now: float) -> None:
         """Once a second: has the client taken too long?"""
         patience = self.server.patience
-        waited = now - self._since
+        waited, passed = now - self._since, now - self._checked
+        before, self._unsent, self._checked = self._unsent, self.unsent(), now
         if self._relay is not None:
             self._relay.check(now)
         elif self._lingering:
-            if now > self._lingering:
+            if 0 < self._unsent < before:
+                self._lingering = max(self._lingering, now + patience.write)
+            elif now > self._lingering:
+                if self._unsent:
+                    self.server.observer.limited(Limit.WRITE_TIMEOUT)
                 self.abort()
-        elif self.full or (self._ended and self._queue and self._queue[0].answered):
+        elif self._unsent or (self._ended and self._queue and self._queue[0].answered):
             # It does not read its answer, or is not there any more: who closes both sides looks half-closed.
-            if self._moved:
+            if self._moved or self._unsent < before:
                 self._moved = False
                 self._since = now
-            elif waited > patience.idle:
+            elif waited > patience.write:
+                self.server.observer.limited(Limit.WRITE_TIMEOUT)
                 self.abort()
         elif self._in_head:
             if waited > patience.head and not self._queue:
-                self._deafen()
-                self._last_words(Refusal(Problem.REQUEST_TIMEOUT, "The head was not there in time."))
+                self._too_slow(Limit.HEAD_TIMEOUT, "The head was not there in time.")
         elif self._reading is not None:
-            if waited > patience.body and not self._paused and self._queue[0] is self._reading:
-                self._deafen()
-                self._last_words(Refusal(Problem.REQUEST_TIMEOUT, "The body was not there in time."))
+            if not self._paused and self._queue[0] is self._reading:
+                self._check_body(self._reading, waited, passed)
         elif not self._queue and waited > patience.idle:
+            self.server.observer.limited(Limit.IDLE)
             self._close()
+
+    def _check_body(self, visit: Visit, waited: float, passed: float) -> None:
+        """`passed` counts only while the body could come: who is held back by us is not slow."""
+        patience = self.server.patience
+        if self._timed is not visit:
+            self._timed, self._read_for = visit, 0.0
+        self._read_for += passed
+        if waited > patience.body:
+            self._too_slow(Limit.BODY_TIMEOUT, "The body was not there in time.")
+        elif (self._read_for - patience.grace) * patience.rate > visit.size:
+            self._too_slow(Limit.BODY_RATE, f"The body came at less than {patience.rate} bytes a second.")
+
+    def _too_slow(self, limit: Limit, what: str) -> None:
+        self._deafen()
+        self._last_words(Refusal(Problem.REQUEST_TIMEOUT, what, limit=limit))
 
 
 class _Held:

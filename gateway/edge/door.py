@@ -14,6 +14,7 @@ from ..core.decide import Guard, Later, Pass, PassReason, Refuse, admit, identif
 from ..core.fields import Fields, Shape
 from ..core.fingerprint import CANONICAL_JSON, fingerprint, selects_account
 from ..core.key import DERIVED, Unreadable, record_name, shadowed
+from ..core.limit import Limit
 from ..core.message import Request, listed
 from ..core.policy import AMBIGUOUS, Mode, Route, RouteTable
 from ..core.problem import Problem, Refusal
@@ -177,11 +178,20 @@ class Door:
         return size >= _DIGESTED_HERE or (policy.parses_body and size > _PARSED_HERE)
 
     def ask(
-        self, head: Head, body: bytes, peer: str, way: Guarded, hop: str = "", *, shadow: bool = False
+        self,
+        head: Head,
+        body: bytes,
+        peer: str,
+        way: Guarded,
+        hop: str = "",
+        secure: bool = False,
+        *,
+        shadow: bool = False,
     ) -> Ask | Passing | Refused:
         """The guarded request, whole; or where it goes instead, now that its body has been read. `peer` asked, `hop`
-        handed it on; in `shadow` its name is one that no gate which enforces finds. May run in a thread."""
-        request = Request(head.method, head.target, head.fields, body, peer, hop)
+        handed it on, over TLS if `secure`; in `shadow` its name is one that no gate which enforces finds. May run in
+        a thread."""
+        request = Request(head.method, head.target, head.fields, body, peer, hop, secure)
         route, guard = way.route, way.guard
         policy = route.policy
         if isinstance(guard, Guard) and not policy.bound:
@@ -243,10 +253,16 @@ class Door:
         """
         bounds = self.bounds
         if len(head.target) > bounds.target:
-            return Refusal(Problem.TARGET_TOO_LONG, f"It has {len(head.target)} bytes; {bounds.target} is the most.")
+            return Refusal(
+                Problem.TARGET_TOO_LONG,
+                f"It has {len(head.target)} bytes; {bounds.target} is the most.",
+                limit=Limit.TARGET,
+            )
         if head.size > bounds.head or len(head.fields) > bounds.fields:
             return Refusal(
-                Problem.HEAD_TOO_LARGE, f"At most {bounds.head} bytes and {bounds.fields} fields are accepted."
+                Problem.HEAD_TOO_LARGE,
+                f"At most {bounds.head} bytes and {bounds.fields} fields are accepted.",
+                limit=Limit.HEAD if head.size > bounds.head else Limit.FIELDS,
             )
         if head.version not in ("1.1", "1.0"):
             return Refusal(Problem.VERSION_UNSUPPORTED)
@@ -307,7 +323,7 @@ class Door:
 
 def too_large(limit: int) -> Refusal:
     """The refusal of a body that is over its limit."""
-    return Refusal(Problem.BODY_TOO_LARGE, f"At most {limit} bytes are guarded.")
+    return Refusal(Problem.BODY_TOO_LARGE, f"At most {limit} bytes are guarded.", limit=Limit.MAX_REQUEST)
 
 
 def _malformed(why: str) -> Refusal:

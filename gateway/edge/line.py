@@ -29,6 +29,11 @@ class Line(asyncio.Protocol):
     def __init__(self, server: Shared) -> None:
         self.server = server
         self._transport: asyncio.Transport | None = None
+        #: What the bytes go over in the end: the same, or with TLS the connection under it.
+        self._wire: asyncio.Transport | None = None
+        #: SHA-256 of the certificate that the client has shown, in DER; empty where it has shown none.
+        self._certificate = b""
+        self._secure = False
         self._queue: deque[Visit] = deque()
         #: The request whose body is coming in.
         self._reading: Visit | None = None
@@ -41,6 +46,7 @@ class Line(asyncio.Protocol):
         self._unread = b""
         self._ended = False
         self._moved = False
+        self._unsent = 0
         self.full = False
 
     def write(self, data: bytes) -> None:
@@ -51,6 +57,13 @@ class Line(asyncio.Protocol):
     def half(self, data: bytes) -> bytes:
         """For a test that ends the process in the middle of a reply: what is left to be written."""
         return failpoints.reply(self._transport, data) if self._transport is not None else data
+
+    def unsent(self) -> int:
+        """Bytes that wait in this process for the client to read."""
+        if self._transport is None or self._wire is None:
+            return 0
+        waiting = self._wire.get_write_buffer_size()
+        return waiting if self._wire is self._transport else waiting + self._transport.get_write_buffer_size()
 
     def problem(self, visit: Visit, refusal: Refusal) -> bytes:
         server = self.server
@@ -106,17 +119,17 @@ class Line(asyncio.Protocol):
             visit.reserved = 0
 
     def pause(self) -> None:
-        if self._transport is not None and not self._paused and not self._deaf:
+        if self._wire is not None and not self._paused and not self._deaf:
             self._paused = True
-            self._transport.pause_reading()
+            self._wire.pause_reading()
 
     def resume(self) -> None:
-        if self._transport is not None and self._paused:
+        if self._wire is not None and self._paused:
             self._paused = False
             if self._unread:
                 self.server.loop.call_soon(self._read_on)  # not from within the parser
             else:
-                self._transport.resume_reading()
+                self._wire.resume_reading()
 
     def _read_on(self) -> None:
         """Read what was left unread, and then what comes."""
@@ -139,8 +152,8 @@ class Line(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        unread = transport.get_write_buffer_size() > 0
-        self._lingering = self.server.loop.time() + (self.server.patience.idle if unread else _LINGER)
+        unread = self.unsent() > 0
+        self._lingering = self.server.loop.time() + (self.server.patience.write if unread else _LINGER)
         lingers = (self._reading is not None or self._deaf or bool(self._queue)) and not self._ended
         queue, self._queue = self._queue, deque()
         self._reading = None

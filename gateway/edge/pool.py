@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..core.limit import Limit
 from ..core.outcome import NotSentReason
 from ..ports import Clock
 from ..tasks import Tasks
@@ -44,6 +46,11 @@ class Place:
     connect: float = 2.0
     connections: int = 256
     tls: Tls | None = None
+    #: Of a Unix socket, instead of host and port.
+    path: str = ""
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
 
 
 class Wanter(Protocol):
@@ -57,11 +64,16 @@ class Wanter(Protocol):
 class Pool:
     """The connections to `place`."""
 
-    def __init__(self, place: Place, clock: Clock, tasks: Tasks) -> None:
+    def __init__(
+        self, place: Place, clock: Clock, tasks: Tasks, limited: Callable[[Limit], None] = lambda _: None
+    ) -> None:
         self.place = place
+        self.limited = limited
         self.clock = clock
         #: The upstream as a Host field says it.
         self.authority = (f"[{place.host}]" if ":" in place.host else place.host).encode() + b":%d" % place.port
+        if place.path:
+            self.authority = place.host.encode()
         self._tasks = tasks
         self._idle_for = IDLE_FOR if place.tls is None else TLS_IDLE_FOR
         self._idle: list[Connection] = []
@@ -91,6 +103,7 @@ class Pool:
     def _make(self, wanter: Wanter) -> None:
         if self._open >= self.place.connections:
             self._wanting.append(wanter)
+            self.limited(Limit.UPSTREAM_CONNECTIONS)
             return
         self._open += 1
         self._tasks.start(self._connect(wanter))
@@ -153,7 +166,7 @@ class Pool:
                 connection = await (self._plain() if place.tls is None else self._secured(place.tls))
             made = True
         except (OSError, ValueError) as error:  # TimeoutError, socket.gaierror, ssl.SSLError; UnicodeError
-            wanter.unconnected(NotSentReason.UNREACHABLE, f"{place.host}:{place.port}: {self._why(error)}")
+            wanter.unconnected(NotSentReason.UNREACHABLE, f"{place}: {self._why(error)}")
             return
         except asyncio.CancelledError:
             wanter.unconnected(NotSentReason.STOPPED, "the gate is being stopped")
@@ -165,13 +178,18 @@ class Pool:
         if connection.usable:
             wanter.connected(connection)
         else:  # it ended, or spoke first, before we could write
-            wanter.unconnected(NotSentReason.UNREACHABLE, f"{place.host}:{place.port}: closed at once")
+            wanter.unconnected(NotSentReason.UNREACHABLE, f"{place}: closed at once")
 
     async def _plain(self) -> Connection:
         loop, place = asyncio.get_running_loop(), self.place
-        _, connection = await loop.create_connection(
-            lambda: Connection(self._fell_idle, self._ended), place.host, place.port
-        )
+
+        def made() -> Connection:
+            return Connection(self._fell_idle, self._ended)
+
+        if place.path:
+            _, connection = await loop.create_unix_connection(made, place.path)
+        else:
+            _, connection = await loop.create_connection(made, place.host, place.port)
         return connection
 
     async def _secured(self, tls: Tls) -> Connection:

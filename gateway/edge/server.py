@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
+import ssl
+from collections.abc import Callable
 
+from ..tasks import Tasks
 from .client import ClientConnection
 from .line import NEXT_WORD
+from .secure import Gatekeeper
 from .shared import Shared
 
 #: Connections that the kernel keeps for a listener until they are let in.
@@ -16,21 +21,37 @@ _BACKLOG = 1024
 class Server:
     """All listeners, and the connections that were let in."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, tasks: Tasks) -> None:
         self.shared = shared
+        self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def listen(self, host: str, port: int, *, shared: bool = False) -> list[tuple[str, int]]:
+    async def listen(
+        self, host: str, port: int, *, shared: bool = False, tls: ssl.SSLContext | None = None
+    ) -> list[tuple[str, int]]:
         """Accept connections; says on which addresses. `shared`: with other processes that listen there too."""
         listener = await self._loop.create_server(
-            lambda: ClientConnection(self.shared), host, port, backlog=_BACKLOG, reuse_port=shared or None
+            self._guests(tls), host, port, backlog=_BACKLOG, reuse_port=shared or None
         )
+        self._add(listener)
+        return [socket.getsockname()[:2] for socket in listener.sockets]
+
+    async def listen_on(self, sock: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
+        """Accept connections on a Unix socket that listens."""
+        self._add(await self._loop.create_unix_server(self._guests(tls), sock=sock, backlog=_BACKLOG))
+
+    def _guests(self, tls: ssl.SSLContext | None) -> Callable[[], asyncio.Protocol]:
+        shared, tasks = self.shared, self._tasks
+        if tls is None:
+            return lambda: ClientConnection(shared)
+        return lambda: Gatekeeper(shared, tls, tasks, lambda: ClientConnection(shared))
+
+    def _add(self, listener: asyncio.Server) -> None:
         self._listeners.append(listener)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(1.0, self._sweep)
-        return [socket.getsockname()[:2] for socket in listener.sockets]
 
     async def drain(self, seconds: float) -> int:
         """Accept no more, let what is under way be answered; says how many connections were cut off."""
@@ -71,6 +92,7 @@ class Server:
             listener.close()
         for connection in list(self.shared.connections):
             connection.abort()
+        self.shared.aside.close()
 
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(1.0, self._sweep)

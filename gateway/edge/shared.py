@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..core.limit import Limit
 from ..exchange import Gate
 from ..ports import Clock, Observer
 from ..shadow import Shadows
+from .aside import Aside
 from .door import Door, Head
 from .origins import Origins
 from .outbox import Outbox
@@ -20,14 +23,24 @@ from .wire import PLAIN, RequestHeads
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a client may take, in seconds; and how many there may be. `tunnel`: how long a connection that has
-    left HTTP may be silent."""
+    """How long a client may take, in seconds, and how many there may be: `limits` of the file.
+
+    `body`: without a byte of it; `rate`: bytes of it per second once it has taken `grace`, or 0; `write`: without
+    taking a byte; `tunnel`: how long a connection that has left HTTP may be silent; `pipelined`: requests that are
+    read ahead of their answers.
+    """
 
     head: float = 10.0
     body: float = 60.0
+    rate: int = 500
+    grace: float = 20.0
+    write: float = 60.0
     idle: float = 75.0
-    connections: int = 10_000
     tunnel: float = 3600.0
+    handshake: float = 10.0
+    connections: int = 10_000
+    per_address: int = 10_000
+    pipelined: int = 16
 
 
 class Member(Protocol):
@@ -70,8 +83,10 @@ class Shared:
         self.proxies = proxies
         self.shadows = Shadows(gate)
         self.connections: set[Member] = set()
+        self._from: Counter[str] = Counter()
         self.draining = False
         self.outbox = Outbox(self.loop)
+        self.aside = Aside(self.loop)
         self.longest_head = door.bounds.head + door.bounds.target
         self.emptied: asyncio.Event | None = None
 
@@ -94,7 +109,30 @@ class Shared:
         """What an answer of the service tells the browser, besides what the service itself does."""
         return b"" if self.origins is None else self.origins.exposes(head.method, head.fields)
 
-    def forget(self, connection: Member) -> None:
-        self.connections.discard(connection)
+    def full(self, peer: str) -> Limit | None:
+        """What a connection of `peer` would be too many for. A trusted proxy brings everybody, and what comes over a
+        Unix socket has no address: neither is counted by address."""
+        patience = self.patience
+        if len(self.connections) >= patience.connections:
+            return Limit.CONNECTIONS
+        if self._from[peer] >= patience.per_address and not (self.proxies is not None and self.proxies.trusts(peer)):
+            return Limit.CONNECTIONS_PER_ADDRESS
+        return None
+
+    def enter(self, connection: Member, peer: str) -> None:
+        """One connection more."""
+        self.connections.add(connection)
+        if peer:
+            self._from[peer] += 1
+
+    def forget(self, connection: Member, peer: str) -> None:
+        """It is gone; told once."""
+        if connection not in self.connections:
+            return
+        self.connections.remove(connection)
+        if peer:
+            self._from[peer] -= 1
+            if not self._from[peer]:
+                del self._from[peer]
         if self.emptied is not None and not self.connections:
             self.emptied.set()

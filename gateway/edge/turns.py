@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..core import fields
+from ..core.limit import Limit
 from ..core.message import Request
 from ..core.problem import Problem, Refusal
 from ..exchange import Ask
@@ -21,8 +22,6 @@ from .watched import Watch, WatchedTunnel
 
 #: A refused request's body up to this size is read and dropped, so that the connection can go on.
 DROPPED = 64 << 10
-#: Pipelined requests that are read ahead.
-AHEAD = 16
 
 
 class Turns(Line):
@@ -71,7 +70,7 @@ class Turns(Line):
             if self.server.door.takes_long(way.route, body):
                 self.server.gate.tasks.start(self._ask_aside(visit, way, body))
             else:
-                ask = self.server.door.ask(visit.head, body, self._client(visit.head), way, self._peer)
+                ask = self.server.door.ask(visit.head, body, self._client(visit.head), way, self._peer, self._secure)
                 self._go_on(visit, body, ask)
         elif not isinstance(way, Passing):
             self._answer(visit, way)
@@ -84,7 +83,7 @@ class Turns(Line):
         server = self.server
         client = self._client(visit.head)
         try:
-            ask = await server.loop.run_in_executor(None, server.door.ask, visit.head, body, client, way, self._peer)
+            ask = await server.aside.run(server.door.ask, visit.head, body, client, way, self._peer, self._secure)
             self._go_on(visit, body, ask)
         except BaseException:
             visit.asked = False
@@ -118,7 +117,7 @@ class Turns(Line):
         visit.tunnel = tunnel = kind(
             self.server.pools[route.upstream],
             visit,
-            Request(head.method, head.target, head.fields, b"", self._peer),
+            Request(head.method, head.target, head.fields, b"", self._peer, secure=self._secure),
             way.reason,
             length=head.length,
             chunked=head.chunked,
@@ -148,7 +147,7 @@ class Turns(Line):
         if not visit.keeps_alive():
             self._close()
             return
-        if self._paused and len(self._queue) <= AHEAD:
+        if self._paused and len(self._queue) <= self.server.patience.pipelined:
             self.resume()
         if self._queue:
             self._turn()
@@ -157,7 +156,7 @@ class Turns(Line):
 
     def switch(self, visit: Visit, service: Connection, data: bytes) -> None:
         """HTTP ends here: the client is given `data`, and whatever either side sends then is the other's."""
-        assert self._transport is not None
+        assert self._transport is not None and self._wire is not None
         self.write(data)
         self.server.outbox.flush()
         early, self._unread = self._unread, b""
@@ -168,7 +167,12 @@ class Turns(Line):
             self.account(visit, 101, detail=relay.detail)
             self.connection_lost(None)
 
-        relay = self._relay = Relay(self._transport, service, idle=self.server.patience.tunnel, over=over)
+        def silent() -> None:
+            self.server.observer.limited(Limit.TUNNEL_IDLE)
+
+        relay = self._relay = Relay(
+            self._transport, self._wire, service, idle=self.server.patience.tunnel, over=over, silent=silent
+        )
         relay.begin(early, full=self.full, ended=self._ended)
 
     # ── Refusals ──────────────────────────────────────────────────────────────────────────────────
@@ -176,6 +180,8 @@ class Turns(Line):
     def _answer_refused(self, visit: Visit, way: Refused) -> None:
         if not visit.answered:
             visit.answered = True
+            if way.refusal.limit is not None:
+                self.server.observer.limited(way.refusal.limit)
             self.write(self.problem(visit, way.refusal))
             self.account(visit, way.refusal.problem.status, way.refusal)
             self.done(visit)
@@ -228,7 +234,10 @@ class Turns(Line):
         self._deafen()
         bounds = self.server.door.bounds
         over = len(self._target) > bounds.target
-        self._last_words(Refusal(Problem.TARGET_TOO_LONG if over else Problem.HEAD_TOO_LARGE))
+        if over:
+            self._last_words(Refusal(Problem.TARGET_TOO_LONG, limit=Limit.TARGET))
+        else:
+            self._last_words(Refusal(Problem.HEAD_TOO_LARGE, limit=Limit.HEAD))
 
     def _last_words(self, refusal: Refusal) -> None:
         """Refuse the request that is being read, and close once it is told so."""

@@ -47,18 +47,27 @@ class Parser(Protocol):
 
 
 class Relay:
-    """Two connections whose bytes are each other's, until either has ended. `over` is called once, with the client's
-    connection gone; `detail` then says why, where that was the gate's doing."""
+    """Two connections whose bytes are each other's, until either has ended. `wire` is under the client's TLS, or the
+    same. `over` is called once, with the client's connection gone; `detail` then says why, where that was the gate's
+    doing; `silent`, where that is because nothing moved."""
 
     def __init__(
-        self, client: asyncio.Transport, service: Connection, *, idle: float, over: Callable[[], None]
+        self,
+        client: asyncio.Transport,
+        wire: asyncio.Transport,
+        service: Connection,
+        *,
+        idle: float,
+        over: Callable[[], None],
+        silent: Callable[[], None],
     ) -> None:
+        self._silent = silent
         self._idle = idle
         self._over = over
         self._since = asyncio.get_running_loop().time()
         self.detail = ""
         self.moved = False
-        self._client = _End(self, client, client, self._client_lost)
+        self._client = _End(self, client, wire, self._client_lost)
         self._service = _End(self, service.transport, service.wire, service.connection_lost)
         self._client.other, self._service.other = self._service, self._client
         client.set_protocol(self._client)
@@ -85,6 +94,7 @@ class Relay:
             self.moved = False
             self._since = now
         elif now - self._since > self._idle:
+            self._silent()
             self.detail = f"no byte either way for {self._idle:g} s"
             self.abort()
 

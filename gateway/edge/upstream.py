@@ -10,6 +10,7 @@ import asyncio
 
 from .. import failpoints
 from ..core.fields import Fields, fields_of
+from ..core.limit import Limit
 from ..core.message import Request, Response
 from ..core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from ..failpoints import Point
@@ -202,6 +203,8 @@ class GuardedAttempt:
             connection.abort()
             self._conclude(Lost(LostReason.EARLY, "it answered before it had read the request", head.status))
             return
+        if completeness is Completeness.OVER_LIMIT:
+            self._pool.limited(Limit.MAX_RESPONSE)
         self.stream = LiveStream(connection, head.length)
         for data in self._chunks:
             self.stream.write(data)

@@ -90,9 +90,8 @@ class RequestHeads:
     """Writes the heads that go upstream: the client's, less what was for this hop, plus where it came from. `read`
     has the names that the routes go by, in lower case."""
 
-    def __init__(self, read: frozenset[bytes] = _NOTHING, *, scheme: bytes = b"http") -> None:
+    def __init__(self, read: frozenset[bytes] = _NOTHING) -> None:
         self._read = read
-        self._scheme = scheme
         self._kept = _onward(_NOTHING, read)
         self._kept_unexpecting = _onward(frozenset((b"expect",)), read)
 
@@ -113,7 +112,11 @@ class RequestHeads:
                 kept.lines(fields),
                 _passed_on(fields, b"via", b"Via", _PSEUDONYM),
                 _passed_on(fields, b"x-forwarded-for", b"X-Forwarded-For", (request.hop or request.peer).encode()),
-                b"" if b"x-forwarded-proto" in at else b"X-Forwarded-Proto: %b\r\n" % self._scheme,
+                b""
+                if b"x-forwarded-proto" in at
+                else b"X-Forwarded-Proto: https\r\n"
+                if request.secure
+                else b"X-Forwarded-Proto: http\r\n",
                 b"X-Forwarded-Host: %b\r\n" % values[hosts[0]]
                 if hosts and values[hosts[0]] and b"x-forwarded-host" not in at
                 else b"",

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from ..core.decide import Reason
+from ..core.limit import Limit
 from ..core.record import Kind
 from ..ports import Account, DuplicateKind, VerdictName
 
@@ -142,6 +143,7 @@ class Tally:
         self._shadow: Count[tuple[object, ...]] = Count()
         self._unfit: Count[Labels] = Count()
         self._store_errors: defaultdict[str, int] = defaultdict(int)
+        self._limits = dict.fromkeys(Limit, 0)
         self._forgot = 0
         self._alarms = 0
         self._weak: defaultdict[Labels, int] = defaultdict(int)
@@ -171,6 +173,7 @@ class Tally:
             "unfit": [[labels, count] for labels, count in self._unfit.items()],
             "cells": [histogram.state() for histogram in self._histograms],
             "store_errors": self._store_errors,
+            "limits": self._limits,
             "forgot": self._forgot,
             "alarms": self._alarms,
             "weak": [[labels, count] for labels, count in self._weak.items()],
@@ -193,6 +196,8 @@ class Tally:
             histogram.add(cells)
         for operation, count in state["store_errors"].items():
             self._store_errors[operation] += count
+        for limit, count in state["limits"].items():
+            self._limits[Limit(limit)] += count
         self._forgot += state["forgot"]
         self._alarms += state["alarms"]
         for labels, count in state["weak"]:
@@ -238,6 +243,9 @@ class Tally:
     def store_forgot(self, route: str) -> None:
         self._forgot += 1
         self._alarms += 1
+
+    def limited(self, limit: Limit) -> None:
+        self._limits[limit] += 1
 
     def alarm(self, what: str, **facts: object) -> None:
         self._alarms += 1
@@ -323,6 +331,10 @@ class Tally:
         yield _counter("oncegate_weak_keys", "Keys that two clients may choose alike", ("route", "kind"), self._weak)
         errors: dict[Labels, int] = {(operation,): count for operation, count in self._store_errors.items()}
         yield _counter("oncegate_store_errors", "Calls that the store did not answer", ("operation",), errors)
+        limits: dict[Labels, int] = {(limit,): count for limit, count in self._limits.items()}
+        yield _counter(
+            "oncegate_limits", "Times that a limit was met and kept, by its name in the file", ("limit",), limits
+        )
         yield _counter("oncegate_store_forgot", "Acknowledged claims that the store had lost", (), {(): self._forgot})
         yield _counter("oncegate_alarms", "Lines in the log that a person should read", (), {(): self._alarms})
 

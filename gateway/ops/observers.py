@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from ..core.limit import Limit
 from ..ports import Account, Observer
 
 
 class Deaf:
-    """An observer that does not care for single calls of the store."""
+    """An observer that does not care for single calls of the store, nor for limits."""
 
     def store_called(self, operation: str, seconds: float, *, failed: bool) -> None: ...
+
+    def limited(self, limit: Limit) -> None: ...
 
 
 class Observers:
@@ -31,6 +34,10 @@ class Observers:
     def store_forgot(self, route: str) -> None:
         for observer in self._observers:
             observer.store_forgot(route)
+
+    def limited(self, limit: Limit) -> None:
+        for observer in self._observers:
+            observer.limited(limit)
 
     def alarm(self, what: str, **facts: object) -> None:
         for observer in self._observers:

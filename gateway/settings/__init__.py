@@ -2,6 +2,7 @@
 
 source   text → values that remember their lines, `${NAME}` read
 model    the shape of the file, each field documented where it is declared
+listeners where clients come in
 values   what a field takes, and what is said of anything else (units, addresses)
 tls      the authorities that a service's certificate is checked against
 check    what fields must agree on; Settings, or every fault with its place
@@ -14,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import check
-from .addresses import Address
+from .addresses import Address, UnixPath
 from .faults import Fault, Faults
+from .listeners import Listener
 from .result import Limits, LogSettings, Overrides, Settings, TlsSettings, UpstreamSettings
 from .source import Scalar, Source, read
 
@@ -24,10 +26,12 @@ __all__ = [
     "Fault",
     "Faults",
     "Limits",
+    "Listener",
     "LogSettings",
     "Overrides",
     "Settings",
     "TlsSettings",
+    "UnixPath",
     "UpstreamSettings",
     "load",
     "load_text",

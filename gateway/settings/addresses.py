@@ -58,25 +58,59 @@ class Address:
         except ValueError:
             return False
 
-    def overlaps(self, other: Address) -> bool:
+    def overlaps(self, other: Address | UnixPath) -> bool:
         """Whether both cannot be listened on at once. Port 0 is whichever is free."""
-        if self.port != other.port or not self.port:
+        if isinstance(other, UnixPath) or self.port != other.port or not self.port:
             return False
         everywhere = (EVERY_INTERFACE, "::")
         mine, theirs = ("127.0.0.1" if host == "localhost" else host for host in (self.host, other.host))
         return mine == theirs or mine in everywhere or theirs in everywhere
 
 
+#: Bytes of a Unix socket's path: the kernel takes 108, and a new socket is made under a longer name first.
+_LONGEST_PATH = 96
+
+
+@dataclass(frozen=True, slots=True)
+class UnixPath:
+    """A Unix socket. Written `unix:/run/oncegate.sock`."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+    @classmethod
+    def parse(cls, text: str) -> UnixPath:
+        """The socket that `text` names. ValueError with the corrected value where it names none."""
+        path = text.removeprefix("unix:")
+        if path.startswith("//"):
+            raise ValueError(f"one slash begins the path; use unix:/{path.lstrip('/')}")
+        if not path.startswith("/") or path.endswith("/") or "\0" in path:
+            raise ValueError("expected the whole path of a Unix socket, such as unix:/run/oncegate.sock")
+        if len(path.encode()) > _LONGEST_PATH:
+            raise ValueError(f"the path of a Unix socket has {_LONGEST_PATH} bytes at most; use a shorter one")
+        return cls(path)
+
+    def overlaps(self, other: Address | UnixPath) -> bool:
+        """Whether both cannot be listened on at once."""
+        return self == other
+
+
 class Upstream(NamedTuple):
-    """Where a service listens, and whether it speaks TLS there."""
+    """Where a service listens, and whether it speaks TLS there. `path` is that of a Unix socket, which has no host and
+    port."""
 
     host: str
     port: int
     tls: bool = False
+    path: str = ""
 
 
 def upstream(url: str) -> Upstream:
-    """What `http://HOST:PORT` or `https://HOST:PORT` names."""
+    """What `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH` names."""
+    if url.startswith("unix:"):
+        return Upstream("localhost", 80, path=UnixPath.parse(url).path)
     found = URL.fullmatch(url)
     if found is None:
         try:

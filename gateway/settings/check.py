@@ -22,10 +22,11 @@ from ..core.policy import DAY, Match, Policy, Route, RouteTable
 from ..core.scope import CLIENT_CERT
 from ..core.sent import SendKey
 from ..core.source import Place
-from . import addresses, scopes, stores, tls, values
+from . import addresses, listeners, scopes, stores, tls, values
 from .addresses import NOT_BUILT, Address
 from .faults import Fault, Faults, Loc, short
 from .fields import Shape
+from .listeners import Listener, ListenerShape, ListenerTls
 from .model import SHAPES, FileShape, StoreShape, TlsShape, UpstreamShape, shape_at
 from .policy import PolicyShape, RouteShape, missing_of
 from .result import Limits, LogSettings, Overrides, Settings, TlsSettings, UpstreamSettings
@@ -106,7 +107,7 @@ class _Check:
         self.source = source
         self.file = file
         self.service = self._either("service", overrides.service, _name, file.service)
-        self.listen = self._either("listen", overrides.listen, Address.parse, file.listen)
+        self.listen = self._listeners(overrides.listen)
         self.admin = self._either("admin", overrides.admin, Address.parse, file.admin.listen)
         self.store = self._either("store", overrides.store, stores.store, self._store(file.store))
         self.overrides = overrides
@@ -150,10 +151,65 @@ class _Check:
         self.source.broken.add(loc)
 
     def _upstream(self, name: str, shape: UpstreamShape) -> UpstreamSettings:
-        host, port, _ = shape.url
+        url = shape.url
         return UpstreamSettings(
-            name, host, port, shape.connect, shape.timeout, shape.late, shape.connections, self._tls(name, shape)
+            name,
+            url.host,
+            url.port,
+            shape.connect,
+            shape.timeout,
+            shape.late,
+            shape.connections,
+            url.path,
+            self._tls(name, shape),
         )
+
+    def _listeners(self, typed: str | None) -> tuple[Listener, ...]:
+        """Those of the file; `typed` takes the place of the first one's address, and nothing else of it."""
+        shapes = self.file.listen
+        first = self._either("listen", typed, listeners.parse, shapes[0].address)
+        made = [
+            Listener(first if n == 0 else shape.address, self._listener_tls(n, shape), shape.mode)
+            for n, shape in enumerate(shapes)
+        ]
+        for n, shape in enumerate(shapes):
+            loc = self._listen_loc(n)
+            if "address" not in shape.model_fields_set and "listen" in self.source.data and not (typed and n == 0):
+                if self.source.sound((*loc, "address")):
+                    self._wrong((*loc, "address"), "is missing; use address: 127.0.0.1:8080")
+            elif any(made[n].address.overlaps(earlier.address) for earlier in made[:n]):
+                self._wrong(loc, f"{made[n].address} is listened on already; remove one of the two")
+            elif "mode" in shape.model_fields_set and isinstance(made[n].address, Address):
+                self._wrong((*loc, "mode"), "is for a Unix socket; remove it, or use unix:/PATH")
+        return tuple(made)
+
+    def _listen_loc(self, n: int) -> Loc:
+        """Where the listener stands: in the list, or alone."""
+        return ("listen", n) if isinstance(self.source.data.get("listen"), list) else ("listen",)
+
+    def _listener_tls(self, n: int, shape: ListenerShape) -> ListenerTls | None:
+        given, loc = shape.tls, (*self._listen_loc(n), "tls")
+        if given is None:
+            return None
+        if given.cert is None:
+            if not any(broken[: len(loc)] == loc for broken in self.source.broken):
+                self._wrong(loc, "the gate needs a certificate; use {cert: FILE, key: FILE}")
+            return None
+        if given.client_ca is None and "clients" in given.model_fields_set:
+            self._wrong((*loc, "clients"), "says nothing without client_ca: FILE, which signs their certificates")
+            return None
+        try:
+            context = tls.serving(
+                given.cert,
+                given.key,
+                minimum=given.minimum,
+                client_ca=given.client_ca,
+                required=given.clients == "required",
+            )
+        except ValueError as error:
+            self._wrong(loc, str(error))
+            return None
+        return ListenerTls(context, given.cert, given.key, given.minimum, given.client_ca, given.clients)
 
     def _tls(self, name: str, shape: UpstreamShape) -> TlsSettings | None:
         source, loc = self.source, ("upstreams", name, "tls")
@@ -172,13 +228,23 @@ class _Check:
         except ValueError as error:
             source.fault((*loc, "ca"), str(error))
             return None
-        return TlsSettings(given.server_name or shape.url.host, given.ca, given.verify, context)
+        if given.key is not None and given.cert is None:
+            source.fault((*loc, "key"), "is the key of a certificate; write cert: FILE beside it")
+            return None
+        if given.cert is not None:
+            try:
+                tls.identify(context, given.cert, given.key)
+            except ValueError as error:
+                source.fault((*loc, "cert"), str(error).removeprefix("cert, key: "))
+                return None
+        return TlsSettings(given.server_name or shape.url.host, given.ca, given.verify, given.cert, context)
 
     def top(self, environ: Mapping[str, str]) -> None:
         source, file = self.source, self.file
-        if source.sound(("listen",), ("admin", "listen")) and self.listen.overlaps(self.admin):
-            message = f"the admin listener cannot share {self.listen} with the gate; use another port"
-            source.fault(("admin", "listen"), message)
+        for each in self.listen if source.sound(("listen",), ("admin", "listen")) else ():
+            if each.address.overlaps(self.admin):
+                message = f"the admin listener cannot share {each.address} with the gate; use another port"
+                source.fault(("admin", "listen"), message)
         self._cors()
         self._token()
         self._audit()

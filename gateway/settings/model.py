@@ -27,6 +27,7 @@ from .fields import (
     Shape,
 )
 from .jwt import JwtShape
+from .listeners import Listeners, ListenerShape, ListenerTlsShape
 from .policy import (
     DeriveShape,
     FingerprintShape,
@@ -63,6 +64,12 @@ class TlsShape(Shape):
     verify: Flag = Field(
         True, description="false: take whoever answers at that address for the service; true by default."
     )
+    cert: Annotated[str | None, PlainValidator(values.file)] = Field(
+        None, description="A PEM file with a certificate by which the service knows the gate; none by default."
+    )
+    key: Annotated[str | None, PlainValidator(values.file)] = Field(
+        None, description="A PEM file with its key, where that stands apart; the same file by default."
+    )
 
 
 class UpstreamShape(Shape):
@@ -71,7 +78,8 @@ class UpstreamShape(Shape):
 
     url: Annotated[Upstream, PlainValidator(values.upstream_url)] = Field(
         Upstream("", 0),
-        description="Where the service listens, as http://HOST:PORT or https://HOST:PORT without a path; required.",
+        description="Where the service listens, as http://HOST:PORT or https://HOST:PORT without a path, or as "
+        "unix:/PATH; required.",
     )
     tls: TlsShape | None = Field(
         None,
@@ -151,6 +159,20 @@ class LimitsShape(Shape):
         _LIMITS.body_timeout,
         description="How long a client may send no byte of a body, a duration; 60s by default.",
     )
+    body_rate: Annotated[int, PlainValidator(values.size(least=0, most=MOST_BUFFERS))] = Field(
+        _LIMITS.body_rate,
+        description="How many bytes of a body a client sends each second at least, a size, or 0 for no such rule; 500B "
+        "by default.",
+    )
+    body_grace: Duration = Field(
+        _LIMITS.body_grace,
+        description="How long a body may take however little comes, a duration, before `body_rate` counts; 20s by "
+        "default.",
+    )
+    write_timeout: Duration = Field(
+        _LIMITS.write_timeout,
+        description="How long a client may take no byte of an answer that waits for it, a duration; 60s by default.",
+    )
     idle: Duration = Field(
         _LIMITS.idle,
         description="How long a connection of a client is kept open between requests, a duration; 75s by default.",
@@ -160,8 +182,20 @@ class LimitsShape(Shape):
         description="How long a WebSocket, or another connection that was upgraded, may be silent both ways, a "
         "duration; 1h by default.",
     )
+    handshake: Duration = Field(
+        _LIMITS.handshake,
+        description="How long the TLS handshake of a client may take, a duration; 10s by default.",
+    )
     connections: Many = Field(
         _LIMITS.connections, description="How many clients may be connected at once; 10000 by default."
+    )
+    connections_per_address: Many = Field(
+        _LIMITS.connections_per_address,
+        description="How many of them from one address, trusted proxies excepted; 10000 by default.",
+    )
+    pipelined: Many = Field(
+        _LIMITS.pipelined,
+        description="How many requests of one connection are read ahead of their answers; 16 by default.",
     )
 
 
@@ -244,7 +278,6 @@ class StoreShape(Shape):
 
 
 class FileShape(Shape):
-    TO_COME = frozenset(("tls",))
     PLACE = "the top level"
 
     service: Name = Field(
@@ -252,9 +285,10 @@ class FileShape(Shape):
         description="The name of the API whose keys these are; `default` by default, and required with a "
         "store that is shared.",
     )
-    listen: Listen = Field(
-        Address("127.0.0.1", 8080),
-        description="Where clients are served, as HOST:PORT, or :PORT for every interface; 127.0.0.1:8080 by default.",
+    listen: Listeners = Field(
+        [ListenerShape()],
+        description="Where clients are served: HOST:PORT, :PORT for every interface, unix:/PATH, a mapping with "
+        "`address`, or a list of these; 127.0.0.1:8080 by default.",
     )
     admin: AdminShape = Field(AdminShape(), description="The listener for those who run it, as {listen: HOST:PORT}.")
     store: Annotated[StoreShape, BeforeValidator(_url_alone)] = Field(
@@ -333,6 +367,10 @@ class FileShape(Shape):
 def shape_at(loc: tuple[Any, ...]) -> type[Shape]:
     """What kind of mapping stands at `loc`."""
     match loc:
+        case ("listen",) | ("listen", int()):
+            return ListenerShape
+        case ("listen", "tls") | ("listen", _, "tls"):
+            return ListenerTlsShape
         case ("admin",):
             return AdminShape
         case ("store",):
@@ -382,6 +420,8 @@ SHAPES: tuple[type[Shape], ...] = (
     FingerprintShape,
     JwtShape,
     AdminShape,
+    ListenerShape,
+    ListenerTlsShape,
     LimitsShape,
     CorsShape,
     LogShape,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from ..core.policy import HOUR, MINUTE, SECOND, Policy, RouteTable
 from .addresses import Address, Network, without_password
+from .listeners import Listener
 
 LogFormat = Literal["auto", "json", "text"]
 LogKeys = Literal["digest", "full"]
@@ -23,6 +24,7 @@ class TlsSettings:
     server_name: str
     ca: str | None = None
     verify: bool = True
+    cert: str | None = None
     context: ssl.SSLContext = field(default_factory=ssl.create_default_context, compare=False, repr=False)
 
 
@@ -37,6 +39,8 @@ class UpstreamSettings:
     timeout: int = Policy().timeout
     late: int = Policy().late
     connections: int = 256
+    #: Of a Unix socket, instead of host and port.
+    path: str = ""
     tls: TlsSettings | None = None
 
 
@@ -52,9 +56,15 @@ class Limits:
     waiters_per_key: int = 100
     head_timeout: int = 10 * SECOND
     body_timeout: int = MINUTE
+    body_rate: int = 500
+    body_grace: int = 20 * SECOND
+    write_timeout: int = MINUTE
     idle: int = 75 * SECOND
     tunnel_idle: int = HOUR
+    handshake: int = 10 * SECOND
     connections: int = 10_000
+    connections_per_address: int = 10_000
+    pipelined: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +90,7 @@ class Settings:
     """All of it, checked. `repr` shows neither the secret nor the store's password."""
 
     service: str
-    listen: Address
+    listen: tuple[Listener, ...]
     admin: Address
     store: str = field(repr=False)
     store_scope: str | None

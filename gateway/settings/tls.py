@@ -51,3 +51,29 @@ def _pem(ca: str) -> bytes:
     except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
         why = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"cannot be read: {why}; {_INSTEAD}") from None
+
+
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+def serving(cert: str, key: str | None, *, minimum: str, client_ca: str | None, required: bool) -> ssl.SSLContext:
+    """A listener's context: the certificate in `cert`, TLS of `minimum` or later; clients must show a certificate
+    that `client_ca` has signed, or may, where there is one.
+
+    ValueError where the files hold no such thing; its first argument is the field.
+    """
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made.minimum_version = _VERSIONS[minimum]
+    made.options |= ssl.OP_NO_RENEGOTIATION
+    # Of tickets one is enough, and it is sent after the handshake, where a client that never reads would not read it.
+    made.num_tickets = 1
+    made.set_alpn_protocols(["http/1.1"])
+    identify(made, cert, key)
+    if client_ca is not None:
+        _pem(client_ca)
+        try:
+            made.load_verify_locations(client_ca)
+        except (ssl.SSLError, OSError):
+            raise ValueError(f"holds no certificate that can be read; {_INSTEAD}") from None
+        made.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+    return made

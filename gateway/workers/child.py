@@ -56,7 +56,7 @@ async def _work(end: socket.socket, number: int) -> int:
             )
         if spec := os.environ.get("ONCEGATE_FAILPOINT"):
             failpoints.arm(spec)
-        seat = Seat(number, tuple((host, port) for host, port in begin["addresses"]))
+        seat = Seat(number, tuple(each if isinstance(each, int) else _pairs(each) for each in begin["places"]))
         app = App(plan.settings(), accept_new_keys=begin["accept_new_keys"], seat=seat)
         await app.start()
     except Faults as faults:
@@ -72,6 +72,10 @@ async def _work(end: socket.socket, number: int) -> int:
     settle_in()
     await Worker(app, channel).serve()
     return 0
+
+
+def _pairs(addresses: list[list[Any]]) -> tuple[tuple[str, int], ...]:
+    return tuple((host, port) for host, port in addresses)
 
 
 class Worker:

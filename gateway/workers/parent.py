@@ -27,6 +27,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from .. import __version__
 from ..app import NOT_TAKEN_UP, ONE_GATEWAY, READ_ANEW, Stopped, gatekeeper, operators, shown
 from ..clock import HostClock
+from ..edge import unix
 from ..ops.admin import Guarded, Ready, admin_app_of
 from ..ops.log import Log
 from ..ops.merged import Merged
@@ -34,7 +35,7 @@ from ..ops.metrics import Tally
 from ..ops.observers import Observers
 from ..plan import Plan
 from ..reload import Refused, read_anew
-from ..settings import Settings
+from ..settings import Listener, Settings, UnixPath
 from ..tasks import Tasks
 from .channel import Channel
 from .desk import WorkersDesk
@@ -140,6 +141,8 @@ class Parent:
         self._merged = Merged(tally, self._families)
         self._asked = 0
         self._addresses: list[Bound] = []
+        #: Of each listener its addresses, or of a Unix socket the descriptor that workers are handed.
+        self._places: list[list[Bound] | int] = []
         self._admin: list[Bound] = []
         self._started = False
         self._stop = asyncio.Event()
@@ -152,9 +155,8 @@ class Parent:
 
     async def serve(self) -> int:
         try:
-            for each in reserve(self._settings.listen.host, self._settings.listen.port):
-                self._stack.callback(each.close)
-                self._addresses.append(each.getsockname()[:2])
+            for listener in self._settings.listen:
+                self._reserve(listener)
             await self._start_admin()
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self._asked_to_stop)
@@ -170,6 +172,22 @@ class Parent:
         if self._failed is not None:
             raise self._failed
         return 1 if self._graceless else 0
+
+    def _reserve(self, listener: Listener) -> None:
+        address = listener.address
+        if isinstance(address, UnixPath):
+            sock = unix.bind(address.path, listener.mode)
+            self._stack.callback(sock.close)
+            self._stack.callback(unix.remove, address.path, unix.inode(address.path))
+            self._places.append(sock.fileno())
+            self._addresses.append((str(address), 0))
+            return
+        bound: list[Bound] = []
+        for each in reserve(address.host, address.port):
+            self._stack.callback(each.close)
+            bound.append(each.getsockname()[:2])
+        self._places.append(bound)
+        self._addresses += bound
 
     async def _start_admin(self) -> None:
         desk = WorkersDesk(self._ask_a_desk, self._ask_every_desk)
@@ -254,11 +272,12 @@ class Parent:
         """The life of one process; says its pid and how it ended."""
         worker.gave_up = worker.stopped = None
         mine, its = socket.socketpair()
+        shared = [place for place in self._places if isinstance(place, int)]
         try:
             process = worker.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "gateway.workers.child", str(its.fileno()), str(worker.number),
                 str(os.getpid()),
-                stdin=asyncio.subprocess.DEVNULL, pass_fds=(its.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL, pass_fds=(its.fileno(), *shared),
                 # Where we were found is where it is found, whatever else lies in the folder that we run in.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )  # fmt: skip
@@ -273,7 +292,7 @@ class Parent:
         # Once every worker has met the store what stands there was accepted; later it would be somebody else's.
         accepts = self._accept_new_keys and not self._started
         worker.plan = self._plan
-        channel.say(version=__version__, plan=worker.plan.as_json(), addresses=self._addresses, accept_new_keys=accepts)
+        channel.say(version=__version__, plan=worker.plan.as_json(), places=self._places, accept_new_keys=accepts)
         try:
             while (told := await channel.hear()) is not None:
                 self._heard(worker, told)

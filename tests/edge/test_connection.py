@@ -341,7 +341,7 @@ async def test_a_client_that_ends_between_requests_just_ends(origin: Origin) -> 
 
 # ── Deadlines ─────────────────────────────────────────────────────────────────────────────────────
 
-BRIEF = "limits: {head_timeout: 300ms, body_timeout: 300ms, idle: 300ms}"
+BRIEF = "limits: {head_timeout: 300ms, body_timeout: 300ms, idle: 300ms, write_timeout: 300ms}"
 
 
 async def test_a_client_that_says_nothing_is_closed(origin: Origin) -> None:
@@ -445,7 +445,7 @@ async def test_a_client_that_closed_both_sides_is_found_out(hand: ByHand, target
 
 @pytest.mark.parametrize("what", ["a stream", "an answer", "a last answer"])
 async def test_a_client_that_reads_nothing_is_cut(hand: ByHand, what: str) -> None:
-    """It holds memory, and maybe an upstream: after `idle` without progress it is let go."""
+    """It holds memory, and maybe an upstream: after `write_timeout` without progress it is let go."""
     async with edge(configuration(hand.url, top=BRIEF)) as gate:
         client = await narrow_client(gate.port)
         gate.clients.append(client)

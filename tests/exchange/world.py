@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.core.fingerprint import fingerprint
 from gateway.core.key import Key, record_name
+from gateway.core.limit import Limit
 from gateway.core.message import Field, Request
 from gateway.core.policy import SECOND, Policy, Route
 from gateway.core.problem import Refusal
@@ -160,6 +161,8 @@ class Notebook:
 
     def store_called(self, operation: str, seconds: float, *, failed: bool) -> None:
         self.calls.append((operation, failed))
+
+    def limited(self, limit: Limit) -> None: ...
 
     def store_forgot(self, route: str) -> None:
         self.forgot += 1

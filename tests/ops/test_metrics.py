@@ -46,6 +46,7 @@ BESIDES = {
     "oncegate_problems_total": {"route", "problem"},
     "oncegate_alarms_total": set(),
     "oncegate_weak_keys_total": {"route", "kind"},
+    "oncegate_limits_total": {"limit"},
     "oncegate_store_finding": {"name"},
     "oncegate_unfit_credentials_total": {"route", "credential"},
     "oncegate_shadow_requests_total": {"route", "verdict", "problem"},
