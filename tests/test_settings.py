@@ -431,7 +431,7 @@ IN_A_ROUTE = [
     (
         "scope: client_cert",
         "scope",
-        f"no listener asks clients for certificates, {NOT_BUILT}; use header:NAME, cookie:NAME or jwt:CLAIM",
+        "no listener asks clients for certificates; give one tls: {cert: FILE, client_ca: FILE}",
     ),
     ("bind: client_cert", "bind", f"the source `client_cert` is {NOT_BUILT}; use {PLACES}"),
     ("jwt: x", "jwt", "expected a mapping, found `x`; use {jwks: x}"),

@@ -112,7 +112,7 @@ class Turns(Line):
         head, route = visit.head, way.route
         kind: Callable[..., Tunnel] = Tunnel
         if way.would is not None:
-            watch = Watch(self.server.door, self.server.shadows, head, way, self._client(head))
+            watch = Watch(self.server.door, self.server.shadows, self.server.aside, head, way, self._client(head))
             kind = partial(WatchedTunnel, watch)
         visit.tunnel = tunnel = kind(
             self.server.pools[route.upstream],

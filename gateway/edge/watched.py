@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from ..core.problem import Problem, Refusal
 from ..exchange import Ask
 from ..ports import Account
 from ..shadow import Shadow, Shadows
+from .aside import Aside
 from .connection import Head as ResponseHead
 from .door import Door, Guarded, Head, Passing, Refused, too_large
 from .tunnel import Tunnel
@@ -40,10 +40,11 @@ class Watch:
     """One request on a route in shadow, as it passes. Its body is held, within the limits of a guarded one, until
     it is whole; of the response no more than its head."""
 
-    def __init__(self, door: Door, shadows: Shadows, head: Head, way: Passing, peer: str) -> None:
+    def __init__(self, door: Door, shadows: Shadows, aside: Aside, head: Head, way: Passing, peer: str) -> None:
         assert way.would is not None
         self._door = door
         self._shadows = shadows
+        self._aside = aside
         self._head = head
         self._way = way
         self._would: Guard | Later | Refuse = way.would
@@ -107,8 +108,7 @@ class Watch:
         return self._door.ask(self._head, body, self.account.peer, guarded, shadow=True)
 
     async def _ask_aside(self, guarded: Guarded, body: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        self._begin(await loop.run_in_executor(None, self._ask, guarded, body))
+        self._begin(await self._aside.run(self._ask, guarded, body))
 
     def _begin(self, ask: Ask | Passing | Refused) -> None:
         account = self.account

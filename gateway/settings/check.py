@@ -416,9 +416,7 @@ class _Check:
         if not source.sound(scope):
             return
         if CLIENT_CERT in policy.scope and not self._certificates():
-            message = (
-                f"no listener asks clients for certificates, {NOT_BUILT}; use header:NAME, cookie:NAME or jwt:CLAIM"
-            )
+            message = "no listener asks clients for certificates; give one tls: {cert: FILE, client_ca: FILE}"
             source.fault(scope, message)
         claims = [each.decode() for each in policy.scope if each.startswith(b"jwt:")]
         if not source.sound(jwt) or any(loc[: len(jwt)] == jwt for loc in source.broken):
@@ -440,8 +438,10 @@ class _Check:
             source.fault((*jwt, field), fault)
 
     def _certificates(self) -> bool:
-        """Whether a listener asks clients for certificates."""
-        return False
+        """Whether a listener asks clients for certificates; one with faults may."""
+        return any(
+            listener.tls is not None and listener.tls.client_ca is not None for listener in self.listen
+        ) or not self.source.sound(("listen",))
 
     def _ignore(self, n: int, shape: RouteShape, policy: Policy) -> None:
         place = (*self.place(n, shape, "fingerprint"), "ignore")

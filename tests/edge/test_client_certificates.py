@@ -10,38 +10,20 @@ from pathlib import Path
 import pytest
 import trustme
 
-from gateway.edge.server import ClientConnection
-from gateway.settings.check import _Check
 from tests.edge.stand import Edge, edge
 from tests.harness import Client, Origin, Response, configuration, request
 
 
 class Certified:
-    """A gate with a listener that asks clients for certificates, and takes who has none."""
+    """A gate with two listeners: one asks clients for certificates, and takes who has none; one has no TLS."""
 
-    def __init__(self, stand: Edge, folder: Path) -> None:
+    def __init__(self, stand: Edge, ca: trustme.CA) -> None:
         self.stand = stand
-        self.ca = trustme.CA()
-        self.folder = folder
-        self._listener: asyncio.Server | None = None
-
-    async def start(self) -> Certified:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.ca.issue_cert("127.0.0.1").configure_cert(context)
-        self.ca.configure_trust(context)
-        context.verify_mode = ssl.CERT_OPTIONAL
-        server = self.stand.server
-        self._listener = await server.loop.create_server(lambda: ClientConnection(server), "127.0.0.1", 0, ssl=context)
-        return self
+        self.ca = ca
 
     @property
     def port(self) -> int:
-        assert self._listener is not None
-        return int(self._listener.sockets[0].getsockname()[1])
-
-    def close(self) -> None:
-        assert self._listener is not None
-        self._listener.close()
+        return self.stand.running.app.addresses[1][1]
 
     def context(self, certificate: trustme.LeafCert | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -65,13 +47,16 @@ class Certified:
 
 
 @pytest.fixture
-async def certified(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Certified]:
-    monkeypatch.setattr(_Check, "_certificates", lambda self: True)
+async def certified(origin: Origin, tmp_path: Path) -> AsyncIterator[Certified]:
+    ca = trustme.CA()
+    ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "gate.pem"))
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     routes = "  - {name: a, match: {path: /scoped}, upstream: origin, namespace: s, scope: [client_cert], bind: []}"
-    async with edge(configuration(origin.url, routes=routes)) as stand:
-        certified = await Certified(stand, tmp_path).start()
-        yield certified
-        certified.close()
+    tls = f"{{cert: {tmp_path}/gate.pem, client_ca: {tmp_path}/ca.pem, clients: optional}}"
+    listen = f"listen: ['127.0.0.1:0', {{address: 'localhost:0', tls: {tls}}}]"
+    text = configuration(origin.url, routes=routes).replace("listen: 127.0.0.1:0", listen, 1)
+    async with edge(text) as stand:
+        yield Certified(stand, ca)
 
 
 async def test_each_certificate_has_keys_of_its_own(certified: Certified, origin: Origin) -> None:
