@@ -31,7 +31,7 @@ test: $(STAMP)   ## the whole suite, against real servers
 
 faults: $(STAMP) ## the promise while processes, networks and stores break: the long form, with every defect
 	@ONCEGATE_FAULTS=long $(BIN)/python -m pytest -v -o faulthandler_timeout=1800 tests/faults tests/stores/test_replicated.py tests/stores/test_compact.py \
-		tests/edge/test_fuzz.py tests/e2e/test_clients.py tests/e2e/test_floods.py
+		tests/edge/test_fuzz.py tests/e2e/test_clients.py tests/e2e/test_recipes.py tests/e2e/test_floods.py
 
 test-containers: $(STAMP) ## the image, compose and the pods, on a container engine (minutes; fails without one)
 	@ONCEGATE_CONTAINERS=run $(BIN)/python -m pytest -v -o faulthandler_timeout=1800 tests/containers

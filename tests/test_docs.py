@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from gateway.core.limit import Limit
 from gateway.core.policy import Policy
-from gateway.core.problem import Problem
+from gateway.core.problem import Label, Problem
+from gateway.ops.metrics import Tally
+from gateway.reload import FIXED
 from gateway.settings import Limits, UpstreamSettings, load_text
 from gateway.settings.units import show_duration, show_size
 
@@ -51,10 +55,13 @@ def test_the_configuration_in_the_readme_is_that_of_the_files() -> None:
         "SECURITY.md",
         "deploy/README.md",
         "docs/admin.md",
+        "docs/clients.md",
+        "docs/concepts.md",
         "docs/design.md",
         "docs/edge.md",
         "docs/keys.md",
         "docs/metrics.md",
+        "docs/operations.md",
         "docs/problems.md",
         "docs/redis.md",
         "docs/runbook.md",
@@ -68,6 +75,73 @@ def test_links_lead_somewhere(page: str) -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
     for target in targets:
         assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", ["clients", "concepts", "operations", "upstreams"])
+def test_links_to_a_heading_lead_to_one(page: str) -> None:
+    """Every link with a # names a heading of the page that it leads to, as GitHub spells it."""
+    text = (ROOT / f"docs/{page}.md").read_text()
+    for target, heading in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", text):
+        there = (ROOT / "docs" / target).read_text() if target else text
+        headings = re.findall(r"^#+ (.+)$", there, re.MULTILINE)
+        assert heading in [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings], heading
+
+
+def _rows(page: str, first: str) -> list[list[str]]:
+    """The rows of the tables of a page, cell by cell, whose first cell is like this pattern."""
+    text = (ROOT / page).read_text()
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if line[:1] == "|"
+    ]
+    return [row for row in rows if re.fullmatch(first, row[0])]
+
+
+def test_what_clients_are_told_of_each_problem() -> None:
+    """docs/clients.md has one row for each, with its status, what it means for the effect, and whether to try again."""
+    ran = {"no-effect": "not this time", "unknown": "nobody knows", "keep": "yes"}
+    again = {True: "yes", False: "no", None: "–"}
+    problems = {problem.slug: problem for problem in Problem}
+    rows = [row for row in _rows("docs/clients.md", r"`[a-z-]+`") if len(row) == 5]
+    assert sorted(row[0].strip("`") for row in rows) == sorted(problems)
+    for slug, status, effect, retry, advice in rows:
+        problem = problems[slug.strip("`")]
+        assert (status, effect, retry) == (str(problem.status), ran[problem.outcome], again[problem.retry]), slug
+        assert advice.endswith((".", ")")), slug
+
+
+def test_what_clients_are_told_of_each_label() -> None:
+    """docs/clients.md has one row for each value of Idempotency-Status."""
+    rows = [row for row in _rows("docs/clients.md", r"`[a-z-]+`") if len(row) == 3]
+    assert sorted(row[0].strip("`") for row in rows) == sorted(Label)
+
+
+def test_the_metrics_that_operators_are_told_of_are_there() -> None:
+    """Each metric that a page names is one that a gate shows."""
+    shown = {sample.name for sample in Tally().collect()} | {"oncegate_workers", "oncegate_worker_deaths"}
+    for page in ("clients", "concepts", "operations"):
+        for name in set(re.findall(r"oncegate_[a-z_]+", (ROOT / f"docs/{page}.md").read_text())):
+            assert re.sub("_(total|bucket|count|sum)$", "", name) in shown, f"{page}: {name}"
+
+
+def test_what_a_reload_takes_up_is_told() -> None:
+    """docs/operations.md names each field that needs a start."""
+    told = {"admin_token": "admin", "audit": "admin", "on_amnesia": "store"}
+    (row,) = _rows("docs/operations.md", "routes, their order.*")
+    fixed = {told.get(name, "store" if name.startswith("store_") else name) for name in FIXED}
+    assert set(re.findall("`([a-z_]+)`", row[1])) == fixed
+
+
+def test_the_unique_constraint_of_the_docs_refuses_a_second_run() -> None:
+    """The SQL of docs/upstreams.md, run: one row comes back of the first, none of the second; another account's is
+    another."""
+    table, insert = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/upstreams.md").read_text(), re.DOTALL)
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute(table)
+
+        def runs(account: str) -> bool:
+            return bool(database.execute(insert, {"account": account, "key": "k", "amount": 1}).fetchall())
+
+        assert [runs("a"), runs("a"), runs("b")] == [True, False, True]
 
 
 def test_the_docs_never_promise_what_nobody_can() -> None:
