@@ -193,6 +193,7 @@ class App:
         self.tasks = Tasks(lambda error: self.observer.alarm("an exchange failed", error=repr(error)))
         self.settler = Settler(self.store, self.clock, self.observer)
         self.readiness = Readiness(store, note="" if store.kind == "redis" else ONE_GATEWAY)
+        self.readiness.reread = self.reread
         if isinstance(store, RedisStore):
             self.readiness.findings = lambda: {found.name: found.text for found in store.findings}
             self.readiness.accept = store.accept
@@ -383,13 +384,16 @@ class App:
             self.log.say("info", READ_ANEW, routes=len(settings.routes.routes))
 
     def _hung_up(self) -> None:
-        self._upkeep.start(self._reload_or_say())
+        self._upkeep.start(self.reread())
 
-    async def _reload_or_say(self) -> None:
+    async def reread(self) -> str:
+        """As `reload`; says why not, to the log too."""
         try:
             await self.reload()
         except Refused as refused:
             self.observer.alarm(NOT_TAKEN_UP, reason=str(refused))
+            return str(refused)
+        return ""
 
     async def _start_admin(self) -> None:
         room = operators(lambda: self.settings, self.desk, self.clock, self.log)

@@ -382,13 +382,16 @@ class Parent:
     # ── The configuration read anew ───────────────────────────────────────────────────────────────
 
     def _hung_up(self) -> None:
-        self._upkeep.start(self._reload_or_say())
+        self._upkeep.start(self.reread())
 
-    async def _reload_or_say(self) -> None:
+    async def reread(self) -> str:
+        """As `reload`; says why not, to the log too."""
         try:
             await self.reload()
         except Refused as refused:
             self._observer.alarm(NOT_TAKEN_UP, reason=str(refused))
+            return str(refused)
+        return ""
 
     async def reload(self) -> None:
         """Read the file anew, and let all workers go by it. Raises Refused; what it was read for is taken up by none

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests.edge.stand import eventually
@@ -45,6 +46,12 @@ class Gate(GateProcess):
         self.hang_up(text)
         await eventually(lambda: len(self.said(NOT_TAKEN)) > before, "it is refused", 10)
         return str(self.said(NOT_TAKEN)[-1]["reason"])
+
+    async def told_to_reload(self) -> tuple[int, dict[str, str]]:
+        """What POST /reload says."""
+        url = f"http://127.0.0.1:{self.admin_port}/reload"
+        async with aiohttp.ClientSession() as session, session.post(url) as answer:
+            return answer.status, await answer.json(content_type=None)
 
     async def ask(self, key: str, target: str = "/orders") -> tuple[int, bytes, str | None]:
         client = await Client.connect(self.port)
@@ -189,3 +196,17 @@ async def test_under_load_nobody_notices(workers: int, tmp_path: Path) -> None:
         assert set(one.effects.values()) | set(other.effects.values()) == {1}
         assert not one.effects.keys() & other.effects.keys()
         assert sum(one.effects.values()) + sum(other.effects.values()) == len(seen) // 2
+
+
+async def test_over_the_admin_listener(workers: int, tmp_path: Path) -> None:
+    """POST /reload does as SIGHUP does, and says in its answer what came of it."""
+    async with origins() as (one, other), running(text(one, tmp_path), workers) as gate:
+        gate.file.write_text(text(other, tmp_path))
+        assert await gate.told_to_reload() == (200, {"reloaded": True})
+        assert [(await gate.ask(f"k{n}"))[1] for n in range(4)] == [b"other"] * 4
+        gate.file.write_text(text(one, tmp_path).replace("service: test", "service: another"))
+        status, problem = await gate.told_to_reload()
+        assert (status, problem["type"]) == (422, "urn:oncegate:problem:not-taken-up")
+        assert "identity-changed: `service`" in problem["detail"]
+        await eventually(lambda: len(gate.said(NOT_TAKEN)) == 1, "the log says it too", 5)
+        assert (await gate.ask("after"))[1] == b"other"

@@ -53,6 +53,11 @@ def admin_app_of(
         told: dict[str, object] = {"accepted": accepted}
         return web.json_response({**told, "reason": why} if why else told, status=503 if why else 200)
 
+    async def reload(_: web.Request) -> web.Response:
+        if why := await witness.reread():
+            raise problems.Failed(problems.AdminProblem.NOT_TAKEN_UP, why)
+        return web.json_response({"reloaded": True})
+
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(await witness.metrics()), headers={"Content-Type": content_type})
@@ -63,6 +68,7 @@ def admin_app_of(
     app.router.add_get("/ready/guarded", ready_guarded)
     app.router.add_get("/metrics", metrics)
     app.router.add_post("/store/accept", accept)
+    app.router.add_post("/reload", reload)
     if extra is not None:
         extra(app)
     return app

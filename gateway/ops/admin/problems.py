@@ -25,6 +25,7 @@ class AdminProblem(Enum):
     NOT_IN_DOUBT = "not-in-doubt", 409, "The record is not in doubt"
     IN_FLIGHT = "in-flight", 409, "The record is in flight"
     INVALID = "invalid", 422, "The request cannot be used"
+    NOT_TAKEN_UP = "not-taken-up", 422, "The configuration was not taken up; what ran goes on"
     STORE_AWAY = "store-unavailable", 503, "The store cannot be asked; nothing was written"
     OUTCOME_UNKNOWN = "outcome-unknown", 503, "Nobody knows whether it was made; look again"
     AUDIT_FAILED = "audit-failed", 503, "The audit log cannot be written; nothing was changed"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,10 +15,15 @@ from ..metrics import Tally
 _IDENTITY_CHANGED = Problem.IDENTITY_CHANGED.slug
 
 
+async def _nothing_to_read() -> str:
+    return "there is no file to read anew"
+
+
 @dataclass(slots=True)
 class Readiness:
     """Latches: `started` closes once, `stopping` closes once. `findings` are the store's, by name; `accept` is
-    told that an operator knows of what the store lost, and says whether it lost anything."""
+    told that an operator knows of what the store lost, and says whether it lost anything; `reread` reads the
+    configuration anew, and says why it is not gone by, if so."""
 
     store: Store
     note: str = ""
@@ -26,6 +31,7 @@ class Readiness:
     stopping: bool = False
     findings: Callable[[], Mapping[str, str]] = dict
     accept: Callable[[], bool] = bool
+    reread: Callable[[], Awaitable[str]] = _nothing_to_read
 
     def guarded(self) -> str:
         """Why guarded routes would not be served; empty if they would."""
@@ -66,6 +72,10 @@ class Witness(Protocol):
         """Whether anything was lost and is accepted now; and why not all were told, if so."""
         ...
 
+    async def reread(self) -> str:
+        """Read the configuration anew, and go by it. Why not; empty where it was taken up."""
+        ...
+
     async def metrics(self) -> CollectorRegistry: ...
 
 
@@ -87,6 +97,9 @@ class Itself:
 
     async def accept(self) -> tuple[bool, str]:
         return self.readiness.accept(), ""
+
+    async def reread(self) -> str:
+        return await self.readiness.reread()
 
     async def metrics(self) -> CollectorRegistry:
         return self.tally.registry
