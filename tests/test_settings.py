@@ -30,6 +30,7 @@ from gateway.settings import (
     Overrides,
     Settings,
     TlsSettings,
+    UnixPath,
     UpstreamSettings,
     load,
     load_text,
@@ -1540,3 +1541,16 @@ def test_check_says_that_operators_would_be_refused(tmp_path: Path) -> None:
         file.write_text(WHOLE + f"admin: {admin}\n")
         done = CliRunner().invoke(main, ["check", str(file)])
         assert (done.exit_code, done.stdout.count("note: ")) == (0, notes), done.output
+
+
+def test_the_command_line_moves_the_first_listener_and_nothing_else(tmp_path: Path) -> None:
+    """Its TLS stays, and so do the others: nobody who passes --listen is served plainly for it."""
+    cert = tmp_path / "gate.pem"
+    trustme.CA().issue_cert("gate.test").private_key_and_cert_chain_pem.write_to_path(cert)
+    text = WHOLE + f"listen: [{{address: ':443', tls: {{cert: {cert}}}}}, 'unix:/run/gate.sock']\n"
+    for typed, moved in ((":8443", Address("0.0.0.0", 8443)), ("unix:/run/a", UnixPath("/run/a"))):
+        first, second = read(text, listen=typed).listen
+        assert first.address == moved
+        assert first.tls is not None
+        assert first.tls.cert == str(cert)
+        assert (second.address, second.tls, second.mode) == (UnixPath("/run/gate.sock"), None, 0o660)
