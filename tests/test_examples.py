@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gateway.app import App
-from gateway.settings import Address, Settings, load
+from gateway.settings import Address, Listener, Settings, load
 from tests.edge.stand import eventually
 from tests.harness import Exchange, Origin, Response, RunningGate, ask
 from tests.servers import RedisServer, free_port, preferred
@@ -83,19 +83,21 @@ async def running(path: Path, redis: RedisServer, folder: Path) -> AsyncIterator
     store = redis.url if settings.store.startswith("redis") else f"sqlite:///{folder}/keys.db"
     local = replace(
         settings,
-        listen=Address("127.0.0.1", 0),
+        listen=(Listener(Address("127.0.0.1", 0)),),
         admin=Address("127.0.0.1", free_port()),
         store=store,
         upstreams=here,
     )
     log = io.StringIO()
     app = App(local, out=log)
-    await app.start()
     try:
-        yield Shop(RunningGate(app, app.addresses[0][1], log), origin, settings)
+        await app.start()
+        try:
+            yield Shop(RunningGate(app, app.addresses[0][1], log), origin, settings)
+        finally:
+            app.settings = replace(local, grace=200)
+            await app.stop()
     finally:
-        app.settings = replace(local, grace=200)
-        await app.stop()
         await origin.stop()
 
 

@@ -58,8 +58,8 @@ def test_the_gate_is_a_sidecar_with_probes_on_its_own_listeners() -> None:
     container = gate()
     assert container["restartPolicy"] == "Always"
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert ports == {"http": settings.listen.port, "admin": settings.admin.port}
-    assert {settings.listen.host, settings.admin.host} == {"0.0.0.0"}
+    assert ports == {"http": settings.listen[0].address.port, "admin": settings.admin.port}
+    assert {settings.listen[0].address.host, settings.admin.host} == {"0.0.0.0"}
     asked = {probe: container[probe]["httpGet"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert {each["port"] for each in asked.values()} == {"admin"}
     assert {probe: each["path"] for probe, each in asked.items()} == {
