@@ -217,6 +217,16 @@ async def webhooks(shop: Shop) -> None:
     def delivery(key: str, signed: str) -> list[tuple[str, str]]:
         return [("webhook-id", key), ("webhook-timestamp", signed), ("webhook-signature", f"v1,{signed}")]
 
+    def event(name: str, signed: str = "s") -> dict[str, Any]:
+        return {"body": b'{"id":"%b","type":"paid"}' % name.encode(), "fields": [("Stripe-Signature", signed)]}
+
+    assert (await shop.post("/events", body=b'{"type":"paid"}')).problem == "key-missing"
+    shop.answers(500)
+    assert (await shop.post("/events", **event("evt_1"))).label == "released"
+    shop.answers(200)
+    await shop.guards("/events", **event("evt_1"))
+    assert (await shop.post("/events", **event("evt_1", "signed anew"))).label == "replayed"
+    assert (await shop.post("/events", **event("evt_2"))).label == "stored"
     assert (await shop.post("/hooks/x")).problem == "key-missing"
     for status, label in ((500, "released"), (502, "in-doubt"), (204, "stored")):
         shop.answers(status, body=b"")
@@ -225,6 +235,54 @@ async def webhooks(shop: Shop) -> None:
     again = await shop.post("/hooks/x", fields=delivery("a", "later"))
     assert (again.status, again.label, shop.runs) == (204, "replayed", before)
     assert not shop.gate.app.tally._unfit, "the signatures are not bound"
+
+
+async def double_click(shop: Shop) -> None:
+    """Two clicks are one order; another cart, or another session, is another; a key in the form counts for itself."""
+
+    def form(text: bytes, session: str = "1", seen: str = "1") -> dict[str, Any]:
+        cookies = f"seen={seen}; session={session}"
+        urlencoded = ("Content-Type", "application/x-www-form-urlencoded")
+        return {"body": text, "fields": [urlencoded, ("Cookie", cookies)]}
+
+    await shop.guards("/checkout", **form(b"cart=7"))
+    assert (await shop.post("/checkout", **form(b"cart=7", seen="2"))).label == "replayed"
+    await shop.guards("/checkout", **form(b"cart=8"))
+    await shop.guards("/checkout", **form(b"cart=7", session="2"))
+    await shop.guards("/checkout", **form(b"cart=7&order_key=a"))
+    await shop.guards("/checkout", **form(b"cart=7&order_key=b"))
+    assert (await shop.post("/checkout", **form(b"cart=9&order_key=b"))).problem == "key-reused"
+    assert (await shop.post("/checkout", **form(b"cart=7&order_key=b", session="2"))).problem == "credentials-differ"
+    await shop.passes("/search", label=None, **form(b"q=shoes"))
+    (checkout,) = [each for each in shop.settings.routes.routes if each.name == "checkout"]
+    assert (checkout.policy.window, checkout.derived.policy.window) == (86400_000, 15_000)
+
+
+async def marketplace(shop: Shop) -> None:
+    """A refund is one of its order and of its seller; the service is told one UUID at each try of it, and another for
+    another; an event comes in the query; counters are no keys."""
+
+    def refund(number: str, seller: str = "1") -> dict[str, Any]:
+        return {"body": b'{"refund":{"number":"%b"}}' % number.encode(), "fields": [("X-Seller-Id", seller)]}
+
+    assert (await shop.post("/orders/1/refunds", body=b'{"refund":{"number":"r-001"}}')).problem == "scope-missing"
+    assert (await shop.post("/orders/1/refunds", body=b"{}", fields=[("X-Seller-Id", "1")])).problem == "key-missing"
+    assert (await shop.post("/orders/1/refunds", **refund("r-1"))).problem == "key-invalid"
+    shop.answers(429)
+    assert (await shop.post("/orders/1/refunds", **refund("r-001"))).label == "released"
+    shop.answers(201)
+    await shop.guards("/orders/1/refunds", **refund("r-001"))
+    await shop.guards("/orders/2/refunds", **refund("r-001"))
+    await shop.guards("/orders/1/refunds", **refund("r-001", seller="2"))
+    told = [request.values(b"paypal-request-id") for request in shop.origin.requests]
+    assert told[0] == told[1]
+    assert len({uuid for (uuid,) in told}) == 3
+    event = "/callbacks/paid?event=0b7f4f0e-8f5a-4a57-9c7e-3a1d2a6f0b11"
+    await shop.guards(event)
+    assert (await shop.post("/callbacks/paid?event=7")).problem == "key-invalid"
+    assert (await shop.post("/callbacks/paid")).problem == "key-missing"
+    assert (await shop.post("/carts", key="12")).problem == "key-invalid"
+    await shop.guards("/carts", key="cart-0b7f4f0e")
 
 
 async def shadow(shop: Shop) -> None:
@@ -242,6 +300,8 @@ async def shadow(shop: Shop) -> None:
 STORIES: dict[str, Callable[[Shop], Awaitable[None]]] = {
     "minimal": minimal,
     "banking": banking,
+    "double-click": double_click,
+    "marketplace": marketplace,
     "orders": orders,
     "payments": payments,
     "paypal": paypal,

@@ -120,7 +120,7 @@ def test_the_policy_as_markdown(tmp_path: Path) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     page = result.stdout
     assert "## POST `/pay/**` on \\*.shop.example\n" in page
-    assert "without one a request is refused |" in page
+    assert "| Without a key | a request is refused; a PUT or DELETE is run, and not protected |" in page
     assert "## Any method `/f/*`\n\nNot guarded" in page
     assert "| Replayed for | 2d |" in page
     assert "| 422 | `urn:oncegate:problem:key-reused` |" in page

@@ -11,6 +11,7 @@ import click
 from ..core.document import document, route_of
 from ..core.policy import Route
 from ..settings.units import show_duration, show_size
+from .places import code, listed
 from .speaking import load
 
 
@@ -61,34 +62,21 @@ def _route(route: Route) -> Iterator[str]:
     yield f"## {methods} `{told['path']}`{host}"
     yield ""
     if told["guarded"]:
-        yield from _table(("", ""), _rules(told))
+        yield from _table(("", ""), (*_keys(told["key"]), *_rules(told)))
     else:
         yield "Not guarded: a retry runs again."
         yield ""
 
 
-def _key(key: dict[str, Any]) -> str:
-    """Where it stands, what it must be, and what becomes of a request without one."""
-    together = " and " if key.get("parts_of_one_key") else " or "
-    least = f", {key['min_length']} characters at least" if "min_length" in key else ""
-    weak = f"; {key['weak']}" if "weak" in key else ""
-    without = "is refused" if key["required"] else "is run, and not protected"
-    if derived := key.get("derived_otherwise"):
-        same = _listed(derived["from"], ", ")
-        without = f"is known by {same}, for {_duration(derived['window_seconds'])}"
-    return f"in {_listed(key['in'], together)}: {_escaped(key['format'])}{least}{weak}; without one a request {without}"
-
-
 def _rules(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    key, same, kept, doubt, statuses = (told[name] for name in ("key", "same_request", "kept", "in_doubt", "statuses"))
-    yield "Key", _key(key)
+    same, kept, doubt, statuses = (told[name] for name in ("same_request", "kept", "in_doubt", "statuses"))
     if told["scope"]:
-        yield "Whose key", f"of each {_listed(told['scope'], ' and ')}, which must be sent"
-    yield "Same request", f"{', '.join(same['parts'])}; otherwise {_conflict(same['otherwise'][0])}"
+        yield "Whose key", f"of each {listed(told['scope'], 'and')}, which must be there"
+    yield "Same request", f"{', '.join(same['parts'])}{_read_as(same)}; otherwise {_conflict(same['otherwise'][0])}"
     if same["credentials"]:
         conflict = _conflict(same["otherwise"][1])
         cookie = ", or else `Cookie`" if same["cookie_otherwise"] else ""
-        sent = f"{_listed(same['credentials'], ', ')}{cookie}, as far as they are sent"
+        sent = f"{listed(same['credentials'], 'and')}{cookie}, as far as they are sent"
         yield "Same sender", f"{sent}; otherwise {conflict}"
     yield "Body", f"up to {show_size(same['max_body_bytes'])}"
     yield "Replayed for", _duration(told["window_seconds"])
@@ -114,6 +102,45 @@ def _rules(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Nobody knows after", ", ".join(map(str, statuses["outcome_is_unknown"]))
 
 
+def _keys(key: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where a key stands, what it must be, what becomes of a request without one, and what the service gets."""
+    if key.get("parts_of_one_key"):
+        yield "Key", f"these together: {listed(key['in'], 'and')}"
+    else:
+        yield "Key", listed(key["in"], "or")
+    least = f", {key['min_length']} characters at least" if "min_length" in key else ""
+    weak = f"; {key['weak']}" if "weak" in key else ""
+    each = "each: " if key.get("parts_of_one_key") else ""
+    yield "A key is", f"{each}{_format(key['format'])}{least}{weak}"
+    yield "Without a key", _without(key)
+    if told := key.get("service_gets_it_in"):
+        sent = (f"`{each['in'].removeprefix('header:')}`{' as a UUID' * (each['as'] == 'uuid')}" for each in told)
+        yield "The service gets it", f"where you sent it, and in {' and '.join(sent)}, in place of what you sent there"
+
+
+def _format(name: str) -> str:
+    known = {"uuid": "a UUID", "ulid": "a ULID"}
+    return known.get(name) or (f"what {code(name)} matches" if name.startswith("/") else _escaped(name))
+
+
+def _without(key: dict[str, Any]) -> str:
+    passes = "; a PUT or DELETE is run, and not protected"
+    if derived := key.get("derived_otherwise"):
+        moment, doubt = _duration(derived["window_seconds"]), _duration(derived["remembered_seconds"])
+        same = listed(derived["from"], "and", article="")
+        double = f"a request like one before it is taken for its double, for {moment} from the answer"
+        return f"{double}, or {doubt} while the outcome is unknown; alike are those of the same {same}{passes}"
+    return f"a request is refused{passes}" if key["required"] else "a request is run, and not protected"
+
+
+def _read_as(same: dict[str, Any]) -> str:
+    """How a body is compared, where not byte for byte."""
+    if same.get("body", "raw") == "raw":
+        return ""
+    without = f", less {_codes(same['body_without'])}" if same["body_without"] else ""
+    return f" (of JSON what it says, however it is spelled{without})"
+
+
 def _conflict(conflict: dict[str, Any]) -> str:
     return f"{conflict['status']} `{conflict['type']}`"
 
@@ -124,10 +151,6 @@ def _duration(seconds: float) -> str:
 
 def _codes(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "none"
-
-
-def _listed(sources: list[str], joint: str) -> str:
-    return joint.join(f"`{source.removeprefix('header:')}`" for source in sources)
 
 
 def _escaped(text: str) -> str:

@@ -11,8 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from itertools import islice, product
 
+from .carried import carrying, found_in, stretched
+from .decide import IDEMPOTENT
+from .key import Unreadable
+from .keyed import Keyed, Part
 from .keyform import ANY, KeyRule, WeakKeys
 from .policy import Missing, Mode, OnDoubt, Policy, Route, RouteTable, StoreDown
+from .source import Place
 from .values import value
 
 #: Requests that are followed at most. They grow with the paths of both files, times their hosts and methods.
@@ -47,30 +52,54 @@ class Probe:
     method: bytes
     host: bytes
     target: bytes
+    #: Where its key stands, if not in a field of the usual names.
+    keyed: str = ""
 
     def __str__(self) -> str:
-        return f"{self.method.decode()} {self.host.decode('latin-1')}{self.target.decode('latin-1')}"
+        where = f", its key in {self.keyed}" if self.keyed else ""
+        return f"{self.method.decode()} {self.host.decode('latin-1')}{self.target.decode('latin-1')}{where}"
 
 
 def changes(old: RouteTable, new: RouteTable, show: Callable[[int], str]) -> list[Change]:
     """What changes from `old` to `new`, once for each pair of routes; what forgets most comes first. `show` spells a
     duration in milliseconds."""
-    found: dict[tuple[str | None, str | None, str], Change] = {}
-    for probe in probes(old, new):
-        before = old.match(probe.method, probe.host, probe.target)
+    found: dict[tuple[str | None, str | None, str, Effect], Change] = {}
+    seen: set[tuple[str, str | None, Probe | bytes]] = set()
+    for made in probes(old, new):
+        before = old.match(made.method, made.host, made.target)
         if not isinstance(before, Route) or not before.policy.enforced:
             continue
+        probe = _with_key(made, old, before)
         after = new.match(probe.method, probe.host, probe.target)
         route = after if isinstance(after, Route) else None
-        for effect, what, text in _followed(before.policy, route, before, show):
-            name = None if route is None else route.name
-            found.setdefault((before.name, name, what), Change(effect, what, text, before.name, name, str(probe)))
+        name = None if route is None else route.name
+        # One look at a pair of routes and a method is enough, unless the path is part of a key.
+        look = (before.name, name, probe if _by_path(before, route) else probe.method)
+        if look in seen:
+            continue
+        seen.add(look)
+        for effect, what, text in _followed(before.policy, route, before, probe, show):
+            change = Change(effect, what, text, before.name, name, str(probe))
+            found.setdefault((before.name, name, what, effect), change)
     order = list(Effect)
     return sorted(found.values(), key=lambda change: order.index(change.effect))
 
 
+def _with_key(probe: Probe, table: RouteTable, route: Route) -> Probe:
+    """The request with its key where `route` looks for it, as far as it then still goes there."""
+    where = ", ".join(map(str, route.policy.sources))
+    target = stretched(probe.target, route.policy)
+    if table.match(probe.method, probe.host, target) is not route:
+        target = probe.target
+    return Probe(probe.method, probe.host, target, where)
+
+
+def _by_path(*routes: Route | None) -> bool:
+    return any(source.place is Place.PATH for route in routes if route for source in route.policy.sources)
+
+
 def _followed(
-    old: Policy, route: Route | None, before: Route, show: Callable[[int], str]
+    old: Policy, route: Route | None, before: Route, probe: Probe, show: Callable[[int], str]
 ) -> Iterator[tuple[Effect, str, str]]:
     """What a retry meets on `route` that was first sent under `old`."""
     if route is None:
@@ -83,7 +112,7 @@ def _followed(
     if new.mode is Mode.SHADOW:
         yield Effect.FORGETS, "mode", "they are in shadow: a retry runs again"
         return
-    yield from _named(old, new)
+    yield from _named(old, new, probe, show)
     if old.recipe.id != new.recipe.id:
         text = "what counts as the same request changes: a retry is a 409 policy-changed until its key's window ends"
         yield Effect.REFUSES, "fingerprint", text
@@ -111,7 +140,7 @@ def _followed(
         )
 
 
-def _named(old: Policy, new: Policy) -> Iterator[tuple[Effect, str, str]]:
+def _named(old: Policy, new: Policy, probe: Probe, show: Callable[[int], str]) -> Iterator[tuple[Effect, str, str]]:
     """Of what the name of a record is made."""
     if old.namespace != new.namespace:
         text = f"{_shown((old.namespace,))} becomes {_shown((new.namespace,))}: no key that lives is found"
@@ -122,17 +151,17 @@ def _named(old: Policy, new: Policy) -> Iterator[tuple[Effect, str, str]]:
     elif any(source.startswith(b"jwt:") for source in new.scope) and _issuer(old) != _issuer(new):
         text = f"the issuer {_issuer(old)} becomes {_issuer(new)}: no key that lives is found"
         yield Effect.FORGETS, "jwt", text
-    if gone := _gone(old, new):
-        where = f"a key in {gone} is not looked at any more: "
-        if new.missing is Missing.REFUSE:
-            yield Effect.REFUSES, "key", where + "a retry that carries it there is a 400 key-missing"
-        else:
-            yield Effect.FORGETS, "key", where + "a retry that carries it there runs again"
+    yield from _keyed(old, new, probe)
     if new.key_rule != old.key_rule and _stricter(old.key_rule, new.key_rule):
         yield Effect.REFUSES, "key", "another rule of keys: a retry whose key does not keep it is a 400 key-invalid"
-    if old.missing is Missing.DERIVE and (new.missing is not Missing.DERIVE or old.derive.parts != new.derive.parts):
-        text = f"keys are derived otherwise: a double click within {old.derive.window} ms of the change runs again"
-        yield Effect.FORGETS, "missing", text
+    if old.missing is Missing.DERIVE:
+        if _derives_otherwise(old, new):
+            moment = show(old.derive.window)
+            text = f"keys are derived otherwise, or no more: a double click within {moment} of the change runs again"
+            yield Effect.FORGETS, "missing", text
+        elif new.derive.window < old.derive.window:
+            text = f"a double click is known for {show(new.derive.window)}, no more for {show(old.derive.window)}"
+            yield Effect.NOTE, "missing", text
     if old.send_key != new.send_key:
         text = "another send_key: a retry that is run again tells the service another key, or none"
         yield Effect.NOTE, "send_key", text
@@ -142,12 +171,55 @@ def _issuer(policy: Policy) -> str:
     return policy.tokens.issuer if policy.tokens else "none"
 
 
-def _gone(old: Policy, new: Policy) -> str:
-    """Where keys of old stood and are not found any more. All parts of a composite are one place."""
-    if old.sources:
-        # One header or source by itself names the same record wherever it stood; a retry is sent where it was.
-        return "" if old.sources == new.sources else ", ".join(map(str, old.sources))
-    return _shown(name for name in old.headers if name not in new.headers)
+def _keyed(old: Policy, new: Policy, probe: Probe) -> Iterator[tuple[Effect, str, str]]:
+    """What becomes of a retry whose key stands where it stood. Each field that may hold one is tried."""
+    if (old.headers, old.sources) == (new.headers, new.sources):
+        return
+    retries = list(carrying(probe.method, probe.target, old))
+    fates: dict[tuple[Effect, str], list[str]] = {}
+    where = [probe.keyed] if old.sources else [name.decode("latin-1") for name in old.headers]
+    for name, request in zip(where, retries, strict=False):
+        fate = _fate(found_in(request, old), found_in(request, new), new, probe.method)
+        if fate is not None:
+            fates.setdefault(fate, []).append(name)
+    if not retries:
+        fates[Effect.FORGETS, "is looked for elsewhere: a retry that carries it there may run again"] = [probe.keyed]
+    for (effect, text), names in fates.items():
+        yield effect, "key", f"a key in {', '.join(names)} {text}"
+
+
+#: Where requests carry something that was no key before.
+_FILLED_ANYWAY = frozenset((Place.BODY, Place.FORM, Place.COOKIE, Place.PATH))
+
+
+def _fate(
+    before: Keyed | Unreadable | None, after: Keyed | Unreadable | None, new: Policy, method: bytes
+) -> tuple[Effect, str] | None:
+    """What a retry comes to whose key was `before` and is `after`; None where its record is found."""
+    if not isinstance(before, Keyed):
+        return None
+    if isinstance(after, Unreadable):
+        return Effect.FORGETS, "is a part of one now: a retry that carries it there runs again, or is a 400 key-invalid"
+    if after is None:
+        gone = "is not looked at any more: a retry that carries it there"
+        if new.missing is Missing.REFUSE and method not in IDEMPOTENT:
+            if any(source.place in _FILLED_ANYWAY for source in new.sources):
+                now = ", ".join(map(str, new.sources))
+                return Effect.FORGETS, f"{gone} is a 400 key-missing, or runs again if it carries {now} too"
+            return Effect.REFUSES, f"{gone} is a 400 key-missing"
+        return Effect.FORGETS, f"{gone} runs again"
+    if (before.key, before.origin) != (after.key, after.origin):
+        return Effect.FORGETS, "names another record now: a retry that carries it there runs again"
+    return None
+
+
+def _derives_otherwise(old: Policy, new: Policy) -> bool:
+    """Whether what had no key is given another than before. What binds it is part of who sends it."""
+    return (
+        new.missing is not Missing.DERIVE
+        or old.derive.parts != new.derive.parts
+        or (Part.CREDENTIALS in old.derive.parts and old.recipe.bind != new.recipe.bind)
+    )
 
 
 def _stricter(old: KeyRule, new: KeyRule) -> bool:

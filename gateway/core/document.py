@@ -81,6 +81,7 @@ def rules_of(policy: Policy) -> dict[str, Any]:
             "required": policy.missing is Missing.REFUSE,
             "format": f"1 to {LONGEST} printable ASCII characters, bare or as a quoted string (RFC 8941)",
             "max_length": LONGEST,
+            "otherwise": _WITHOUT[policy.missing],
             **_key(policy),
         },
         "scope": [_source(source.decode("latin-1")) for source in policy.scope],
@@ -119,6 +120,10 @@ def rules_of(policy: Policy) -> dict[str, Any]:
     }
 
 
+#: What becomes of a request without a key. (PUT and DELETE pass without one, whatever the route says.)
+_WITHOUT = {Missing.PASS: "unprotected", Missing.REFUSE: "refused", Missing.DERIVE: "derived"}
+
+
 def _key(policy: Policy) -> dict[str, Any]:
     """What a route says of its keys where it says more than what all do."""
     rule, told = policy.key_rule, dict[str, Any]()
@@ -140,7 +145,12 @@ def _key(policy: Policy) -> dict[str, Any]:
         told["derived_otherwise"] = {
             "from": [_source(str(part)) for part in policy.derive.parts],
             "window_seconds": policy.derive.window / 1000,
+            "remembered_seconds": policy.of_derived.doubt_window / 1000,
         }
+    if policy.send_key:
+        told["service_gets_it_in"] = [
+            {"in": f"header:{_text(send.field)}", "as": send.form.value} for send in policy.send_key
+        ]
     return told
 
 

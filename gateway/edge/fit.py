@@ -75,7 +75,11 @@ class Fit:
         for name in fresh:
             if name in bound:
                 self._changes(route, _FRESH[name], _FRESH[name])
-        if any(name in fresh for name in _SIGNATURES) and bound.isdisjoint(fields.shape.at):
+        if (
+            any(name in fresh for name in _SIGNATURES)
+            and bound.isdisjoint(fields.shape.at)
+            and not elsewhere(route.policy)
+        ):
             self._anybody(route)
 
     def _bound_by(self, route: Route) -> frozenset[bytes]:
@@ -108,6 +112,13 @@ class Fit:
         if (route.name, credential) not in self._said:
             self._said.add((route.name, credential))
             self._say(what)
+
+
+def elsewhere(policy: Policy) -> bool:
+    """Whether something that stands in no field (a certificate, a member of the body) says whose its requests are. A
+    cookie stands in one."""
+    sources = (*policy.recipe.elsewhere, *(each.decode("latin-1") for each in policy.scope))
+    return any(not source.startswith(("header:", "cookie:", "jwt:")) for source in sources)
 
 
 def bound_by(policy: Policy) -> frozenset[bytes]:

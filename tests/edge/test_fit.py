@@ -21,6 +21,10 @@ UNFIT = [
     ("fingerprint: {headers: [Signature-Input]}, bind: ['header:X-Client']", [*SIGNED, ("X-Client", "c")],
      "Signature-Input"),
     ("", SIGNED, "unbound Signature"),
+    ("bind: ['header:X-Client']", SIGNED, "unbound Signature"),
+    ("bind: ['cookie:session']", SIGNED, "unbound Signature"),
+    ("bind: [default, 'body:/client']", [SIGV4], "AWS SigV4"),
+    ("bind: ['query:client', 'header:Signature']", SIGNED, "Signature"),
 ]  # fmt: skip
 
 FIT = [
@@ -30,6 +34,10 @@ FIT = [
     ("bind: ['header:X-Client']", [SIGV4, ("X-Client", "c")]),
     ("bind: ['header:X-Client']", [*SIGNED, ("X-Client", "c")]),
     ("bind: []", [SIGV4]),
+    ("bind: ['cookie:session']", [SIGV4, ("Cookie", "session=1")]),
+    ("bind: ['cookie:session']", [*SIGNED, ("Cookie", "session=1")]),
+    *((f"bind: ['{source}']", [*SIGNED]) for source in ("body:/amount", "query:client", "path:1")),
+    *((f"bind: ['{source}']", [SIGV4]) for source in ("body:/amount", "query:client", "path:1")),
     ("guard: false", [SIGV4]),
 ]
 
