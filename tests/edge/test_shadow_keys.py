@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,19 @@ async def test_duplicates_are_seen_wherever_their_key_stands(origin: Origin, pla
         ]
         kept = {"route": "all", "settlement": "keep", "reason": "answered"}
         assert gate.count("oncegate_shadow_settlements_total", **kept) == 2
+
+
+@pytest.mark.parametrize("place", ["composite", "derived", "body"])
+async def test_nothing_of_a_shadow_is_ever_replayed(origin: Origin, tmp_path: Path, place: str) -> None:
+    """A key of whatever origin that ran in shadow runs under `enforce` on the same store, and the other way round."""
+    policy, first, _ = PLACES[place]
+    store = f"sqlite:///{tmp_path}/keys.db"
+    async with edge(configuration(origin.url, store=store, policy=f"mode: shadow, {policy}")) as shadow:
+        assert (await ask(shadow.port, **first)).label == "unprotected"
+        await becomes(shadow, "forward")
+        async with edge(configuration(origin.url, store=store, policy=policy)) as enforcing:
+            assert [(await ask(enforcing.port, **first)).label for _ in range(2)] == ["stored", "replayed"]
+    assert len(origin.requests) == 2
 
 
 REFUSED: dict[str, tuple[str, Sent, str]] = {
