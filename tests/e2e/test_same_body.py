@@ -116,7 +116,7 @@ async def test_a_client_that_leaves_while_its_body_is_read_has_asked_all_the_sam
         assert origin.effects[b"left"] == 1
         server = running.app._server
         assert server is not None
-        assert server.door.budget.taken == 0
+        assert server.shared.door.budget.taken == 0
 
 
 async def test_copies_of_a_large_body_run_once(origin: Origin) -> None:

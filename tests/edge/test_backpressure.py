@@ -68,7 +68,7 @@ async def test_a_connection_that_was_paused_at_its_end_serves_again(hand: ByHand
         await peer.head()
         await peer.answer(body)
         await eventually(lambda: gate.pool._idle, "the upstream has answered")
-        assert gate.connection.full
+        await eventually(lambda: gate.connection.full, "its client has not read it")
         assert hand.connections == 1
         quick = await gate.connect()
         await quick.send(GET)
