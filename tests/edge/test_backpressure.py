@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 
 from gateway.core.decide import PassReason
 from gateway.core.message import Request
@@ -14,6 +15,7 @@ from tests.edge.stand import (
     HELD,
     OK,
     ByHand,
+    Edge,
     drink,
     edge,
     eventually,
@@ -56,19 +58,38 @@ async def test_a_slow_reader_pauses_the_upstream(hand: ByHand) -> None:
         assert (await client.read(method=b"GET")).body == b"next"
 
 
+def send_little(gate: Edge) -> None:
+    """Whoever is let in from now on has a send buffer that does not grow, as the kernel's grows on a path that it has
+    come to know as fast."""
+    for listener in gate.listening._listeners:
+        for each in listener.sockets:
+            with socket.socket(fileno=os.dup(each.fileno())) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 10)
+
+
 async def test_a_connection_that_was_paused_at_its_end_serves_again(hand: ByHand) -> None:
     """The last byte of a response may be the one that fills the client's buffer. The upstream's connection,
     which has done its work, must then be read again, or the next request on it hears no answer."""
-    body = os.urandom(200 << 10)
     async with edge(configuration(hand.url)) as gate:
-        slow = await narrow_client(gate.port)
-        gate.clients.append(slow)
-        await slow.send(GET)
-        peer = await hand.accept()
-        await peer.head()
-        await peer.answer(body)
-        await eventually(lambda: gate.pool._idle, "the upstream has answered")
-        await eventually(lambda: gate.connection.full, "its client has not read it")
+        send_little(gate)
+        peer = None
+        for kib in range(100, 140, 4):  # how much the sockets hold is the kernel's to say: a few KiB more or less
+            body = os.urandom(kib << 10)
+            slow = await narrow_client(gate.port)
+            gate.clients.append(slow)
+            await slow.send(GET)
+            peer = peer or await hand.accept()
+            await peer.head()
+            await peer.answer(body)
+            await asyncio.sleep(0.1)
+            if gate.connection.full:
+                break
+            assert (await slow.read(method=b"GET")).body == body
+            slow.close()
+            await gate.emptied()
+        assert peer is not None
+        assert gate.connection.full
+        assert gate.pool._idle, "the upstream has answered"
         assert hand.connections == 1
         quick = await gate.connect()
         await quick.send(GET)
