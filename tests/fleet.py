@@ -135,7 +135,7 @@ class Fleet:
 
     # ── What is done to it ────────────────────────────────────────────────────────────────────────
 
-    def until_promoted(self, old: RedisServer, seconds: float = 20) -> RedisServer:
+    def until_promoted(self, old: RedisServer, seconds: float = 40) -> RedisServer:
         """Wait until the Sentinels have put another in the place of `old`."""
         self.until(lambda: self.primary() not in (None, old), "another primary is named", seconds)
         primary = self.primary()
