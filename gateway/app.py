@@ -42,7 +42,7 @@ from .ops.observers import Observers
 from .ops.worker_log import WorkerLog
 from .plan import Plan
 from .ports import Clock, Observer, Store, StoreUnusable
-from .reload import Refused, identity, read_anew
+from .reload import READ_ANEW, Refused, attempted, identity, read_anew
 from .settings import Listener, Settings, UnixPath, UpstreamSettings, tls
 from .settings import stores as urls
 from .settings.shown import shown as settings_shown
@@ -70,10 +70,6 @@ class Mint:
             self._ids = [drawn[at : at + HOLDER_BYTES] for at in range(0, len(drawn), HOLDER_BYTES)]
         return self._ids.pop()
 
-
-#: What the log says once a file was read anew.
-READ_ANEW = "the configuration was read anew"
-NOT_TAKEN_UP = "the configuration was not taken up; what ran goes on"
 
 ONE_GATEWAY = "this store protects one gateway; a second instance of the service needs redis"
 
@@ -388,12 +384,7 @@ class App:
 
     async def reread(self) -> str:
         """As `reload`; says why not, to the log too."""
-        try:
-            await self.reload()
-        except Refused as refused:
-            self.observer.alarm(NOT_TAKEN_UP, reason=str(refused))
-            return str(refused)
-        return ""
+        return await attempted(self.reload, self.observer)
 
     async def _start_admin(self) -> None:
         room = operators(lambda: self.settings, self.desk, self.clock, self.log)

@@ -8,9 +8,11 @@ would be forgotten, and its retry would run again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from .core.identity import Identity
 from .plan import Plan
+from .ports import Observer
 from .settings import Faults, Settings
 
 #: Fields of the settings that a running gate stands on.
@@ -28,6 +30,11 @@ FIXED = (
 )
 #: … and that name its records, besides what routes say.
 _NAMING = ("service", "prefix", "secret")
+
+
+#: What the log says once a file was read anew.
+READ_ANEW = "the configuration was read anew"
+NOT_TAKEN_UP = "the configuration was not taken up; what ran goes on"
 
 
 class Refused(Exception):
@@ -72,3 +79,13 @@ async def read_anew(plan: Plan, running: Settings) -> tuple[Plan, Settings]:
 def _read(plan: Plan) -> tuple[Plan, Settings]:
     fresh = plan.anew()
     return fresh, fresh.settings()
+
+
+async def attempted(reload: Callable[[], Awaitable[None]], observer: Observer) -> str:
+    """Why `reload` was refused, told to the log too; empty where it was not."""
+    try:
+        await reload()
+    except Refused as refused:
+        observer.alarm(NOT_TAKEN_UP, reason=str(refused))
+        return str(refused)
+    return ""

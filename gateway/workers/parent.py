@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from .. import __version__
-from ..app import NOT_TAKEN_UP, ONE_GATEWAY, READ_ANEW, Stopped, gatekeeper, operators, shown
+from ..app import ONE_GATEWAY, Stopped, gatekeeper, operators, shown
 from ..clock import HostClock
 from ..edge import unix
 from ..ops.admin import Guarded, Ready, admin_app_of
@@ -34,7 +34,7 @@ from ..ops.merged import Merged
 from ..ops.metrics import Tally
 from ..ops.observers import Observers
 from ..plan import Plan
-from ..reload import Refused, read_anew
+from ..reload import READ_ANEW, Refused, attempted, read_anew
 from ..settings import Listener, Settings, UnixPath
 from ..tasks import Tasks
 from .channel import Channel
@@ -386,12 +386,7 @@ class Parent:
 
     async def reread(self) -> str:
         """As `reload`; says why not, to the log too."""
-        try:
-            await self.reload()
-        except Refused as refused:
-            self._observer.alarm(NOT_TAKEN_UP, reason=str(refused))
-            return str(refused)
-        return ""
+        return await attempted(self.reload, self._observer)
 
     async def reload(self) -> None:
         """Read the file anew, and let all workers go by it. Raises Refused; what it was read for is taken up by none
