@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib.util
+import itertools
+import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,11 +38,29 @@ def _end_what_is_left() -> None:
         process.wait()
 
 
+def _ports() -> Iterator[int]:
+    """Ports that neither the kernel gives to a connection nor another worker of this run gives to a server.
+
+    A port that the kernel chose is anybody's again once its probe is closed: the next connection of a busy run may
+    leave from it before the server binds. So these lie under Linux's range for that (from 32768), and each
+    pytest-xdist worker has its own thousand.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
+    share = range(16_384 + worker * 1_000, 16_384 + (worker + 1) * 1_000)
+    start = random.SystemRandom().randrange(len(share))  # not of the tests' seed: two runs side by side
+    return itertools.cycle((*share[start:], *share[:start]))
+
+
+_CANDIDATES = _ports()
+
+
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback that nobody listens on, and that this run gives to nobody else for long."""
+    for port in itertools.islice(_CANDIDATES, 1_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port of this worker's thousand is free: end what listens on 16384 to 32383")
 
 
 def _in_package(package: str, *below: str) -> Path | None:
