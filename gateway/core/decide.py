@@ -168,7 +168,9 @@ def _in_headers(fields: Fields, policy: Policy) -> Keyed | Unreadable | None:
     if not rule.plain and (fault := rule.fault(key.text)):
         return Unreadable(fault)
     weak = weakness(key.text)
-    return Keyed(key, SENT, weak) if weak is None else rule.refusal(weak) or Keyed(key, SENT, weak)
+    if weak is not None and (refused := rule.refusal(weak)) is not None:
+        return refused
+    return Keyed(key, SENT, weak)
 
 
 def _without_key(method: bytes, policy: Policy) -> Pass | Refuse | None:

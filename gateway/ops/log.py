@@ -38,8 +38,8 @@ class Log(Deaf):
         self._timer: asyncio.TimerHandle | None = None
         self._queue: queue.Queue[str | None] = queue.Queue(_WAITING)
         self._dropped = 0
-        self._thread = threading.Thread(target=self._write, name="oncegate-log", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._write, name="oncegate-log", daemon=True)
+        self._writer.start()
 
     # ── ports.Observer ────────────────────────────────────────────────────────────────────────────
 
@@ -183,7 +183,7 @@ class Log(Deaf):
             self._queue.put(None, timeout=seconds)
         except queue.Full:
             return
-        self._thread.join(seconds)
+        self._writer.join(seconds)
 
 
 @lru_cache(maxsize=1024)

@@ -1,0 +1,71 @@
+"""What happened to one request, as an observer is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .core.decide import Reason
+from .core.key import Key
+from .core.record import Kind
+
+
+class DuplicateKind(StrEnum):
+    """How a duplicate was caught."""
+
+    REPLAYED = "replayed"
+    ATTACHED = "attached"
+    IN_FLIGHT = "in_flight"
+    KEY_REUSED = "key_reused"
+    CREDENTIALS_DIFFER = "credentials_differ"
+    IN_DOUBT = "in_doubt"
+    NOT_KEPT = "not_kept"
+
+
+class VerdictName(StrEnum):
+    """What the core decided on arrival."""
+
+    PASS = "pass"  # noqa: S105
+    REFUSE = "refuse"
+    FORWARD = "forward"
+    REPLAY = "replay"
+    WAIT = "wait"
+
+
+@dataclass(slots=True)
+class Account:
+    """What happened to one request. Durations in seconds, `None` where there was no such step.
+
+    `name` is the record's; the key's text is here only so that a log may show its digest, or itself
+    where the operator turned that on.
+    """
+
+    route: str
+    method: bytes
+    target: bytes
+    peer: str
+    verdict: VerdictName = VerdictName.PASS
+    duplicate: DuplicateKind | None = None
+    label: str = ""
+    problem: str = ""
+    status: int = 0
+    key: Key | None = None
+    name: bytes = b""
+    #: Why its key is weak (core.keyform.Weakness); empty where it is not.
+    weak: str = ""
+    attempt: int = 0
+    settlement: Kind | None = None
+    reason: Reason | None = None
+    unprotected: str = ""
+    total: float = 0.0
+    claim: float | None = None
+    settle: float | None = None
+    upstream: float | None = None
+    waited: float | None = None
+    age: float | None = None
+    request_bytes: int = 0
+    response_bytes: int = 0
+    record_bytes: int | None = None
+    detail: str = ""
+    #: It tells what would have become of a request on a route in shadow; what did is told by an account of its own.
+    shadow: bool = False
