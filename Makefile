@@ -4,6 +4,9 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 UPSTREAM ?=
+# Where `make run` lets clients in, and operators.
+LISTEN  ?= 127.0.0.1:8080
+ADMIN   ?= 127.0.0.1:8081
 # How many tests run at a time. They wait more than they work.
 SIDE_BY_SIDE ?= 3
 
@@ -20,8 +23,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-run: $(STAMP)    ## the gate on 127.0.0.1:8080 before a sample service, or before UPSTREAM=http://host:port
-	@$(BIN)/oncegate $(if $(UPSTREAM),run --upstream $(UPSTREAM) --listen 127.0.0.1:8080,demo --serve)
+run: $(STAMP)    ## the gate on LISTEN=127.0.0.1:8080 before a sample service, or before UPSTREAM=http://host:port
+	@$(BIN)/oncegate $(if $(UPSTREAM),run --upstream $(UPSTREAM),demo --serve) --listen $(LISTEN) --admin $(ADMIN)
 
 demo: $(STAMP)   ## ten seconds that show what it does
 	@$(BIN)/oncegate demo

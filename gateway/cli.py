@@ -19,7 +19,10 @@ from .exits import USAGE
 click.UsageError.exit_code = USAGE
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Begin with `oncegate demo`; then `oncegate run --upstream http://127.0.0.1:9000` guards your service.",
+)
 @click.version_option(__version__, prog_name="oncegate")
 def main() -> None:
     """An idempotency gateway: one key, one effect, the same answer."""

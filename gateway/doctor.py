@@ -54,6 +54,11 @@ CHANGES: dict[str, dict[str, str]] = {
         _PLAIN: "CONFIG SET maxmemory 3gb (say), and the same in its configuration file",
         "a managed service": "nothing: it sets the limit",
     },
+    "unreachable": {
+        "the gate's file": "the host and the port in `store`, as known on this machine (--store URL tries another)",
+        _PLAIN: "is it up, and does it listen on that address (`bind`)? redis-cli -u URL PING from here must say PONG",
+        "a managed service": "its endpoint, the network and firewall between, and rediss:// where it speaks only TLS",
+    },
     "read-only": {
         _PLAIN: "name the primary, or the Sentinels: redis+sentinel://HOST,HOST,HOST/NAME",
         "Amazon ElastiCache, MemoryDB": "the primary endpoint instead of the reader endpoint",

@@ -9,5 +9,8 @@ UNAVAILABLE = 69
 
 
 def unbound(error: OSError) -> str:
-    """What is said of an address on which nobody can listen."""
-    return f"an address cannot be bound: {error.strerror or error}"
+    """What is said of an address on which nobody can listen, and what to do about it."""
+    return (
+        f"an address cannot be bound: {error.strerror or error}; end what has it, or choose another: "
+        "--listen (or `listen` in the file) is where clients come in, --admin (or `admin`) is for operators"
+    )

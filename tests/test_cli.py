@@ -58,7 +58,7 @@ def test_help_names_the_commands(word: str) -> None:
     result = oncegate(word)
     assert result.exit_code == 0
     assert "one key, one effect, the same answer" in result.stdout
-    for command in ("run", "check", "demo"):
+    for command in ("run", "check", "demo", "sample-service"):
         assert f"\n  {command} " in result.stdout
     result = oncegate("run", word)
     assert result.exit_code == 0
@@ -89,7 +89,7 @@ def test_check_of_a_good_file() -> None:
     """check FILE → one line that says what is in it, exit 0."""
     result = oncegate("check", str(CONFIG / "minimal.yaml"))
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == f"{CONFIG}/minimal.yaml: good: 1 routes, 1 of them guarded, 1 upstreams\n"
+    assert result.stdout == f"{CONFIG}/minimal.yaml: good: 1 route, 1 of them guarded, 1 upstream\n"
 
 
 FAULTY = """\
@@ -197,6 +197,16 @@ def test_a_port_in_use_is_69_and_named(taken: int, tmp_path: Path, workers: str)
         assert line.startswith("oncegate: an address cannot be bound: ")
         assert str(taken) in line
         assert "in use" in line
+        assert "--listen (or `listen` in the file) is where clients come in, --admin (or `admin`)" in line
+
+
+def test_a_port_of_the_sample_service_in_use_is_69(taken: int) -> None:
+    """sample-service on a port that is taken → one line that says what to do, exit 69, and no traceback."""
+    result = oncegate("sample-service", "--port", str(taken))
+    assert (result.exit_code, result.stdout) == (69, "")
+    (line,) = result.stderr.splitlines()
+    assert "in use" in line
+    assert line.endswith("; choose another port with --port")
 
 
 def test_several_workers_on_memory_are_64(taken: int) -> None:

@@ -176,6 +176,7 @@ def test_a_store_that_is_out_of_reach() -> None:
             assert (told.code, told.err) == (69, "")
             assert "REFUSED unreachable: " in told.words
             assert f"127.0.0.1:{port}" in told.out
+            assert "the host and the port in `store`" in told.words
             assert "swordfish" not in told.out
             assert told.seconds < 7, "five, and what the interpreter takes to start"
 
@@ -252,4 +253,4 @@ def test_every_finding_that_can_be_mended_says_where() -> None:
     worst = {"maxmemory": "1", "maxmemory_policy": "allkeys-lru", "aof_enabled": "0"}
     infos = (worst, {"maxmemory": "0"}, {"maxmemory": "1"}, {"cluster_enabled": "1"})
     shown = {found.name for info in infos for found in judge(info)}
-    assert shown | {"read-only", "too-old", "not-permitted"} == CHANGES.keys()
+    assert shown | {"read-only", "too-old", "not-permitted", "unreachable"} == CHANGES.keys()

@@ -110,6 +110,15 @@ async def minimal(shop: Shop) -> None:
     await shop.passes("/anything")
 
 
+async def sidecar(shop: Shop) -> None:
+    """Orders are guarded for a day where a key is sent; the rest goes through, key or not."""
+    await shop.guards("/orders", key="a")
+    await shop.guards("/orders/7/items", key="b")
+    await shop.passes("/orders")
+    await shop.passes("/carts", key="c")
+    assert shop.policy("orders").window == 24 * 3600_000
+
+
 async def payments(shop: Shop) -> None:
     """No charge without a key; what nobody knows the outcome of stays held; the rest is not guarded."""
     assert (await shop.post("/payments")).problem == "key-missing"
@@ -307,6 +316,7 @@ STORIES: dict[str, Callable[[Shop], Awaitable[None]]] = {
     "paypal": paypal,
     "public-api": public_api,
     "shadow": shadow,
+    "sidecar": sidecar,
     "stripe": stripe,
     "two-upstreams": two_upstreams,
     "webhooks": webhooks,

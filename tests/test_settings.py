@@ -864,7 +864,11 @@ AT_THE_TOP = [
     ),
     ("defaults: {name: a}", "defaults.name", "does not stand here; it belongs in a route"),
     # The environment, tags, merges.
-    ("service: ${NAME}", "service", "the variable NAME is not set in the environment"),
+    (
+        "service: ${NAME}",
+        "service",
+        "the variable NAME is not set in the environment; export NAME=… first",
+    ),
     (
         "service: ${NAME:-a}",
         "service",
@@ -1026,8 +1030,8 @@ OF_A_FILE = {
     "a list with a variable that is not set, and more": (
         WHOLE + "    scope: ['header:X-${A}', query:a, 'header:${B}']\n",
         [
-            "gate.yaml:6: routes[0].scope[0]: the variable A is not set in the environment",
-            "gate.yaml:6: routes[0].scope[2]: the variable B is not set in the environment",
+            "gate.yaml:6: routes[0].scope[0]: the variable A is not set in the environment; export A=… first",
+            "gate.yaml:6: routes[0].scope[2]: the variable B is not set in the environment; export B=… first",
             "gate.yaml:6: routes[0].scope[1]: a query says what is asked, and proves nothing of who asks; "
             "use header:NAME",
         ],
@@ -1084,7 +1088,7 @@ limits: {fields: many}
         )
     assert str(raised.value).splitlines() == [
         'gate.yaml:1: service: expected a name such as payments, found the number 5; in quotes it is text: "5"',
-        "gate.yaml:2: listen: the variable LISTEN is not set in the environment",
+        "gate.yaml:2: listen: the variable LISTEN is not set in the environment; export LISTEN=… first",
         "gate.yaml:4: upstreams.app: holds a path, and a request goes on with the path that the client sent; "
         "use http://127.0.0.1:9000",
         "gate.yaml:7: routes[0].upstream: no upstream is called `ap`; did you mean `app`?",

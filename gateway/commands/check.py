@@ -16,6 +16,13 @@ def check(file: Path) -> None:
     settings = load(file)
     routes = settings.routes.routes
     guarded = sum(route.policy.guard for route in routes)
-    click.echo(f"{file}: good: {len(routes)} routes, {guarded} of them guarded, {len(settings.upstreams)} upstreams")
+    upstreams = len(settings.upstreams)
+    click.echo(
+        f"{file}: good: {_many(len(routes), 'route')}, {guarded} of them guarded, {_many(upstreams, 'upstream')}"
+    )
     for note in settings.notes:
         click.echo(f"{file}: note: {note}")
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}" + "s" * (count != 1)

@@ -12,8 +12,9 @@ import uvloop
 
 from ..app import App
 from ..demo import sample, story
+from ..exits import UNAVAILABLE
 from ..settings import Overrides, plain
-from .speaking import serving
+from .speaking import give_up, serving
 
 
 @click.command()
@@ -36,7 +37,7 @@ async def _serve_sample(overrides: Overrides) -> None:
     try:
         app = App(plain(f"http://127.0.0.1:{port}", environ=os.environ, overrides=overrides))
         await app.start()
-        click.echo(_TRY.format(url="http://" + (overrides.listen or "")))
+        click.echo(_TRY.format(url=f"http://{overrides.listen}", admin=f"http://{overrides.admin}"))
         await app.serve()
     finally:
         await runner.cleanup()
@@ -48,21 +49,25 @@ A sample order service is behind the gate. Try, in another terminal:
   curl -i {url}/orders -H 'Idempotency-Key: order-1' -d '{{"item": "book", "amount": 12.50}}'   # runs
   curl -i {url}/orders -H 'Idempotency-Key: order-1' -d '{{"item": "book", "amount": 12.50}}'   # replayed
   curl -i {url}/orders -H 'Idempotency-Key: order-1' -d '{{"item": "book", "amount": 99.00}}'   # refused: 422
+  curl -s {admin}/metrics | grep ^oncegate_duplicates_total     # the duplicates that were caught
 
-Ctrl-C stops it.
+What follows is the gate's log, a line for each guarded request. Ctrl-C stops both.
 """
 
 
-@click.command(hidden=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=9000, show_default=True)
+@click.command()
+@click.option("--host", metavar="HOST", default="127.0.0.1", show_default=True, help="The address that it listens on.")
+@click.option("--port", metavar="PORT", default=9000, show_default=True, help="The port that it listens on.")
 def sample_service(host: str, port: int) -> None:
-    """The sample order service by itself, for the compose file."""
-    uvloop.run(_sample_alone(host, port))
+    """The sample order service by itself, to put a gate before."""
+    serving(lambda: _sample_alone(host, port))
 
 
 async def _sample_alone(host: str, port: int) -> None:
-    runner, bound = await sample.serve(sample.OrderService(), host, port)
+    try:
+        runner, bound = await sample.serve(sample.OrderService(), host, port)
+    except OSError as error:
+        give_up(UNAVAILABLE, f"{error.strerror or error}; choose another port with --port")
     click.echo(f"the sample order service listens on {host}:{bound}")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

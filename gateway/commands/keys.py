@@ -62,7 +62,10 @@ class Listener:
             response = connection.getresponse()
             told = json.loads(response.read())
         except (OSError, http.client.HTTPException) as error:
-            message = f"the admin listener at {self.address} does not answer: {error}"
+            message = (
+                f"the admin listener at {self.address} does not answer: {error}; does the gate run? "
+                "--admin HOST:PORT (or ONCEGATE_ADMIN) names another one"
+            )
             if method == "POST":
                 message += "; what was asked may have been done: look again"
             raise Refused(UNAVAILABLE, message) from None

@@ -18,7 +18,7 @@ from .speaking import load
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def policy(file: Path) -> None:
-    """The published policy as Markdown; exit 0 or 64."""
+    """What clients are told of FILE's routes, as Markdown for an API's docs; exit 0 or 64."""
     click.echo(markdown(load(file).routes.routes), nl=False)
 
 

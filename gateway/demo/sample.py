@@ -14,6 +14,13 @@ from typing import Any
 from aiohttp import web
 
 
+def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """With an end of line, so that two answers of curl do not run into each other."""
+    return web.Response(
+        text=json.dumps(value) + "\n", status=status, headers=headers, content_type="application/json", charset="utf-8"
+    )
+
+
 class OrderService:
     """Orders in memory. `executed` counts by idempotency key; keyless ones under the empty key."""
 
@@ -35,7 +42,7 @@ class OrderService:
             order = json.loads(await request.read(), parse_float=Decimal)
             amount = Decimal(str(order["amount"]))
         except (ValueError, KeyError, TypeError, InvalidOperation):
-            return web.json_response({"error": 'send JSON such as {"item": "book", "amount": 12.50}'}, status=400)
+            return _json({"error": 'send JSON such as {"item": "book", "amount": 12.50}'}, status=400)
         key = request.headers.get("Idempotency-Key", "")
         number = len(self.orders) + 1
         self.orders.append({"id": number, "item": str(order.get("item", "book")), "amount": f"{amount:.2f}"})
@@ -43,10 +50,10 @@ class OrderService:
         async with self.started:
             self.started.notify_all()
         await asyncio.sleep(self.seconds_per_order)
-        return web.json_response(self.orders[number - 1], status=201, headers={"Location": f"/orders/{number}"})
+        return _json(self.orders[number - 1], status=201, headers={"Location": f"/orders/{number}"})
 
     async def _list(self, _: web.Request) -> web.Response:
-        return web.json_response({"executed": len(self.orders), "orders": self.orders[-20:]})
+        return _json({"executed": len(self.orders), "orders": self.orders[-20:]})
 
 
 async def serve(service: OrderService, host: str = "127.0.0.1", port: int = 0) -> tuple[web.AppRunner, int]:

@@ -221,7 +221,7 @@ class _Reader:
             elif name in self.environ:
                 return self.environ[name]
             else:
-                problems.append(f"the variable {name} is not set in the environment")
+                problems.append(f"the variable {name} is not set in the environment; export {name}=… first")
             return ""
 
         text = _ENV.sub(replaced, text)
