@@ -19,6 +19,7 @@ import gateway.core.decide as decide
 import gateway.core.policy as policy
 import gateway.core.record as record
 import gateway.edge.client as client
+import gateway.edge.server as server
 import gateway.edge.upstream as upstream
 import gateway.edge.visit as visits
 import gateway.exchange as exchange
@@ -278,6 +279,31 @@ def stopped_at_once() -> None:
     """SIGTERM ends the process with whatever is in flight."""
 
     async def stop(self: Any) -> Any:
+        os._exit(0)
+
+    app.App.stop = stop  # type: ignore[method-assign]
+
+
+@defect
+def guests_cut_off() -> None:
+    """A drain closes at once whatever was accepted and has not asked yet, and whoever stands in the queue."""
+    drain = client.ClientConnection.drain
+    client.ClientConnection.drain = lambda self, quiet=0.0: drain(self)  # type: ignore[method-assign]
+
+    async def nobody(self: Any) -> None:
+        pass
+
+    server.Server._let_in = nobody  # type: ignore[method-assign]
+
+
+@defect
+def drained_without_settling() -> None:
+    """A drain is over when the last client is gone; what runs for those who have hung up is left as it is."""
+
+    async def stop(self: Any) -> Any:
+        await self._server.drain(self.settings.grace / 1000)
+        self.log.say("info", "stopped: everything in flight was answered and settled")
+        self.log.close()
         os._exit(0)
 
     app.App.stop = stop  # type: ignore[method-assign]

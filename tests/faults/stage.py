@@ -36,9 +36,9 @@ _POLICY = "store_wait: 500ms"
 class Gate(GateProcess):
     """A gate process whose death is expected; `defect` names one of tests/faults/defects.py."""
 
-    def __init__(self, text: str, *, failpoint: str = "", defect: str = "", skew: float = 0) -> None:
+    def __init__(self, text: str, *, failpoint: str = "", defect: str = "", skew: float = 0, workers: int = 1) -> None:
         environ = {"ONCEGATE_FAILPOINT": failpoint, "ONCEGATE_DEFECT": defect, "ONCEGATE_SKEW": str(skew)}
-        super().__init__(text, environ=environ)
+        super().__init__(text, environ=environ, arguments=("--workers", str(workers)))
         if defect or skew:
             self.module = "tests.faults.defects"
 
@@ -67,6 +67,12 @@ class Gate(GateProcess):
             return error.read().decode()
 
     @property
+    def lines(self) -> list[dict[str, object]]:
+        """The log so far, of each process that this gate was."""
+        text = self.log.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    @property
     def reached(self) -> bool:
         """Whether its failpoint was reached."""
         return "failpoint" in self.log.read_text()
@@ -77,13 +83,14 @@ class Stage:
 
     def __init__(
         self, folder: Path, store: str, *, defect: str = "", wait: str = "1s", policy: str = "",
-        origin: str = "tests.faults.ledger",
+        origin: str = "tests.faults.ledger", upstream: str = _TIMES,
     ) -> None:  # fmt: skip
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.kind = store
         self.defect = defect
         self.origin = origin
+        self.upstream = upstream
         self.policy = ", ".join(filter(None, (_POLICY, f"wait: {wait}", policy)))
         self.history = History(folder / "history.jsonl")
         self.ledger = folder / "ledger.jsonl"
@@ -140,16 +147,17 @@ class Stage:
         store: Proxy | None = None,
         origin: Proxy | None = None,
         skew: float = 0,
+        workers: int = 1,
     ) -> Gate:
         """One more gate. `skew`: by how many seconds its wall clock is ahead."""
         text = configuration(
             f"http://127.0.0.1:{origin.port if origin else self.port}",
             store=f"redis://127.0.0.1:{store.port}/0" if store else self.store,
             policy=self.policy,
-            upstream=_TIMES,
+            upstream=self.upstream,
             top="margin: 500ms\ngrace: 2s",
         )
-        gate = Gate(text, failpoint=failpoint, defect=self.defect, skew=skew)
+        gate = Gate(text, failpoint=failpoint, defect=self.defect, skew=skew, workers=workers)
         self.gates.append(gate)
         await gate.start()
         return gate

@@ -15,6 +15,7 @@ from gateway.failpoints import Point
 
 from . import scenarios as scenes
 from .defects import DEFECTS
+from .rolling import rolling
 from .stage import TIMES
 
 #: Which scene finds which defect.
@@ -38,6 +39,8 @@ CAUGHT: dict[str, scenes.Scene] = {
     "truncation-kept": partial(scenes.upstream_fails, origin="short"),
     "fingerprint-ignored": scenes.another_body,
     "stopped-at-once": scenes.drained,
+    "guests-cut-off": rolling,
+    "drained-without-settling": rolling,
     "body-not-awaited": scenes.cut_clients,
 }
 #: Cheap ones, one of each kind: the claim, the settlement, the lease, the wire.
