@@ -108,7 +108,9 @@ class Log(Deaf):
         took = f"{account.total * 1000:.1f} ms"
         if account.upstream is not None:
             took += f" (upstream {account.upstream * 1000:.1f})"
-        asked = b"%b %b" % (account.method, account.target)
+        path, query, _ = account.target.partition(b"?")
+        # Tokens, vouchers and keys stand in queries: that there is one is told, and not what it says.
+        asked = b"%b %b%b" % (account.method, path, query and b"?...")
         if account.shadow:
             # It never got that status from us: the line says what it would have come to.
             what, how = f"would {account.verdict} {what}", ""
