@@ -139,7 +139,8 @@ def test_only_the_gate_reaches_the_store(composed: Composed) -> None:
 
 
 def test_prometheus_sees_the_gate_and_knows_the_alerts(composed: Composed) -> None:
-    """It scrapes what was caught, has every alert of the file, and accepts it by its own tool."""
+    """It scrapes what was caught and has the alerts of the file; its own tool accepts the file, and plays every case of
+    tests.yml (in a folder that it may write to)."""
     post(composed, "scraped")
     post(composed, "scraped")
     until(lambda: composed.query('oncegate_duplicates_total{route="orders",kind="replayed"}'), 30, "a scrape")
@@ -148,10 +149,10 @@ def test_prometheus_sees_the_gate_and_knows_the_alerts(composed: Composed) -> No
     rules = get_json(f"http://127.0.0.1:{composed.prometheus}/api/v1/rules")["data"]["groups"]
     assert {rule["name"] for group in rules for rule in group["rules"]} >= {"OncegateStoreForgot", "OncegateDown"}
     assert {rule["health"] for group in rules for rule in group["rules"]} <= {"ok", "unknown"}
-    check = composed.container("prometheus").exec_run(
-        ["/bin/promtool", "check", "config", "/etc/prometheus/prometheus.yml"]
-    )
-    assert check.exit_code == 0, check.output
+    for words in ("check config /etc/prometheus/prometheus.yml", "test rules /etc/prometheus/tests.yml"):
+        tool = ["/bin/promtool", *words.split()]
+        done = composed.container("prometheus").exec_run(tool, environment={"TMPDIR": "/prometheus"})
+        assert done.exit_code == 0, done.output
 
 
 def test_grafana_has_the_dashboard(composed: Composed) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -251,13 +252,38 @@ def test_what_is_provisioned_is_there() -> None:
 # ── The alerts ────────────────────────────────────────────────────────────────────────────────────
 
 
+def anchor(heading: str) -> str:
+    """What leads to a heading, as GitHub and GitLab spell it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_a_link_of_an_alert_can_be_opened() -> None:
+    """What is before the # is an address in full, said in one place; what is behind it is one heading of the runbook.
+    What the README shows is what prometheus.yml has, and the cases play it set and unset."""
+    headings = [anchor(each) for each in re.findall(r"^#+ (.+)$", RUNBOOK.read_text(), re.MULTILINE)]
+    for rule in rules():
+        assert headings.count(rule["annotations"]["runbook_url"].rpartition("#")[2]) == 1, rule["alert"]
+    shipped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    page = (ROOT / "deploy/README.md").read_text().partition("## Prometheus and the runbook")[2]
+    (shown,) = re.findall(r"```yaml\n(.*?)```", page.partition("\n## ")[0], re.DOTALL)
+    for said in (shipped, yaml.safe_load(shown)):
+        base = urlsplit(said["global"]["external_labels"]["oncegate_runbook"])
+        assert (base.scheme, base.fragment) == ("https", "")
+        assert base.netloc.endswith(".example"), "a placeholder is nobody's"
+    cases = yaml.safe_load((ALERTS.parent / "tests.yml").read_text())["tests"]
+    assert {case.get("external_labels", {}).get("oncegate_runbook") for case in cases} == {
+        None, shipped["global"]["external_labels"]["oncegate_runbook"],
+    }  # fmt: skip
+
+
 def test_every_alert_has_its_section_in_the_runbook_and_every_section_its_alert() -> None:
     """Its link leads to a heading of the runbook, which says its severity, what it means and what to do."""
     sections = dict(re.findall(r"^## (\w+)\n\n(.*?)(?=^## |\Z)", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL))
     assert [rule["alert"] for rule in rules()] == list(sections)
     for rule in rules():
         said = sections[rule["alert"]]
-        assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+        base = '{{ or $externalLabels.oncegate_runbook "docs/runbook.md" }}'
+        assert rule["annotations"]["runbook_url"] == f"{base}#{anchor(rule['alert'])}"
         assert said.startswith(f"*{rule['labels']['severity']}: "), rule["alert"]
         assert "**Meaning.**" in said, rule["alert"]
         assert ("**At three in the morning.**" if rule["labels"]["severity"] == "page" else "**") in said
