@@ -28,6 +28,8 @@ LOOKS = 0.03
 #: Seconds after which a customer does not trust a connection that was quiet. A drain hears whoever speaks within 0.1 s
 #: of the last word (`NEXT_WORD`), so this leaves it as much again for a machine that is busy.
 TRUSTED = 0.05
+#: How often a customer who has connected says nothing for a moment.
+QUIET = 0.6
 #: Requests on one connection, at most.
 KEPT = 8
 #: How often a customer hangs up before it has its answer, and the seconds that this one takes: longer than a drain that
@@ -115,7 +117,7 @@ class Customer:
     async def _ask(self, key: str, data: bytes, *, impatient: bool) -> bool:
         if self._client is None or not self._left or now() - self._spoke > TRUSTED:
             await self._connect()
-            if self._dice.random() < 0.3:
+            if self._dice.random() < QUIET:
                 await asyncio.sleep(0.02)  # has connected, and says nothing yet
                 if now() - self._spoke > TRUSTED:
                     return False
