@@ -35,7 +35,7 @@ limits: {fields: many}
         )
     assert str(raised.value).splitlines() == [
         'gate.yaml:1: service: expected a name such as payments, found the number 5; in quotes it is text: "5"',
-        "gate.yaml:2: listen: the variable LISTEN is not set in the environment",
+        "gate.yaml:2: listen: the variable LISTEN is not set in the environment; export LISTEN=… first",
         "gate.yaml:4: upstreams.app: holds a path, and a request goes on with the path that the client sent; "
         "use http://127.0.0.1:9000",
         "gate.yaml:7: routes[0].upstream: no upstream is called `ap`; did you mean `app`?",

@@ -191,7 +191,7 @@ REST = [
     ),
     ("defaults: {name: a}", "defaults.name", "does not stand here; it belongs in a route"),
     # The environment, tags, merges.
-    ("service: ${NAME}", "service", "the variable NAME is not set in the environment"),
+    ("service: ${NAME}", "service", "the variable NAME is not set in the environment; export NAME=… first"),
     (
         "service: ${NAME:-a}",
         "service",

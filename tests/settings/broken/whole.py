@@ -77,8 +77,8 @@ FILES = {
     "a list with a variable that is not set, and more": (
         WHOLE + "    scope: ['header:X-${A}', query:a, 'header:${B}']\n",
         [
-            "FILE:6: routes[0].scope[0]: the variable A is not set in the environment",
-            "FILE:6: routes[0].scope[2]: the variable B is not set in the environment",
+            "FILE:6: routes[0].scope[0]: the variable A is not set in the environment; export A=… first",
+            "FILE:6: routes[0].scope[2]: the variable B is not set in the environment; export B=… first",
             "FILE:6: routes[0].scope[1]: a query says what is asked, and proves nothing of who asks; use header:NAME",
         ],
     ),
