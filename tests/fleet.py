@@ -15,6 +15,7 @@ from tests.servers import RedisServer, free_port, spawn
 MASTER = "payments"
 #: Milliseconds after which a Sentinel holds a silent server for down.
 DOWN_AFTER = 1000
+OPTIONS = {"down-after-milliseconds": DOWN_AFTER, "failover-timeout": 3000, "parallel-syncs": 5}
 
 
 class SentinelServer:
@@ -23,13 +24,12 @@ class SentinelServer:
     def __init__(self, binary: Path, primary: int, *, quorum: int = 2) -> None:
         self.port = free_port()
         self._binary = binary
+        self._quorum = quorum
         self._lines: tuple[str, ...] = (
             f"port {self.port}",
             "bind 127.0.0.1",
             f"sentinel monitor {MASTER} 127.0.0.1 {primary} {quorum}",
-            f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER}",
-            f"sentinel failover-timeout {MASTER} 3000",
-            f"sentinel parallel-syncs {MASTER} 5",
+            *(f"sentinel {option} {MASTER} {value}" for option, value in OPTIONS.items()),
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -41,6 +41,22 @@ class SentinelServer:
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, socket_timeout=5, decode_responses=True)
+
+    def names(self) -> int:
+        """The port of the primary that it names; 0 where it names none."""
+        try:
+            with self.client() as client:
+                return int(client.sentinel_get_master_addr_by_name(MASTER)[1])
+        except (redis.RedisError, TypeError):
+            return 0
+
+    def monitor(self, primary: int) -> None:
+        """Begin anew with this primary."""
+        with self.client() as client:
+            client.sentinel_remove(MASTER)
+            client.sentinel_monitor(MASTER, "127.0.0.1", primary, self._quorum)
+            for option, value in OPTIONS.items():
+                client.sentinel_set(MASTER, option, value)
 
     def close(self) -> None:
         if self._process is not None:
@@ -110,13 +126,7 @@ class Fleet:
 
     def primary(self) -> RedisServer | None:
         """The primary that most Sentinels name."""
-        named: list[int] = []
-        for sentinel in self.sentinels:
-            try:
-                with sentinel.client() as client:
-                    named.append(int(client.sentinel_get_master_addr_by_name(MASTER)[1]))
-            except (redis.RedisError, TypeError):
-                continue
+        named = [port for sentinel in self.sentinels if (port := sentinel.names())]
         port = max(set(named), key=named.count) if named else 0
         return next((node for node in self.nodes if node.port == port), None)
 
@@ -141,6 +151,22 @@ class Fleet:
         primary = self.primary()
         assert primary is not None
         return primary
+
+    def agreed(self, primary: RedisServer) -> bool:
+        """Whether all Sentinels name this one."""
+        return all(sentinel.names() == primary.port for sentinel in self.sentinels)
+
+    def agree(self, primary: RedisServer, seconds: float = 15) -> None:
+        """Wait until all Sentinels name this primary and know who follows it. One of them may stay behind for as long
+        as one looks (decision 12), and two that do would elect nobody when this one dies: whoever runs them tells it
+        anew."""
+        deadline = time.monotonic() + seconds
+        while not self.agreed(primary) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for sentinel in self.sentinels:
+            if sentinel.names() != primary.port:
+                sentinel.monitor(primary.port)
+        self.until(self._all_know, "the Sentinels know each other and all replicas")
 
     def rejoin(self, node: RedisServer, primary: RedisServer) -> None:
         """Start a dead node again, as a replica (whoever restarts a pod does so; a Sentinel would in ten seconds)."""

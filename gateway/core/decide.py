@@ -15,7 +15,7 @@ from .fingerprint import Difference, Fingerprint, difference, differing_parts
 from .instant import instant
 from .key import SENT, Key, ScopePart, Unreadable, find, misnamed
 from .keyed import NO_STRING, Keyed, derived, keyed
-from .keyform import TooWeak, Weakness, weakness
+from .keyform import Weakness, weakness
 from .message import Lines, Request
 from .outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from .policy import HELD, RELEASED, Missing, OnDoubt, Policy
@@ -181,7 +181,7 @@ def _without_key(method: bytes, policy: Policy) -> Pass | Refuse | None:
 
 
 def _invalid(key: Unreadable) -> Refuse:
-    weak = key.weak if isinstance(key, TooWeak) else None
+    weak = Weakness(key.weak) if key.weak else None
     return Refuse(Refusal(Problem.KEY_INVALID, f"The key cannot be used: {key.why}."), weak)
 
 

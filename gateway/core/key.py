@@ -56,9 +56,11 @@ _PARAMETERS = re.compile(
 
 @value
 class Unreadable:
-    """A key that is there and cannot be taken for one. `why` is for the client, and quotes no value."""
+    """A key that is there and cannot be taken for one. `why` is for the client, and quotes no value; `weak` where it
+    is refused for its weakness (keyform.Weakness)."""
 
     why: str
+    weak: str = ""
 
 
 @value

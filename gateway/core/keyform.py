@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
 from .key import Unreadable
-from .values import value
 
 #: RFC 9562 §4: any version, in either case.
 _UUID = re.compile(rb"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}")
@@ -110,18 +109,11 @@ class KeyRule:
             return f"it has not the format that this route asks for, {self.format.name}"
         return ""
 
-    def refusal(self, weak: Weakness | None) -> TooWeak | None:
+    def refusal(self, weak: Weakness | None) -> Unreadable | None:
         """Why a weak key is refused; None where it is not."""
         if weak is None or self.weak is WeakKeys.COUNT:
             return None
-        return TooWeak(f"it {_WEAKLY[weak]}; draw a UUID", weak)
-
-
-@value
-class TooWeak(Unreadable):
-    """A key that is refused for its weakness."""
-
-    weak: Weakness = Weakness.LOW_VARIETY
+        return Unreadable(f"it {_WEAKLY[weak]}; draw a UUID", weak)
 
 
 __all__ = [
@@ -131,7 +123,6 @@ __all__ = [
     "UUID",
     "Format",
     "KeyRule",
-    "TooWeak",
     "WeakKeys",
     "Weakness",
     "weakness",

@@ -171,10 +171,10 @@ def decode(value: bytes) -> Record:
     life, lease, window = _read_durations(value[_DURATIONS_AT:_PARTS_AT])
     try:
         position = _PARTS_AT + 1
-        tags = value[position : (position := position + 2 * value[_PARTS_AT])]
-        size = value[position]
-        position += 1
-        label = value[position : (position := position + size)].decode()
+        label_at = position + 2 * value[_PARTS_AT]
+        tags = value[position:label_at]
+        position = label_at + 1 + value[label_at]
+        label = value[label_at + 1 : position].decode()
         if position > len(value):
             raise Unreadable("a record that is cut short")
         answer = None

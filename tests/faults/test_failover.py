@@ -40,6 +40,7 @@ async def succeeded(fleet: Fleet, old: RedisServer) -> RedisServer:
     new = await asyncio.to_thread(fleet.until_promoted, old)
     await asyncio.to_thread(fleet.rejoin, old, new)
     await asyncio.to_thread(fleet.until, lambda: fleet.in_step(new) == 2, "all replicas follow")
+    await asyncio.to_thread(fleet.agree, new)
     return new
 
 
