@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ..core import canonical
 from ..core.scope import ALGORITHMS, CLIENT_CERT, Tokens
-from ..jwks import LARGEST, published
 from . import addresses, tls, values
 from .faults import short
 from .source import Scalar
@@ -142,6 +141,8 @@ def unusable(tokens: Tokens) -> Iterator[tuple[str, str]]:
     if "://" not in tokens.jwks:
         if tokens.ca is not None:
             yield "ca", "is for keys that are fetched from a URL; remove it"
+        from ..jwks import LARGEST, published  # see tokens/issuers.py
+
         try:
             with Path(tokens.jwks).open("rb") as file:
                 published(file.read(LARGEST + 1))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from ..core.policy import Policy
 from ..core.scope import Prove, Tokens
 from ..ports import Clock
 from ..tasks import Tasks
-from .keys import Keys
-from .verify import Verifier
+
+if TYPE_CHECKING:
+    from .verify import Verifier
 
 Name = tuple[Tokens, frozenset[str]]
 
@@ -56,6 +58,10 @@ class Issuers:
         self._verifiers = {name: known[name] for name in names}
 
     def _verifier(self, name: Name) -> Verifier:
+        # Verifying takes 15 MiB of libraries, which only those keep in memory who verify.
+        from .keys import Keys
+        from .verify import Verifier
+
         tokens, claims = name
         context = None if tokens.ca is None else self._context(tokens.ca)
         return Verifier(Keys(tokens, self._clock, self._say, context=context), self._clock, claims)

@@ -17,7 +17,6 @@ from typing import Any
 from ...core.record import Done, Found, Kind, Record, Settlement, Stamp, State, refused
 from ...ports import Bell, Observer, Page, RecordUnreadable, StoreAway, StoreFull
 from ..codec import VERSION, Unreadable, decode, encode
-from .cluster import Cluster
 from .findings import Finding
 from .fleet import REDIRECTS, Fleet, One, sent_on
 from .link import LOOK, LOOK_SHA, SCRIPT, SHA
@@ -56,8 +55,12 @@ class RedisStore:
     ) -> None:
         self._prefix = prefix.encode()
         self._up = asyncio.Event()
-        made = Cluster if servers.cluster else One
-        self._fleet: Fleet = made(servers, observer, prefix, trust, say, self._changed)
+        made: Callable[..., Fleet] = One
+        if servers.cluster:
+            from .cluster import Cluster  # whose slots take 7 MiB of library
+
+            made = Cluster
+        self._fleet = made(servers, observer, prefix, trust, say, self._changed)
 
     # ── The port ──────────────────────────────────────────────────────────────────────────────────
 
