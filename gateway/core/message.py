@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -131,14 +131,8 @@ def forwarded(fields: Lines) -> list[Field]:
     return [fields[position] for position in _FORWARDED.of(fields)]
 
 
-def returned(fields: Lines) -> list[Field]:
-    """The fields of a response that go on to the client."""
-    fields = fields_of(fields)
-    return [fields[position] for position in RETURNED.of(fields)]
-
-
 def returned_lines(fields: Lines) -> bytes:
-    """The same as they go on the wire."""
+    """The fields of a response that go on to the client, as they go on the wire."""
     return RETURNED.lines(fields_of(fields))
 
 
@@ -186,11 +180,6 @@ class Travel:
 
 _FORWARDED = Travel(NEVER_FORWARDED)
 RETURNED = Travel(_NEVER_RETURNED)
-
-
-def lines(fields: Iterable[Field]) -> bytes:
-    """The field lines of a head as they go on the wire."""
-    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 #: Never part of a replay: it speaks of the moment, or to one client only, whatever a route says.

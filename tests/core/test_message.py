@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from gateway.core.message import (
     Answer,
     Response,
     forwarded,
-    lines,
     listed,
     named_by_connection,
     remembered,
-    returned,
+    returned_lines,
     values,
 )
 
@@ -38,13 +39,17 @@ OURS = [
 BEFORE, AFTER = (b"X-Before", b"1"), (b"X-After", b"2")
 
 
+def on_the_wire(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % field for field in fields)
+
+
 @pytest.mark.parametrize("name", PER_HOP, ids=bytes.decode)
 @pytest.mark.parametrize("spell", [bytes, bytes.lower, bytes.upper], ids=["as-is", "lower", "upper"])
 def test_a_field_for_one_hop_goes_no_further(name: bytes, spell: type[bytes]) -> None:
     """Hop-by-hop fields and framing stop here, in any case, in both directions; their neighbours go on."""
     fields = [BEFORE, (spell(name), b"value"), AFTER]
     assert forwarded(fields) == [BEFORE, AFTER]
-    assert returned(fields) == [BEFORE, AFTER]
+    assert returned_lines(fields) == on_the_wire([BEFORE, AFTER])
 
 
 def test_what_connection_names_goes_no_further() -> None:
@@ -59,7 +64,7 @@ def test_what_connection_names_goes_no_further() -> None:
         (b"X-Once-More", b"5"),
     ]
     assert forwarded(fields) == [(b"X-Once-More", b"5")]
-    assert returned(fields) == [(b"X-Once-More", b"5")]
+    assert returned_lines(fields) == on_the_wire([(b"X-Once-More", b"5")])
     assert named_by_connection(fields) == {b"close", b"x-once", b"x-twice", b"x-other"}
 
 
@@ -81,7 +86,9 @@ def test_a_field_of_the_length_of_connection_is_not_connection() -> None:
 @pytest.mark.parametrize("name", OURS, ids=bytes.decode)
 def test_the_gates_own_words_are_taken_out_of_a_response(name: bytes) -> None:
     """What the upstream says under the gate's names is removed, or a client would believe it."""
-    assert returned([BEFORE, (name, b"true"), (name.lower(), b"x"), (name.upper(), b"y"), AFTER]) == [BEFORE, AFTER]
+    assert returned_lines([BEFORE, (name, b"true"), (name.lower(), b"x"), (name.upper(), b"y"), AFTER]) == on_the_wire(
+        [BEFORE, AFTER]
+    )
 
 
 def test_the_key_goes_on_to_the_upstream_under_its_own_name() -> None:
@@ -103,7 +110,7 @@ def test_what_travels_travels_untouched() -> None:
         (b"Date", b"Mon, 01 Jan 2024 00:00:00 GMT"),
     ]
     assert forwarded(fields) == fields
-    assert returned(fields) == fields
+    assert returned_lines(fields) == on_the_wire(fields)
 
 
 def test_values_are_found_in_any_case_and_trimmed() -> None:
@@ -121,8 +128,8 @@ def test_a_list_field_is_read_over_all_its_lines() -> None:
 
 def test_field_lines_as_they_go_on_the_wire() -> None:
     """Names and values as they were, one line each."""
-    assert lines([(b"X-A", b"1"), (b"x-b", b"\xff")]) == b"X-A: 1\r\nx-b: \xff\r\n"
-    assert lines([]) == b""
+    assert returned_lines([(b"X-A", b"1"), (b"x-b", b"\xff")]) == b"X-A: 1\r\nx-b: \xff\r\n"
+    assert returned_lines([]) == b""
 
 
 # ── What a replay carries ─────────────────────────────────────────────────────────────────────────
