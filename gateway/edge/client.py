@@ -218,7 +218,13 @@ class ClientConnection(Turns):
         if self._doubted:
             fields = without_hearsay(fields)
         head = Head(
-            parser.get_method(), self._target, fields, parser.get_http_version(), size, certificate=self._certificate
+            parser.get_method(),
+            self._target,
+            fields,
+            parser.get_http_version(),
+            size,
+            certificate=self._certificate,
+            secure=self._secure,
         )
         self._upgrading = parser.should_upgrade()
         door = self.server.door

@@ -54,6 +54,8 @@ class Head:
     host: bytes = b""
     #: SHA-256 of the client's certificate in DER, where its connection showed one.
     certificate: bytes = b""
+    #: Whether it came over TLS.
+    secure: bool = False
 
     @property
     def has_body(self) -> bool:
@@ -290,7 +292,8 @@ class Door:
                 return _malformed("HTTP/1.0 has no transfer codings.")
             head.chunked = True
         if head.method == b"CONNECT" or (not head.target.startswith(b"/") and not self._led_home(head)):
-            return _malformed("The target must be a path, or a path behind http:// and a host.")
+            scheme = "http:// or https://" if head.secure else "http://"
+            return _malformed(f"The target must be a path, or a path behind {scheme} and a host.")
         if b"#" in head.target:
             return _malformed("The target has a fragment.")
         return self._traced(head) if head.method in _TRACED else None
@@ -299,7 +302,7 @@ class Door:
         """Whether a target that is no path can be made one, or needs none. Its own authority is then the Host."""
         if head.target == b"*":
             return head.method == b"OPTIONS"
-        found = origin_form(head.method, head.target)
+        found = origin_form(head.method, head.target, secure=head.secure)
         if found is None or not is_host(found[0]):
             return False
         head.host, head.target = found

@@ -6,20 +6,20 @@ import re
 
 from ..core.fields import Fields, fields_of
 
-_ABSOLUTE = re.compile(rb"http://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+_ABSOLUTE = re.compile(rb"http(s?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
 
 
-def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes] | None:
+def origin_form(method: bytes, target: bytes, *, secure: bool) -> tuple[bytes, bytes] | None:
     """The authority of a target in absolute form, and the target that is left for the next hop; None where it is not
     in absolute form.
 
-    Every server must accept one, and goes by its authority instead of by Host (RFC 9112 §3.2.2). Only of the scheme
-    `http`: what is asked for as `https` must not be served over a connection that is not secured (RFC 9110 §7.4).
+    Every server must accept one, and goes by its authority instead of by Host (RFC 9112 §3.2.2). What is asked for as
+    `https` must not be served over a connection that is not `secure` (RFC 9110 §7.4); the converse does no harm.
     """
     found = _ABSOLUTE.fullmatch(target)
-    if found is None:
+    if found is None or (found[1] and not secure):
         return None
-    authority, rest = found[1], found[2]
+    authority, rest = found[2], found[3]
     if not rest and method == b"OPTIONS":
         return authority, b"*"  # RFC 9112 §3.2.4
     return authority, rest if rest.startswith(b"/") else b"/" + rest

@@ -289,3 +289,41 @@ async def test_a_stop_answers_what_came_over_tls(hand: ByHand, files: Files) -> 
         assert (answer.body, answer.get("Connection")) == (b"done", "close")
         assert await drain(client) == b""
         assert await draining == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "went_on"),
+    [
+        (b"https://b/orders?q=1", b"b", b"/orders?q=1"),
+        (b"HTTPS://b:443/orders", b"b:443", b"/orders"),
+        (b"https://b", b"b", b"/"),
+        (b"http://b/orders", b"b", b"/orders"),
+    ],
+    ids=bytes.decode,
+)
+async def test_a_target_in_absolute_form_is_a_path_and_a_host(
+    origin: Origin, files: Files, target: bytes, host: bytes, went_on: bytes
+) -> None:
+    """As on a plain listener (RFC 9112 §3.2.2): its host counts and not the field's, its path goes on, to where the
+    routes say. In origin form to the same host it is the same request."""
+    async with edge(configuration(origin.url, listen=files.listener())) as gate:
+        client = await connect(gate, files.trusting())
+        for asked, field, replayed in ((target, b"a", False), (went_on, host, True)):
+            request = keyed("k").replace(b"/orders", asked).replace(b"Host: a", b"Host: " + field)
+            await client.send(request)
+            answer = await client.read()
+            assert (answer.status, answer.replayed) == (201, replayed)
+        (received,) = origin.requests
+        assert (received.target, received.values(b"host")) == (went_on, [host])
+
+
+@pytest.mark.parametrize(
+    "target", [b"https://a@b/orders", b"https:///orders", b"https://b/orders#c", b"wss://b/orders"], ids=bytes.decode
+)
+async def test_another_absolute_target_is_refused_over_tls_too(origin: Origin, files: Files, target: bytes) -> None:
+    async with edge(configuration(origin.url, listen=files.listener())) as gate:
+        client = await connect(gate, files.trusting())
+        await client.send(keyed("k").replace(b"/orders", target))
+        answer = await client.read()
+        assert (answer.status, answer.problem) == (400, "request-malformed")
+        assert not origin.requests
