@@ -9,6 +9,7 @@ import random
 import secrets
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -29,7 +30,7 @@ from .edge.origins import Origins
 from .edge.pool import Place, Pool, Tls
 from .edge.proxies import Proxies
 from .edge.published import Published
-from .edge.server import Server
+from .edge.server import Papers, Server
 from .edge.shared import Patience, Shared
 from .edge.upstream import GuardedUpstream
 from .edge.wire import RequestHeads
@@ -43,7 +44,7 @@ from .ops.worker_log import WorkerLog
 from .plan import Plan
 from .ports import Clock, Observer, Store, StoreUnusable
 from .reload import READ_ANEW, Refused, attempted, identity, read_anew
-from .settings import Listener, Settings, UnixPath, UpstreamSettings, tls
+from .settings import Settings, UnixPath, UpstreamSettings, tls
 from .settings import stores as urls
 from .settings.shown import shown as settings_shown
 from .settling import Settler
@@ -275,13 +276,13 @@ class App:
         self._stack.push_async_callback(shared.shadows.close)
         self._stack.callback(server.close)
         if self._seat is not None:
-            for listener, place in zip(settings.listen, self._seat.places, strict=True):
-                await self._take(server, listener, place)
+            for number, place in enumerate(self._seat.places):
+                await self._take(server, number, place)
             self.readiness.started = True
         else:
             await self._start_admin()
-            for listener in settings.listen:
-                await self._listen(server, listener)
+            for number in range(len(settings.listen)):
+                await self._listen(server, number)
             self.readiness.started = True
             self.log.say(
                 "info",
@@ -296,8 +297,19 @@ class App:
         if not self.store.available:
             self.log.say("warning", "the store is away; guarded requests are refused", reason=self.store.trouble)
 
-    async def _listen(self, server: Server, listener: Listener) -> None:
-        address, tls = listener.address, None if listener.tls is None else listener.tls.context
+    def _papers(self, number: int) -> Papers | None:
+        """What a listener shows from the next connection on; files that are read anew are another context."""
+
+        def now() -> ssl.SSLContext:
+            tls = self.settings.listen[number].tls
+            assert tls is not None
+            return tls.context
+
+        return None if self.settings.listen[number].tls is None else now
+
+    async def _listen(self, server: Server, number: int) -> None:
+        listener, tls = self.settings.listen[number], self._papers(number)
+        address = listener.address
         if isinstance(address, UnixPath):
             sock = unix.bind(address.path, listener.mode)
             self._stack.callback(sock.close)
@@ -307,13 +319,13 @@ class App:
         else:
             self.addresses += await server.listen(address.host, address.port, tls=tls)
 
-    async def _take(self, server: Server, listener: Listener, place: tuple[tuple[str, int], ...] | int) -> None:
-        tls = None if listener.tls is None else listener.tls.context
+    async def _take(self, server: Server, number: int, place: tuple[tuple[str, int], ...] | int) -> None:
+        tls = self._papers(number)
         if isinstance(place, int):
             sock = socket.socket(fileno=place)
             self._stack.callback(sock.close)
             await server.listen_on(sock, tls=tls)
-            self.addresses.append((str(listener.address), 0))
+            self.addresses.append((str(self.settings.listen[number].address), 0))
             return
         for host, port in place:
             self.addresses += await server.listen(host, port, shared=True, tls=tls)

@@ -14,6 +14,8 @@ from .line import NEXT_WORD
 from .secure import Gatekeeper
 from .shared import Shared
 
+#: What a listener shows whoever comes in, and asks of them, as it is at that moment.
+Papers = Callable[[], ssl.SSLContext]
 #: Connections that the kernel keeps for a listener until they are let in.
 _BACKLOG = 1024
 
@@ -29,7 +31,7 @@ class Server:
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def listen(
-        self, host: str, port: int, *, shared: bool = False, tls: ssl.SSLContext | None = None
+        self, host: str, port: int, *, shared: bool = False, tls: Papers | None = None
     ) -> list[tuple[str, int]]:
         """Accept connections; says on which addresses. `shared`: with other processes that listen there too."""
         listener = await self._loop.create_server(
@@ -38,15 +40,15 @@ class Server:
         self._add(listener)
         return [socket.getsockname()[:2] for socket in listener.sockets]
 
-    async def listen_on(self, sock: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
+    async def listen_on(self, sock: socket.socket, *, tls: Papers | None = None) -> None:
         """Accept connections on a Unix socket that listens."""
         self._add(await self._loop.create_unix_server(self._guests(tls), sock=sock, backlog=_BACKLOG))
 
-    def _guests(self, tls: ssl.SSLContext | None) -> Callable[[], asyncio.Protocol]:
+    def _guests(self, tls: Papers | None) -> Callable[[], asyncio.Protocol]:
         shared, tasks = self.shared, self._tasks
         if tls is None:
             return lambda: ClientConnection(shared)
-        return lambda: Gatekeeper(shared, tls, tasks, lambda: ClientConnection(shared))
+        return lambda: Gatekeeper(shared, tls(), tasks, lambda: ClientConnection(shared))
 
     def _add(self, listener: asyncio.Server) -> None:
         self._listeners.append(listener)

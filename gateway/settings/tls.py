@@ -1,4 +1,6 @@
-"""How a server that speaks TLS is known: made once, where the file is checked, and used for every connection."""
+"""How a server that speaks TLS is known, and how a listener shows who it is. Contexts are made where the file is
+checked, and used for every connection until it is read anew: another is made then, because one that lives trusts for
+good whom it once trusted, and goes on resuming the sessions that it began."""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ def context(ca: str | None, *, verify: bool, protocol: str = "") -> ssl.SSLConte
     try:
         made = ssl.create_default_context(cafile=None if pem is None else ca)
     except (ssl.SSLError, OSError):
-        raise ValueError(f"holds no certificate that can be read; {_INSTEAD}") from None
+        raise ValueError(f"{ca} holds no certificate that can be read; {_INSTEAD}") from None
     if not verify:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
@@ -34,23 +36,29 @@ def context(ca: str | None, *, verify: bool, protocol: str = "") -> ssl.SSLConte
 
 def identify(context: ssl.SSLContext, cert: str, key: str | None) -> None:
     """Show the certificate in `cert` to whoever asks for one. ValueError where the files hold no such pair."""
+    for path in dict.fromkeys((cert, key or cert)):
+        try:
+            _pem(path, "use PEM files with a certificate and its key")
+        except ValueError as error:
+            raise ValueError(f"cert, key: {error}") from None
     try:
-        context.load_cert_chain(cert, key)
-    except FileNotFoundError:
-        raise ValueError("cert, key: there is no such file; use PEM files with a certificate and its key") from None
+        context.load_cert_chain(cert, key, password=lambda: b"")  # nobody is there to be asked for one
     except (ssl.SSLError, OSError, ValueError) as error:
         why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise ValueError(f"cert, key: no certificate with its key can be read ({why}); use PEM files") from None
+        where = cert if key is None else f"{cert} and {key}"
+        raise ValueError(
+            f"cert, key: no certificate with its key can be read from {where} ({why}); use PEM files"
+        ) from None
 
 
-def _pem(ca: str) -> bytes:
+def _pem(path: str, instead: str = _INSTEAD) -> bytes:
     try:
-        return Path(ca).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"there is no such file; {_INSTEAD}") from None
+        raise ValueError(f"there is no such file: {path}; {instead}") from None
     except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
         why = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"cannot be read: {why}; {_INSTEAD}") from None
+        raise ValueError(f"{path} cannot be read: {why}; {instead}") from None
 
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -74,6 +82,6 @@ def serving(cert: str, key: str | None, *, minimum: str, client_ca: str | None, 
         try:
             made.load_verify_locations(client_ca)
         except (ssl.SSLError, OSError):
-            raise ValueError(f"holds no certificate that can be read; {_INSTEAD}") from None
+            raise ValueError(f"{client_ca} holds no certificate that can be read; {_INSTEAD}") from None
         made.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     return made

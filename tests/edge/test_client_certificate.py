@@ -72,7 +72,10 @@ async def test_without_a_good_one_nothing_is_sent(asking: Asking, tmp_path: Path
     ("tls", "fault"),
     [
         ("key: {folder}/gate.key", "tls.key: is the key of a certificate; write cert: FILE beside it"),
-        ("cert: {folder}/none", "tls.cert: there is no such file; use PEM files with a certificate and its key"),
+        (
+            "cert: {folder}/none",
+            "tls.cert: there is no such file: .*/none; use PEM files with a certificate and its key",
+        ),
         ("cert: {folder}/gate.crt", "tls.cert: no certificate with its key can be read"),
         ("cert: {folder}/gate.crt, key: {folder}/stranger.key", "tls.cert: no certificate with its key can be read"),
     ],

@@ -164,7 +164,7 @@ ROUTES = [
     (
         "jwt: {jwks: https://a/, ca: /nowhere, issuer: b}\nscope: [jwt:sub]",
         "jwt.ca",
-        "there is no such file; use a PEM file with the certificates of the authorities that are trusted",
+        "there is no such file: /nowhere; use a PEM file with the certificates of the authorities that are trusted",
     ),
     ("jwt: {issuer: b}\nscope: [jwt:sub]", "jwt.jwks", "is missing; write jwt: " + JWT),
     ("jwt: {jwks: https://a/}\nscope: [jwt:sub]", "jwt.issuer", "is missing; write jwt: " + JWT),

@@ -134,7 +134,7 @@ STORES = [
     (
         "store: rediss://h:1/0?cert=/no/such/file",
         "store",
-        "cert, key: there is no such file; use PEM files with a certificate and its key",
+        "cert, key: there is no such file: /no/such/file; use PEM files with a certificate and its key",
     ),
     (
         "store: redis+sentinel://a,b,c",

@@ -91,7 +91,7 @@ LISTENING = [
     (
         "listen: {address: 127.0.0.1:80, tls: {cert: /none}}",
         "listen.tls",
-        "cert, key: there is no such file; use PEM files with a certificate and its key",
+        "cert, key: there is no such file: /none; use PEM files with a certificate and its key",
     ),
     (
         "listen: {address: 127.0.0.1:80, tls: {cert: /none, clients: optional}}",

@@ -39,9 +39,13 @@ UPSTREAMS = [
     ("{url: https://a, tls: true}", ".tls", "expected a mapping, found the boolean true"),
     ("{url: https://a, tls: {verfy: false}}", ".tls.verfy", "unknown field; did you mean `verify`?"),
     ("{url: https://a, tls: {verify: 0}}", ".tls.verify", "expected true or false, found the number 0"),
-    ("{url: https://a, tls: {ca: /no/such.pem}}", ".tls.ca", f"there is no such file; {A_PEM_FILE}"),
-    ("{url: https://a, tls: {ca: /}}", ".tls.ca", f"cannot be read: Is a directory; {A_PEM_FILE}"),
-    ("{url: https://a, tls: {ca: /dev/null}}", ".tls.ca", f"holds no certificate that can be read; {A_PEM_FILE}"),
+    ("{url: https://a, tls: {ca: /no/such.pem}}", ".tls.ca", f"there is no such file: /no/such.pem; {A_PEM_FILE}"),
+    ("{url: https://a, tls: {ca: /}}", ".tls.ca", f"/ cannot be read: Is a directory; {A_PEM_FILE}"),
+    (
+        "{url: https://a, tls: {ca: /dev/null}}",
+        ".tls.ca",
+        f"/dev/null holds no certificate that can be read; {A_PEM_FILE}",
+    ),
     (
         "{url: https://a, tls: {ca: /no/such.pem, verify: false}}",
         ".tls.ca",
