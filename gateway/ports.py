@@ -247,7 +247,8 @@ class Client(Protocol):
         """Whether it has hung up."""
 
     def reply(self, reply: Reply, stream: Stream | None = None) -> None:
-        """Answer it, once. Does nothing if it has gone (but aborts the stream)."""
+        """Answer it, once. Does nothing if it has gone (but aborts the stream). Raises nothing: a client that cannot
+        be answered is cut off, and does not wait for ever."""
 
     def when_gone(self, call: Callable[[], None] | None) -> None:
         """Call this if it hangs up before it is answered; None forgets the call."""

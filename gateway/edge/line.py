@@ -58,6 +58,11 @@ class Line(asyncio.Protocol):
         """For a test that ends the process in the middle of a reply: what is left to be written."""
         return failpoints.reply(self._transport, data) if self._transport is not None else data
 
+    def unsaid(self, error: Exception) -> None:
+        """An answer could not be said: nobody must wait for it."""
+        self.server.observer.alarm("an answer could not be said; its client was cut off", error=repr(error))
+        self.abort()
+
     def unsent(self) -> int:
         """Bytes that wait in this process for the client to read."""
         if self._transport is None or self._wire is None:

@@ -34,6 +34,8 @@ class Host(Protocol):
 
     def done(self, visit: Visit, *, cut: bool = False) -> None: ...
 
+    def unsaid(self, error: Exception) -> None: ...
+
     def give_back(self, visit: Visit) -> None: ...
 
     def switch(self, visit: Visit, service: Connection, data: bytes) -> None: ...
@@ -76,6 +78,16 @@ class Visit:
     # ── ports.Client ──────────────────────────────────────────────────────────────────────────────
 
     def reply(self, reply: Reply, stream: Stream | None = None) -> None:
+        try:
+            self._reply(reply, stream)
+        except Exception as error:
+            # A fault of ours, and perhaps within the answer: nothing more can be said here. What was settled stands,
+            # and whoever asks again is told it.
+            self._conn.unsaid(error)
+            if stream is not None:
+                stream.abort()
+
+    def _reply(self, reply: Reply, stream: Stream | None) -> None:
         self._on_gone = None
         if self.gone or self.answered:
             self._conn.give_back(self)
