@@ -59,6 +59,8 @@ class ClientConnection(Turns):
         #: The request whose body is timed, and for how long it has been read.
         self._timed: Visit | None = None
         self._read_for = 0.0
+        #: The descriptor of a client that has ended its side.
+        self._half = -1
 
     # ── asyncio.Protocol ──────────────────────────────────────────────────────────────────────────
 
@@ -153,12 +155,17 @@ class ClientConnection(Turns):
             self._last_words(Refusal(Problem.REQUEST_MALFORMED, "It ended within its body."))
         else:
             self._queue[-1].keep_alive = False
+        if not self._secure and self._wire is not None:
+            self._half = self._wire.get_extra_info("socket").fileno()
+            self.server.halves.watch(self._half, self)
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = self._wire = None
         self._deafen()
         self.server.forget(self, self._peer)
+        if self._half >= 0:
+            self.server.halves.forget(self._half, self)
         queue, self._queue = self._queue, deque()
         self._reading = None
         for visit in queue:

@@ -95,6 +95,7 @@ class Server:
         for connection in list(self.shared.connections):
             connection.abort()
         self.shared.aside.close()
+        self.shared.halves.close()
 
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(1.0, self._sweep)

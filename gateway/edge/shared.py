@@ -13,6 +13,7 @@ from ..ports import Clock, Observer
 from ..shadow import Shadows
 from .aside import Aside
 from .door import Door, Head
+from .halves import Halves
 from .origins import Origins
 from .outbox import Outbox
 from .pool import Pool
@@ -87,6 +88,7 @@ class Shared:
         self.draining = False
         self.outbox = Outbox(self.loop)
         self.aside = Aside(self.loop)
+        self.halves = Halves(self.loop)
         self.longest_head = door.bounds.head + door.bounds.target
         self.emptied: asyncio.Event | None = None
 
