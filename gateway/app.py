@@ -25,6 +25,7 @@ from .core.limit import Limit
 from .core.record import HOLDER_BYTES
 from .edge import unix
 from .edge.budget import Budget
+from .edge.descriptors import Descriptors
 from .edge.door import Bounds, Door
 from .edge.origins import Origins
 from .edge.pool import Place, Pool, Tls
@@ -206,6 +207,8 @@ class App:
             lambda error: self.observer.alarm("the watch over an issuer's keys failed", error=repr(error)),
             lambda ca: tls.context(ca, verify=True),
         )
+        self._descriptors = Descriptors(self.observer, self.log.say)
+        self.readiness.exhausted = lambda: self._descriptors.out
         self._pools: dict[str, Pool] = {}
         self._retired: list[Pool] = []
         self._stack = AsyncExitStack()
@@ -264,6 +267,7 @@ class App:
             self._pools,
             self.clock,
             self.observer,
+            self._descriptors,
             patience,
             protocols=settings.upgrades,
             heads=heads,
@@ -363,7 +367,7 @@ class App:
                 if pool is not None:
                     pool.retire()
                     self._retired.append(pool)
-                self._pools[name] = pool = Pool(_place(upstream), self.clock, self.tasks, self.observer.limited)
+                self._pools[name] = pool = Pool(_place(upstream), self.clock, self.tasks, self._descriptors.limited)
             self._gate.upstreams[name] = GuardedUpstream(pool, self._budget, heads)
             if upstream.tls is not None and not upstream.tls.verify:
                 self.log.say("warning", "whoever answers is taken for this upstream: verify is false", upstream=name)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Limit(StrEnum):
-    """Each by the name that it has in the file: in `limits`, but for the last three."""
+    """Each by the name that it has in the file: in `limits`, but for the last four."""
 
     HEAD = "head"
     TARGET = "target"
@@ -29,3 +29,5 @@ class Limit(StrEnum):
     MAX_RESPONSE = "max_response"
     #: `connections` of an upstream.
     UPSTREAM_CONNECTIONS = "upstream_connections"
+    #: Of the process: `ulimit -n`.
+    DESCRIPTORS = "descriptors"

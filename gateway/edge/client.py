@@ -68,9 +68,10 @@ class ClientConnection(Turns):
         self._transport = self._wire = transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
         server, peer = self.server, peer_of(transport)
         surplus = len(server.connections) - server.patience.connections
-        if surplus >= _TURNED_AWAY:
+        cut = Limit.CONNECTIONS if surplus >= _TURNED_AWAY else server.descriptors.short(transport)
+        if cut is not None:
             transport.abort()
-            server.observer.limited(Limit.CONNECTIONS)
+            server.descriptors.limited(cut)
             return
         limit = server.full(peer)
         self._enter(peer)

@@ -19,6 +19,7 @@ from ..ports import Clock
 from ..tasks import Tasks
 from .connection import Connection, stir
 from .deadlines import Deadlines
+from .descriptors import EXHAUSTED
 
 #: Seconds for which an idle connection may be used again. Short, because an upstream that closes an idle
 #: connection at the moment when we write to it leaves us not knowing whether it ran the request.
@@ -166,6 +167,10 @@ class Pool:
                 connection = await (self._plain() if place.tls is None else self._secured(place.tls))
             made = True
         except (OSError, ValueError) as error:  # TimeoutError, socket.gaierror, ssl.SSLError; UnicodeError
+            if isinstance(error, OSError) and error.errno in EXHAUSTED:
+                self.limited(Limit.DESCRIPTORS)
+                wanter.unconnected(NotSentReason.NO_CONNECTION, f"{place}: {error.strerror}")
+                return
             wanter.unconnected(NotSentReason.UNREACHABLE, f"{place}: {self._why(error)}")
             return
         except asyncio.CancelledError:

@@ -65,9 +65,9 @@ class Gatekeeper(asyncio.Protocol):
         self._wire = wire = cast(asyncio.Transport, transport)
         self._peer = peer_of(wire)
         self._began = shared.loop.time()
-        limit = shared.full(self._peer)
+        limit = shared.full(self._peer) or shared.descriptors.short(wire)
         if limit is not None:  # before its handshake nothing can be said to it
-            shared.observer.limited(limit)
+            shared.descriptors.limited(limit)
             wire.abort()
             return
         shared.enter(self, self._peer)

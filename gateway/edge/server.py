@@ -96,9 +96,11 @@ class Server:
             connection.abort()
         self.shared.aside.close()
         self.shared.halves.close()
+        self.shared.descriptors.close()
 
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(1.0, self._sweep)
         now = self._loop.time()
+        self.shared.descriptors.check()
         for connection in list(self.shared.connections):
             connection.check(now)

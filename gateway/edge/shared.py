@@ -12,6 +12,7 @@ from ..exchange import Gate
 from ..ports import Clock, Observer
 from ..shadow import Shadows
 from .aside import Aside
+from .descriptors import Descriptors
 from .door import Door, Head
 from .halves import Halves
 from .origins import Origins
@@ -64,6 +65,7 @@ class Shared:
         pools: dict[str, Pool],
         clock: Clock,
         observer: Observer,
+        descriptors: Descriptors,
         patience: Patience | None = None,
         *,
         protocols: frozenset[bytes] = PROTOCOLS,
@@ -77,6 +79,7 @@ class Shared:
         self.pools = pools
         self.clock = clock
         self.observer = observer
+        self.descriptors = descriptors
         self.patience = patience or Patience()
         self.protocols = protocols
         self.heads = heads

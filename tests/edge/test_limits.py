@@ -211,8 +211,8 @@ async def test_a_limit_bites_and_is_counted(hand: ByHand, limit: Limit) -> None:
 
 
 def test_every_limit_is_tested() -> None:
-    """Here; and the one of TLS beside it (test_tls_clients.py)."""
-    assert {*BITES, Limit.HANDSHAKE} == set(Limit)
+    """Here; the one of TLS beside it (test_tls_clients.py), and the process's own (tests/e2e/test_descriptors.py)."""
+    assert {*BITES, Limit.HANDSHAKE, Limit.DESCRIPTORS} == set(Limit)
 
 
 async def test_every_limit_is_shown_before_it_was_met(hand: ByHand) -> None:

@@ -21,7 +21,8 @@ async def _nothing_to_read() -> str:
 
 @dataclass(slots=True)
 class Readiness:
-    """Latches: `started` closes once, `stopping` closes once. `findings` are the store's, by name; `accept` is
+    """Latches: `started` closes once, `stopping` closes once. `findings` are the store's, by name; `exhausted` says
+    whether no file descriptor is left; `accept` is
     told that an operator knows of what the store lost, and says whether it lost anything; `reread` reads the
     configuration anew, and says why it is not gone by, if so."""
 
@@ -30,6 +31,7 @@ class Readiness:
     started: bool = False
     stopping: bool = False
     findings: Callable[[], Mapping[str, str]] = dict
+    exhausted: Callable[[], bool] = bool
     accept: Callable[[], bool] = bool
     reread: Callable[[], Awaitable[str]] = _nothing_to_read
 
@@ -39,6 +41,8 @@ class Readiness:
             return "the gate is starting"
         if self.stopping:
             return "the gate is stopping"
+        if self.exhausted():
+            return "file descriptors have run out: the service cannot be connected to (ulimit -n)"
         if not self.store.available:
             trouble = self.store.trouble
             return trouble if trouble.startswith(_IDENTITY_CHANGED) else f"store-unavailable: {trouble}"

@@ -1,0 +1,91 @@
+"""File descriptors: whether some are left (RLIMIT_NOFILE), and what is done where none are.
+
+The loop tells nobody that it could not accept: libuv lets whoever stands in the queue in by a descriptor that it keeps
+for that, and closes him at once, without a word; without it, it tries again and again, and takes a whole core. So some
+are kept free of clients, for the service, the store and operators. The kernel gives the lowest that is free: the number
+of a client's own says how many are taken. Once a second it is looked whether one can be had at all. While none can, the
+one that is kept here is given up, so that the loop can let in each who comes, and he be cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+from collections.abc import Callable
+
+from ..core.limit import Limit
+from ..ports import Observer
+
+#: What an OSError says of it: none left to this process, or to the host.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE)
+#: Kept free of clients: so many, or an eighth where there are few.
+_KEPT = 64
+
+
+class Descriptors:
+    """Those of this process. `say` is told when some are left again."""
+
+    def __init__(self, observer: Observer, say: Callable[..., None]) -> None:
+        self._observer = observer
+        self._say = say
+        self._spare = _open()
+        self._met = self._alarmed = False
+        #: None can be had: whoever comes in is cut off.
+        self.out = False
+
+    def short(self, transport: asyncio.BaseTransport) -> Limit | None:
+        """Whether this client's descriptor is one of those that are kept free. He is cut off without a word: one who
+        is told something stays until he has read it."""
+        if self.out:
+            return Limit.DESCRIPTORS
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if most == resource.RLIM_INFINITY:
+            return None
+        free = most - transport.get_extra_info("socket").fileno()
+        return Limit.DESCRIPTORS if free <= min(_KEPT, most // 8) else None
+
+    def limited(self, limit: Limit) -> None:
+        """As the observer's, with an alarm where it is this limit: one, until some are left again."""
+        self._observer.limited(limit)
+        if limit is Limit.DESCRIPTORS:
+            self._met = True
+            if not self._alarmed:
+                self._alarmed = True
+                most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+                self._observer.alarm(
+                    "file descriptors have run out, or nearly: raise the limit (ulimit -n)", limit=most
+                )
+
+    def check(self) -> None:
+        """Once a second."""
+        if self._spare < 0:
+            self._spare = _open()
+        probe = _open()
+        if probe >= 0:
+            os.close(probe)
+        self.out = probe < 0 or self._spare < 0
+        if self.out:
+            self.limited(Limit.DESCRIPTORS)
+            self._give_up()
+        elif self._alarmed and not self._met:
+            self._alarmed = False
+            self._say("info", "file descriptors are left again")
+        self._met = self.out
+
+    def _give_up(self) -> None:
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
+
+    def close(self) -> None:
+        self._give_up()
+
+
+def _open() -> int:
+    """A descriptor, or -1 where none is left."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
