@@ -164,6 +164,9 @@ class ClientConnection(Turns):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = self._wire = None
         self._deafen()
+        # The parser holds this connection and it the parser: a flood of clients that come and go would wait for the
+        # collector by the tens of thousands.
+        self._parser = _SPENT
         self.server.forget(self, self._peer)
         if self._half >= 0:
             self.server.halves.forget(self._half, self)
@@ -416,6 +419,15 @@ class _Held:
 
     def feed_data(self, data: bytes) -> None:
         self._conn.feed_behind(data)
+
+
+class _Spent:
+    """Stands in for the parser of a connection that has ended."""
+
+    def feed_data(self, data: bytes) -> None: ...
+
+
+_SPENT = _Spent()
 
 
 def _overloaded() -> Refusal:

@@ -277,6 +277,7 @@ class Connection(asyncio.Protocol):
         if self._receiver is not None:
             self._lose(LostReason.CLOSED, str(error or "the connection was closed"))
         self._transport = self._wire = None
+        self._parser = None  # which holds this connection
         self._gone(self)
 
     def _lose(self, reason: LostReason, detail: str) -> None:

@@ -57,6 +57,10 @@ class Place:
 class Wanter(Protocol):
     """Whoever wants a connection. Exactly one of the two comes."""
 
+    @property
+    def guarded(self) -> bool:
+        """Whether it may take the last connections."""
+
     def connected(self, connection: Connection) -> None: ...
 
     def unconnected(self, reason: NotSentReason, detail: str) -> None: ...
@@ -80,6 +84,12 @@ class Pool:
         self._idle: list[Connection] = []
         self._open = 0
         self._wanting: deque[Wanter] = deque()
+        #: A quarter is kept for guarded requests. What passes through holds its connection for as long as its client
+        #: reads, and whoever reads slowly on purpose would hold them all.
+        self._for_passing = place.connections - place.connections // 4
+        self._passing: set[Connection] = set()
+        self._admitted: set[Wanter] = set()
+        self._queue: deque[Wanter] = deque()
         self._leaving: list[Wanter] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -91,9 +101,20 @@ class Pool:
         """How many connections there are, or are being made."""
         return self._open
 
+    @property
+    def waiting(self) -> int:
+        """How many wait until a connection falls free."""
+        return len(self._wanting) + len(self._queue)
+
     def acquire(self, wanter: Wanter, *, fresh: bool = False) -> None:
         """Give a connection to `wanter`: at the end of this turn where one is idle (and `fresh` is not asked for),
         or once one is made or falls free."""
+        if not wanter.guarded:
+            if len(self._passing) + len(self._admitted) >= self._for_passing:
+                self._queue.append(wanter)
+                self.limited(Limit.UPSTREAM_CONNECTIONS)
+                return
+            self._admitted.add(wanter)
         if self._idle and not fresh:
             if not self._leaving:
                 self.loop.call_soon(self._hand_out)
@@ -130,7 +151,7 @@ class Pool:
                 continue
             connection = given.pop()
             try:
-                wanter.connected(connection)
+                self._give(wanter, connection)
             except Exception as error:  # one that fails must not cost the others their connections
                 connection.abort()
                 self._tasks.failed(error)
@@ -139,10 +160,28 @@ class Pool:
 
     def forget(self, wanter: Wanter) -> None:
         """`wanter` waits no more."""
-        for waiting in (self._wanting, self._leaving):
+        for waiting in (self._wanting, self._leaving, self._queue):
             if wanter in waiting:
                 waiting.remove(wanter)
+                self._admitted.discard(wanter)
         # Else its connection is being made, and will be given to somebody else or closed.
+        self._admit()
+
+    def _give(self, wanter: Wanter, connection: Connection) -> None:
+        if not wanter.guarded:
+            self._admitted.discard(wanter)
+            self._passing.add(connection)
+        wanter.connected(connection)
+
+    def _deny(self, wanter: Wanter, reason: NotSentReason, detail: str) -> None:
+        self._admitted.discard(wanter)
+        wanter.unconnected(reason, detail)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Let those that pass through want a connection, as far as there is room for them."""
+        while self._queue and len(self._passing) + len(self._admitted) < self._for_passing:
+            self.acquire(self._queue.popleft())
 
     def retire(self) -> None:
         """Close what is idle, and whatever falls idle later. What is under way goes on."""
@@ -171,19 +210,19 @@ class Pool:
                 self.limited(Limit.DESCRIPTORS)
                 wanter.unconnected(NotSentReason.NO_CONNECTION, f"{place}: {error.strerror}")
                 return
-            wanter.unconnected(NotSentReason.UNREACHABLE, f"{place}: {self._why(error)}")
+            self._deny(wanter, NotSentReason.UNREACHABLE, f"{place}: {self._why(error)}")
             return
         except asyncio.CancelledError:
-            wanter.unconnected(NotSentReason.STOPPED, "the gate is being stopped")
+            self._deny(wanter, NotSentReason.STOPPED, "the gate is being stopped")
             raise
         finally:
             if not made:
                 self._open -= 1
                 self._serve_next()
         if connection.usable:
-            wanter.connected(connection)
+            self._give(wanter, connection)
         else:  # it ended, or spoke first, before we could write
-            wanter.unconnected(NotSentReason.UNREACHABLE, f"{place}: closed at once")
+            self._deny(wanter, NotSentReason.UNREACHABLE, f"{place}: closed at once")
 
     async def _plain(self) -> Connection:
         loop, place = asyncio.get_running_loop(), self.place
@@ -237,6 +276,7 @@ class Pool:
             self._pass_on(connection)
 
     def _pass_on(self, connection: Connection) -> None:
+        self._passing.discard(connection)
         if self._closed or not connection.usable:
             connection.abort()
         elif not self._wanting:
@@ -245,9 +285,10 @@ class Pool:
             if self._sweeper is None:
                 self._sweeper = asyncio.get_running_loop().call_later(self._idle_for, self._sweep)
         elif connection.quiet():
-            self._wanting.popleft().connected(connection)
+            self._give(self._wanting.popleft(), connection)
         else:
             connection.abort()  # whoever waits is given another once this one has ended
+        self._admit()
 
     def release(self, connection: Connection) -> None:
         """A connection that was given and not used after all."""
@@ -255,9 +296,11 @@ class Pool:
 
     def _ended(self, connection: Connection) -> None:
         self._open -= 1
+        self._passing.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         self._serve_next()
+        self._admit()
 
     def _serve_next(self) -> None:
         if self._wanting and self._open < self.place.connections:

@@ -57,6 +57,8 @@ class Guest(Protocol):
 class Tunnel:
     """One unguarded request."""
 
+    guarded = False
+
     def __init__(
         self,
         pool: Pool,

@@ -51,6 +51,7 @@ class GuardedAttempt:
         "_budget", "_chunks", "_connection", "_data", "_head", "_limit", "_outcome", "_pool", "_send_by", "_size",
         "_tick", "_until", "_waiter", "sent", "stream",
     )  # fmt: skip
+    guarded = True
 
     def __init__(self, pool: Pool, budget: Budget, data: bytes, send_by: float, limit: int) -> None:
         self._pool = pool

@@ -214,7 +214,7 @@ class Edge:
                 "requests": sum(len(connection._queue) for connection in self.server.connections),
             }
             for name, pool in self.server.pools.items():
-                found[f"{name}: wanting"] = len(pool._wanting)
+                found[f"{name}: wanting"] = pool.waiting
                 found[f"{name}: in use"] = pool._open - len(pool._idle)
                 found[f"{name}: unusable"] = sum(not connection.usable for connection in pool._idle)
                 found[f"{name}: paused"] = sum(not connection._transport.is_reading() for connection in pool._idle)

@@ -192,7 +192,7 @@ async def so_many_connections_to_the_service(gate: Edge, hand: ByHand) -> None:
     peer = await hand.accept()
     await peer.head()
     await second.send(post(b""))
-    await eventually(lambda: gate.pool._wanting, "the second waits")
+    await eventually(lambda: gate.pool.waiting, "the second waits")
     await peer.answer()
     assert b"POST" in await peer.head()
     await peer.answer()

@@ -18,12 +18,13 @@ from tests.edge.stand import (
     SOON,
     ByHand,
     Edge,
+    Peer,
     edge,
     eventually,
     keyed,
     post,
 )
-from tests.harness import Client, Origin, Response, configuration, request
+from tests.harness import Client, Origin, Response, configuration, request, reset
 
 # ── Connections that are used again ───────────────────────────────────────────────────────────────
 
@@ -290,7 +291,7 @@ async def test_a_connection_that_breaks_makes_room_for_who_waits(hand: ByHand) -
         peer = await hand.accept()
         await peer.head()
         await second.send(GET)
-        await eventually(lambda: gate.pool._wanting, "the second waits")
+        await eventually(lambda: gate.pool.waiting, "the second waits")
         peer.reset()
         assert (await first.read(method=b"GET")).problem == "upstream-lost"
         peer = await hand.accept()
@@ -325,7 +326,7 @@ async def test_what_comes_right_behind_an_answer_is_not_the_one_s_who_waits(
         arrived, _, _ = select.select([connection._wire.get_extra_info("socket").fileno()], [], [], SOON)
         assert arrived, "the segment lies unread"
         assert connection.usable
-        assert gate.pool._wanting
+        assert gate.pool.waiting
         finish(connection)
 
     async with edge(configuration(hand.url, upstream="connections: 1")) as gate:
@@ -334,7 +335,7 @@ async def test_what_comes_right_behind_an_answer_is_not_the_one_s_who_waits(
         peer = await hand.accept()
         await peer.head()
         await second.send(keyed("two") if guarded else post(b"", fields=b"X-Number: two\r\n"))
-        await eventually(lambda: gate.pool._wanting, "the second waits")
+        await eventually(lambda: gate.pool.waiting, "the second waits")
         monkeypatch.setattr(Connection, "_finish", overtaken)
         await peer.answer(b"one")
         assert (await first.read()).body == b"one"
@@ -356,7 +357,7 @@ async def test_when_the_upstream_is_gone_everybody_who_waits_hears_so(hand: ByHa
         peers = [await hand.accept() for _ in range(2)]
         for client in clients[2:]:
             await client.send(GET)
-        await eventually(lambda: len(gate.pool._wanting) == 4, "the others wait")
+        await eventually(lambda: gate.pool.waiting == 4, "the others wait")
         await hand.stop()
         answers = await asyncio.gather(*(client.read(method=b"GET") for client in clients))
         assert [answer.problem for answer in answers] == ["upstream-lost"] * 2 + ["upstream-unreachable"] * 4
@@ -364,8 +365,45 @@ async def test_when_the_upstream_is_gone_everybody_who_waits_hears_so(hand: ByHa
         del peers
 
 
+async def test_what_passes_through_leaves_connections_to_what_is_guarded(hand: ByHand) -> None:
+    """A quarter of them. Three that nobody answers hold what is theirs, the others wait; a guarded request is sent at
+    once. One of those goes on whenever one of the three ends: answered, left by its client, or broken off."""
+    async with edge(configuration(hand.url, upstream="connections: 4")) as gate:
+        clients = [await gate.connect() for _ in range(6)]
+        peers: list[Peer] = []
+        for client in clients[:3]:
+            await client.send(GET)
+            peers.append(await hand.accept())
+            await peers[-1].head()
+        for client in clients[3:]:
+            await client.send(GET)
+        await eventually(lambda: gate.pool.waiting == 3, "the others wait")
+        guarded = await gate.connect()
+        await guarded.send(keyed("one"))
+        kept = await hand.accept()
+        await kept.head()
+        await kept.answer(b"kept", 201)
+        assert (await guarded.read()).label == "stored"
+        assert hand.connections == 4
+        assert gate.pool.waiting == 3
+
+        await peers[0].answer(b"first")
+        assert (await clients[0].read(method=b"GET")).body == b"first"
+        await eventually(lambda: gate.pool.waiting == 2, "one more goes through")
+        reset(clients[1].writer)
+        await eventually(lambda: gate.pool.waiting == 1, "one more goes through")
+        peers[2].reset()
+        assert (await clients[2].read(method=b"GET")).problem == "upstream-lost"
+        await eventually(lambda: not gate.pool.waiting, "one more goes through")
+        await eventually(lambda: len(gate.pool._passing) == 3 and gate.pool._open <= 4, "as many as may")
+        for client in clients[3:]:
+            reset(client.writer)
+
+
 class Wanting:
     """Whoever wants a connection of a pool, and writes down what it is told."""
+
+    guarded = True
 
     def __init__(self) -> None:
         self.told: asyncio.Future[Connection | NotSentReason] = asyncio.get_running_loop().create_future()

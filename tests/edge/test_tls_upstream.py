@@ -150,6 +150,8 @@ async def accepted(hand: ByHand, context: ssl.SSLContext) -> Secret:
 class Wanting:
     """Whoever wants a connection of a pool, and writes down what it is told."""
 
+    guarded = True
+
     def __init__(self) -> None:
         self.told: asyncio.Future[Connection | tuple[NotSentReason, str]] = asyncio.get_running_loop().create_future()
 
@@ -531,7 +533,7 @@ async def test_what_comes_in_one_piece_with_an_answer_is_not_the_next_one_s(
         secret = await accepted(hand, good)
         await secret.head()
         await second.send(keyed("two"))
-        await eventually(lambda: gate.pool._wanting, "the second waits")
+        await eventually(lambda: gate.pool.waiting, "the second waits")
         body = OK + b"Content-Length: 3\r\n\r\none"
         await secret.peer.send(secret.sealed(body) + secret.sealed(surplus, farewell=farewell))
         answer = await first.read()
