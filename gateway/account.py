@@ -8,6 +8,7 @@ from enum import StrEnum
 from .core.decide import Reason
 from .core.key import Key
 from .core.record import Kind
+from .trace import UNTRACED, Trace
 
 
 class DuplicateKind(StrEnum):
@@ -69,3 +70,4 @@ class Account:
     detail: str = ""
     #: It tells what would have become of a request on a route in shadow; what did is told by an account of its own.
     shadow: bool = False
+    trace: Trace = UNTRACED

@@ -41,6 +41,7 @@ from .ops.admin import Audit, Desk, Gatekeeper, LocalDesk, Names, Readiness, Rec
 from .ops.log import Log
 from .ops.metrics import Tally
 from .ops.observers import Observers
+from .ops.traced import traces
 from .ops.worker_log import WorkerLog
 from .plan import Plan
 from .ports import Clock, Observer, Store, StoreUnusable
@@ -174,8 +175,10 @@ class App:
             self.log = WorkerLog(seat.worker, self.clock, as_json=as_json, keys=full, encoding=out.encoding or "utf-8")
         self._seat = seat
         self.tally = Tally()
-        recent = Recent(self.clock, None if seat is None else seat.worker)
-        self.observer = Observers(self.tally, self.log, recent)
+        worker = None if seat is None else seat.worker
+        recent = Recent(self.clock, worker)
+        self._traces = traces(settings.tracing, self.clock, self.log.say, of=settings.service, worker=worker)
+        self.observer = Observers(self.tally, self.log, recent, *self._traces.observers)
         trust = Trust(
             settings.store_check,
             settings.on_amnesia,
@@ -226,6 +229,8 @@ class App:
 
     async def _start(self) -> None:
         settings, limits = self.settings, self.settings.limits
+        self._traces.open()
+        self._stack.push_async_callback(self._traces.close)
         await self.store.open()
         self._stack.push_async_callback(self.store.close)
         self._stack.push_async_callback(self.settler.close)
@@ -241,6 +246,7 @@ class App:
             mint=self._mint.holder,
             jitter=random.random,
             tasks=self.tasks,
+            trace=self._traces.begin,
         )
         self.tally.in_flight = gate.in_flight
         self.tally.waiters = gate.waiters
@@ -443,6 +449,7 @@ class App:
         await self.tasks.finish(1.0)
         await self.tasks.cancel()  # before the settler is waited for: what they were at is handed to it
         unsettled = await self.settler.finish(max(grace - (self.clock.now() - began), 1.0))
+        await self._traces.close(max(grace - (self.clock.now() - began), 1.0))
         cut_off = len(self._server.shared.connections)  # those that were told 502 or 503 a moment ago are not
         await self._stack.aclose()
         stopped = Stopped(cut_off, unsettled)

@@ -53,8 +53,10 @@ from .ports import (
     StoreFull,
     StoreRefused,
     Stream,
+    Trace,
     Upstream,
     VerdictName,
+    untraced,
 )
 from .settling import Settler
 from .tasks import Tasks
@@ -108,6 +110,8 @@ class Gate:
     jitter: Callable[[], float]
     tasks: Tasks
     stopping: bool = False
+    #: Begins the trace of a request.
+    trace: Callable[[Request, float], Trace] = untraced
 
     def begin(self, ask: Ask, client: Client) -> None:
         """Start the exchange of a request. Its task belongs to the gate, not to the client."""
@@ -178,6 +182,7 @@ class Exchange:
             name=ask.name,
             weak=ask.weak,
             request_bytes=len(request.body),
+            trace=gate.trace(request, self.started),
         )
 
     async def run(self) -> None:
@@ -404,6 +409,7 @@ class Exchange:
         if self.unprotected:
             self.account.unprotected = PassReason.STORE_DOWN.value
         flight.claimed(claim, self.t0 + claim.lease / 1000)
+        flight.trace = self.account.trace.context
         if failpoints.armed:
             failpoints.reach(Point.CLAIMED)
         outcome: Outcome | None = None
@@ -453,8 +459,9 @@ class Exchange:
             return NotSent(NotSentReason.STOPPED), None
         upstream = gate.upstreams[self.ask.route.upstream]
         self.sending = True
+        request = self.account.trace.onward(self.ask.request)
         attempt = flight.attempt = upstream.attempt(
-            self.ask.request, number=claim.attempt, send_by=send_by, limit=policy.max_response
+            request, number=claim.attempt, send_by=send_by, limit=policy.max_response
         )
         outcome = await attempt.outcome(self.t0 + policy.timeout / 1000)
         if outcome is None:
@@ -466,6 +473,7 @@ class Exchange:
             outcome = Lost(LostReason.TIMEOUT)
         self.answered = gate.clock.now()
         self.account.upstream = self.answered - begun
+        self.account.trace.attempted(outcome, begun, self.account.upstream)
         return outcome, attempt
 
     def _settlement(self, claim: Record, outcome: Outcome, verdict: Settle) -> Settlement:
@@ -479,7 +487,7 @@ class Exchange:
                     drop=self.policy.drop_headers,
                     tombstone=verdict.tombstone,
                 )
-                return records.keep(claim, answer, wall=wall)
+                return records.keep(claim, answer, wall=wall, trace=self.account.trace.context)
             case Kind.HOLD:
                 return records.hold(claim, doubt=verdict.doubt, status=_status(outcome), wall=wall)
             case Kind.RELEASE:
@@ -629,6 +637,7 @@ class Exchange:
                 match news:
                     case Told(reply):
                         self.account.duplicate = DuplicateKind.ATTACHED
+                        self.account.trace.follows(flight.trace)
                         self._age(flight.standing)
                         self._refuse(reply) if isinstance(reply, Refusal) else self._reply(reply)
                         return True
@@ -639,6 +648,7 @@ class Exchange:
                         verdict = resolve(found, mine, self.policy)
                         if isinstance(verdict, Wait | Forward):
                             return False
+                        self.account.trace.follows(flight.trace)
                         self._answer_from(found, verdict)
                         return True
                     case LookAgain():
@@ -657,10 +667,12 @@ class Exchange:
             preferred = preferred_wait(self.ask.request.fields)
             if preferred is not None:
                 self.wait_until = min(self.wait_until, self.started + preferred / 1000)
+        self.account.trace.waits(self.gate.clock.now())
 
     def _answer_from(self, found: Found, verdict: Replay | Refuse) -> None:
         record = found.record
         self._age(record)
+        self.account.trace.follows(record.trace)
         if isinstance(verdict, Refuse):
             self._refuse(verdict.refusal)
             return
@@ -719,10 +731,12 @@ class Exchange:
         """A claim, a takeover or a look has ended."""
         took = self.gate.clock.now() - begun
         self.account.claim = (self.account.claim or 0.0) + took
+        self.account.trace.called(operation, begun, took, failed=failed)
         self.gate.observer.store_called(operation, took, failed=failed)
 
     def _settled(self, *, failed: bool) -> None:
         took = self.account.settle = self.gate.clock.now() - self.answered
+        self.account.trace.called("settle", self.answered, took, failed=failed)
         self.gate.observer.store_called("settle", took, failed=failed)
 
 

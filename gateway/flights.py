@@ -70,6 +70,8 @@ class Flight:
     attempt: Attempt | None = None
     ending: Ending | None = None
     lease_ends: float = 0.0
+    #: The `context` of the leader's trace, once the key is its own.
+    trace: bytes = b""
     _waiters: set[Waiter] = field(default_factory=set)
 
     @property

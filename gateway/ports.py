@@ -5,6 +5,7 @@ Upstream  runs one attempt and says Answered, NotSent or Lost, honestly.
 Client    whoever waits for the reply. It may leave; the exchange does not care.
 Clock     time that goes on while the host sleeps.
 Observer  is told what happened, once per request.
+Trace     goes with one request, and says to others where in their traces it belongs.
 
 No exception of a library passes its adapter; the ones here are all that there are.
 """
@@ -22,6 +23,7 @@ from .core.outcome import LostReason, Outcome
 from .core.record import Done, Found, Record, Settlement, Stamp
 from .core.reply import Reply
 from .core.values import value
+from .trace import UNTRACED, Trace, untraced
 
 
 class StoreAway(Exception):
@@ -298,6 +300,7 @@ class Nobody:
 
 
 __all__ = [
+    "UNTRACED",
     "Account",
     "Attempt",
     "Bell",
@@ -317,6 +320,8 @@ __all__ = [
     "StoreRefused",
     "StoreUnusable",
     "Stream",
+    "Trace",
     "Upstream",
     "VerdictName",
+    "untraced",
 ]

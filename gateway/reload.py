@@ -27,6 +27,7 @@ FIXED = (
     "on_amnesia",
     "limits",
     "log",
+    "tracing",
 )
 #: … and that name its records, besides what routes say.
 _NAMING = ("service", "prefix", "secret")

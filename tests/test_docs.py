@@ -66,6 +66,7 @@ def test_the_configuration_in_the_readme_is_that_of_the_files() -> None:
         "docs/redis.md",
         "docs/runbook.md",
         "docs/scopes.md",
+        "docs/tracing.md",
         "docs/upstreams.md",
     ],
 )
@@ -77,7 +78,7 @@ def test_links_lead_somewhere(page: str) -> None:
         assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
 
 
-@pytest.mark.parametrize("page", ["clients", "concepts", "operations", "upstreams"])
+@pytest.mark.parametrize("page", ["clients", "concepts", "operations", "tracing", "upstreams"])
 def test_links_to_a_heading_lead_to_one(page: str) -> None:
     """Every link with a # names a heading of the page that it leads to, as GitHub spells it."""
     text = (ROOT / f"docs/{page}.md").read_text()

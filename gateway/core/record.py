@@ -69,7 +69,8 @@ class Record:
 
     `life` is what the last write set, `expires` the instant at which that ends by the writer's wall
     clock. `window` and `lease` are the claim's own: a new configuration changes no live key. `status`
-    is what the upstream last said, 0 for nothing.
+    is what the upstream last said, 0 for nothing. `trace` names the run among traces (its trace's id and its
+    span's), where the answer is that of a run that somebody recorded.
     """
 
     state: State
@@ -85,6 +86,7 @@ class Record:
     status: int = 0
     doubt: Doubt = Doubt.NONE
     answer: Answer | None = None
+    trace: bytes = b""
 
     def __repr__(self) -> str:
         said = f" {self.status}" if self.status else ""
@@ -263,8 +265,8 @@ def takeover(seen: Record, *, holder: bytes, route: str, lease: int, life: int, 
     )
 
 
-def keep(claim: Record, answer: Answer, *, wall: int) -> Settlement:
-    """Store the answer for the claim's window, from now."""
+def keep(claim: Record, answer: Answer, *, wall: int, trace: bytes = b"") -> Settlement:
+    """Store the answer for the claim's window, from now; `trace` is that of its run."""
     record = Record(
         State.COMPLETED,
         claim.holder,
@@ -279,6 +281,7 @@ def keep(claim: Record, answer: Answer, *, wall: int) -> Settlement:
         answer.status,
         Doubt.NONE,
         answer,
+        trace,
     )
     return Settlement(Kind.KEEP, claim.holder, record)
 

@@ -4,6 +4,7 @@ source   text → values that remember their lines, `${NAME}` read
 model    the shape of the file, each field documented where it is declared
 listeners where clients come in
 values   what a field takes, and what is said of anything else (units, addresses)
+tracing  where traces go, and what must be installed for that
 tls      the authorities that a service's certificate is checked against
 check    what fields must agree on; Settings, or every fault with its place
 """
@@ -20,6 +21,7 @@ from .faults import Fault, Faults
 from .listeners import Listener
 from .result import Limits, LogSettings, Overrides, Settings, TlsSettings, UpstreamSettings
 from .source import Scalar, Source, read
+from .tracing import TracingSettings
 
 __all__ = [
     "Address",
@@ -31,6 +33,7 @@ __all__ = [
     "Overrides",
     "Settings",
     "TlsSettings",
+    "TracingSettings",
     "UnixPath",
     "UpstreamSettings",
     "load",

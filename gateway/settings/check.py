@@ -22,7 +22,7 @@ from ..core.policy import DAY, Match, Policy, Route, RouteTable
 from ..core.scope import CLIENT_CERT
 from ..core.sent import SendKey
 from ..core.source import Place
-from . import addresses, listeners, scopes, stores, tls, values
+from . import addresses, listeners, scopes, stores, tls, tracing, values
 from .addresses import NOT_BUILT, Address
 from .faults import Fault, Faults, Loc, short
 from .fields import Shape
@@ -31,6 +31,7 @@ from .model import SHAPES, FileShape, StoreShape, TlsShape, UpstreamShape, shape
 from .policy import PolicyShape, RouteShape, missing_of
 from .result import Limits, LogSettings, Overrides, Settings, TlsSettings, UpstreamSettings
 from .source import Kind, Scalar, Source
+from .tracing import TracingSettings
 from .units import show_duration, show_size
 
 T = TypeVar("T")
@@ -248,6 +249,7 @@ class _Check:
         self._cors()
         self._token()
         self._audit()
+        self._tracing()
         if any(loc[0] == "store" for loc in source.broken):
             return
         scheme = addresses.scheme_of(self.store)
@@ -296,6 +298,16 @@ class _Check:
             self.source.fault(loc, f"the folder of {short(path)} is not there; make it, or name another file")
         elif not os.access(path if Path(path).exists() else folder, os.W_OK):
             self.source.fault(loc, f"{short(path)} cannot be written by this user; name another file")
+
+    def _tracing(self) -> None:
+        """Where traces are to be sent, what sends them must be there."""
+        source, shape = self.source, self.file.tracing
+        if shape is None or not source.sound(("tracing",)):
+            return
+        if "endpoint" not in shape.model_fields_set and source.sound(("tracing", "endpoint")):
+            source.fault(("tracing", "endpoint"), "is missing; use endpoint: http://collector:4318/v1/traces")
+        elif said := tracing.missing():
+            source.fault(("tracing",), said)
 
     def _cors(self) -> None:
         source, cors = self.source, self.file.cors
@@ -493,6 +505,7 @@ class _Check:
             upgrades=file.upgrades,
             origins=None if file.cors is None else file.cors.origins,
             trusted_proxies=file.trusted_proxies,
+            tracing=None if file.tracing is None else TracingSettings(**file.tracing.model_dump()),
             policy_path=file.policy_path,
             grace=max(route.policy.lease for route in routes) if file.grace is None else file.grace,
         )

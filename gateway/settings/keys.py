@@ -106,7 +106,12 @@ def not_too_many(sources: tuple[Source, ...]) -> tuple[Source, ...]:
 
 
 def bind_source(value: object) -> str:
-    return DEFAULT_BIND if isinstance(value, Scalar) and value.text == DEFAULT_BIND else str(source(value))
+    if isinstance(value, Scalar) and value.text == DEFAULT_BIND:
+        return DEFAULT_BIND
+    found = source(value)
+    if found.place is Place.HEADER:
+        values.same_again(found.name.encode())
+    return str(found)
 
 
 def form(value: object) -> Format:

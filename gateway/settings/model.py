@@ -40,6 +40,7 @@ from .policy import (
 )
 from .result import Limits, LogFormat, LogKeys, LogSettings, OnAmnesia, StoreCheck, UpstreamSettings
 from .source import Kind, Scalar
+from .tracing import TracingShape
 
 _LIMITS = Limits()
 _LOG = LogSettings()
@@ -352,6 +353,11 @@ class FileShape(Shape):
     )
     limits: LimitsShape = Field(LimitsShape(), description="What clients may ask of the gate.")
     log: LogShape = Field(LogShape(), description="How the log is written.")
+    tracing: TracingShape | None = Field(
+        None,
+        description="Where traces of guarded requests are sent, as {endpoint: http://collector:4318/v1/traces}, which "
+        "needs the extra `otel`; none by default.",
+    )
     margin: Annotated[int, PlainValidator(values.margin)] = Field(
         MARGIN,
         description="How long before its lease an exchange must have ended, and how long past it a takeover "
@@ -381,6 +387,8 @@ def shape_at(loc: tuple[Any, ...]) -> type[Shape]:
             return CorsShape
         case ("log",):
             return LogShape
+        case ("tracing",):
+            return TracingShape
         case ("upstreams", _):
             return UpstreamShape
         case ("upstreams", _, "tls"):
@@ -426,4 +434,5 @@ SHAPES: tuple[type[Shape], ...] = (
     CorsShape,
     LogShape,
     StoreShape,
+    TracingShape,
 )

@@ -10,6 +10,7 @@ from typing import Literal
 from ..core.policy import HOUR, MINUTE, SECOND, Policy, RouteTable
 from .addresses import Address, Network, without_password
 from .listeners import Listener
+from .tracing import TracingSettings
 
 LogFormat = Literal["auto", "json", "text"]
 LogKeys = Literal["digest", "full"]
@@ -114,6 +115,8 @@ class Settings:
     policy_path: str | None = "/.well-known/idempotency"
     #: None: what any peer says of where a request came from goes on as it is.
     trusted_proxies: tuple[Network, ...] | None = None
+    #: None: no trace is recorded, and what clients send of theirs goes on as it is.
+    tracing: TracingSettings | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ def _mapping(value: Any) -> dict[str, Any]:
 def _value(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | str) or (isinstance(value, Enum) and isinstance(value.value, str)):
         return value.value if isinstance(value, Enum) else value
+    if isinstance(value, float):
+        return value
     if isinstance(value, int):
         return show_duration(value) if name in _DURATIONS else show_size(value) if name in _SIZES else value
     if isinstance(value, bytes):

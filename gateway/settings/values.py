@@ -349,6 +349,17 @@ def part_of_fingerprint(value: object) -> bytes:
     field = header(value)
     if field in (b"host", b"content-type", b"content-encoding"):
         raise ValueError(f"{field.decode()} is part of every fingerprint; leave it out")
+    return same_again(field)
+
+
+#: What says to which trace a try belongs: every try has another.
+_OF_TRACES = frozenset((b"traceparent", b"tracestate", b"b3", b"x-b3-traceid", b"x-b3-spanid"))
+
+
+def same_again(field: bytes) -> bytes:
+    """A field that a retry may be asked to repeat."""
+    if field in _OF_TRACES:
+        raise ValueError(f"{field.decode()} is another with every retry, which would then be a 422; leave it out")
     return field
 
 

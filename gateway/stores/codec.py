@@ -1,10 +1,10 @@
 """A record as bytes, and back.
 
-Layout of version 1, little-endian. What a script must read (version, state, holder) stands first, at
+Layout of versions 1 and 2, little-endian. What a script must read (version, state, holder) stands first, at
 fixed offsets that no later version moves::
 
     offset  bytes
-    0       1     version (1)
+    0       1     version
     1       1     state in the low four bits, doubt in the high four
     2       1     attempt
     3       12    holder
@@ -21,6 +21,9 @@ fixed offsets that no later version moves::
     81      2n    their tags
             1     length of the route's label, r (at most 255)
             r     label, UTF-8
+    — version 2 alone —
+            16    id of the trace in which its answer was made
+            8     id of the span that made it
     — a completed record goes on —
             1     1: with a body, 0: a tombstone
             4     length of the head, h
@@ -29,6 +32,10 @@ fixed offsets that no later version moves::
 
 A record that was cut short is refused as unreadable wherever the layout shows it. It does not show a body
 that lost its end, since a body has no length of its own: neither Redis nor SQLite stores half a value.
+
+Version 2 is written where there is a trace to be remembered, version 1 elsewhere, and both are read: a gate that knows
+only the first refuses what has a trace, and never runs over it. So all gates are brought to this version before one of
+them is told to record traces (docs/tracing.md).
 
 For the six parts of the plain recipe and a label of ten characters the header is 104 bytes; with a name
 of 46 (`og:` and 43 characters) that is 150 of our own, and five more where a record is completed. Those five stay: what
@@ -47,7 +54,9 @@ from ..core.fingerprint import Fingerprint
 from ..core.message import Answer
 from ..core.record import Doubt, Record, State
 
-VERSION = 1
+#: The latest version; the earlier ones are read as well.
+VERSION = 2
+_TRACE_BYTES = 24
 #: Offsets (from 0) that scripts and SQL rely on.
 STATE_AT = 1
 HOLDER_AT = 3
@@ -96,7 +105,7 @@ def encode(record: Record) -> bytes:
     header = b"".join(
         (
             _WRITTEN.pack(
-                VERSION,
+                2 if record.trace else 1,
                 record.state | record.doubt << 4,
                 record.attempt,
                 record.holder,
@@ -113,6 +122,7 @@ def encode(record: Record) -> bytes:
             _PARTS[len(fingerprint.tags)],
             fingerprint.tags,
             _label(record.route),
+            record.trace,
         )
     )
     answer = record.answer
@@ -129,8 +139,8 @@ def encode(record: Record) -> bytes:
     )
 
 
-#: No header is longer: 255 parts and a label of 255 bytes.
-HEADER = _PARTS_AT + 1 + 2 * 255 + 1 + 255
+#: No header is longer: 255 parts, a label of 255 bytes, and a trace.
+HEADER = _PARTS_AT + 1 + 2 * 255 + 1 + 255 + _TRACE_BYTES
 #: How a name looks: unpadded base64url of a digest.
 NAME = re.compile(rb"[A-Za-z0-9_-]{43}")
 
@@ -150,7 +160,7 @@ def header(value: bytes) -> Record:
     """The record of a value's first HEADER bytes, without its answer. Raises Unreadable."""
     try:
         label_at = _PARTS_AT + 1 + 2 * value[_PARTS_AT]
-        end = label_at + 1 + value[label_at]
+        end = label_at + 1 + value[label_at] + (_TRACE_BYTES if value[0] == 2 else 0)
     except IndexError:
         raise Unreadable("a record that is cut short") from None
     if value[STATE_AT] & 15 != State.COMPLETED:
@@ -166,8 +176,8 @@ def decode(value: bytes) -> Record:
         version, state, attempt, holder, status, recipe, request, credentials,
         seen_low, seen_high, expires_low, expires_high,
     ) = _WRITTEN.unpack_from(value)  # fmt: skip
-    if version != VERSION:
-        raise Unreadable(f"a record of version {version}; this gate reads version {VERSION}")
+    if not 1 <= version <= VERSION:
+        raise Unreadable(f"a record of version {version}; this gate reads versions 1 to {VERSION}")
     life, lease, window = _read_durations(value[_DURATIONS_AT:_PARTS_AT])
     try:
         position = _PARTS_AT + 1
@@ -175,6 +185,10 @@ def decode(value: bytes) -> Record:
         tags = value[position:label_at]
         position = label_at + 1 + value[label_at]
         label = value[label_at + 1 : position].decode()
+        trace = b""
+        if version > 1:
+            trace = value[position : position + _TRACE_BYTES]
+            position += _TRACE_BYTES
         if position > len(value):
             raise Unreadable("a record that is cut short")
         answer = None
@@ -201,6 +215,7 @@ def decode(value: bytes) -> Record:
             status,
             _DOUBTS[state >> 4],
             answer,
+            trace,
         )
     except (IndexError, KeyError, UnicodeDecodeError) as error:
         raise Unreadable(f"a record that cannot be read: {error!r}") from error

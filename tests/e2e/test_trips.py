@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.stores.codec import HOLDER_AT, HOLDER_END
+from gateway.stores.codec import HOLDER_AT, HOLDER_END, VERSION
 from tests.e2e.crowd import Caller, callers, eventually
 from tests.e2e.wiretap import FROM_REDIS, TO_REDIS, Wiretap, flushes, trips
 from tests.harness import Exchange, Origin, Response, RunningGate, ask, configuration, gate, request
@@ -145,8 +145,8 @@ async def test_a_claim_whose_reply_is_lost_is_asked_again_by_its_holder(
     first, _, _, _, again, rewritten, settled = [chunk.commands[0] for chunk in heard]
     assert first == again
     holder = first[2][HOLDER_AT:HOLDER_END]
-    assert rewritten[3:] == [first[1], b"again", b"1", holder]
-    assert settled[3:7] == [first[1], b"change", b"1", holder]
+    assert rewritten[3:] == [first[1], b"again", b"%d" % VERSION, holder]
+    assert settled[3:7] == [first[1], b"change", b"%d" % VERSION, holder]
     assert (await ask(running.port, key="k1")).replayed
     assert origin.effects[b"k1"] == 1
 

@@ -3,7 +3,7 @@
 -- allow-oom: at the memory limit claims stop, answers do not.
 --
 -- KEYS[1]  the record
--- ARGV     verb, version, holder, states, value, life, if_absent, lapsed_for, made
+-- ARGV     verb, version (the latest that is known), holder, states, value, life, if_absent, lapsed_for, made
 --   again    version holder                         the same bytes again under the life that is left
 --   change   version holder states value life if_absent lapsed_for made
 --     states       the states that are moved, as digits ("13")
@@ -40,7 +40,8 @@ if not found then
   return 0
 end
 local left = redis.call('PTTL', key)
-if string.byte(found, 1) ~= tonumber(ARGV[2]) then return {found, left} end
+local version = string.byte(found, 1) or 0
+if version < 1 or version > tonumber(ARGV[2]) then return {found, left} end
 local holder, state = string.sub(found, 4, 15), string.byte(found, 2) % 16
 local function again()
   redis.call('SET', key, found, 'KEEPTTL')

@@ -1,0 +1,90 @@
+"""Where traces go, and how many of them."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, PlainValidator
+
+from . import addresses, values
+from .addresses import URL
+from .fields import Name, Shape
+from .source import Kind, Scalar
+
+_EXAMPLE = "http://collector:4318/v1/traces"
+#: Of the packages that the extra brings, what the gate imports.
+_NEEDED = ("opentelemetry.sdk.trace.export", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
+
+
+@dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """Where traces go. `sample` of those that begin here are recorded, from 0 to 1; `service` is what the gate calls
+    itself in them."""
+
+    endpoint: str
+    sample: float = 1.0
+    service: str = "oncegate"
+
+
+def collector(value: object) -> str:
+    """The whole URL of a collector that takes OTLP over HTTP. Never quoted where it may hold a password."""
+    if not isinstance(value, Scalar) or value.kind is not Kind.TEXT or not value.text:
+        raise ValueError(f"expected a URL such as {_EXAMPLE}, found {values.found(value)}")
+    found = URL.fullmatch(value.text)
+    if found is None:
+        raise ValueError(f"expected a URL such as {_EXAMPLE}, found {values.found(value)}")
+    scheme, where, path = found["scheme"].lower(), found["where"], found["path"]
+    if scheme not in ("http", "https"):
+        raise ValueError(f"spans are sent over http or https, not {scheme}; use {_EXAMPLE}")
+    if found["user"] is not None or "@" in path:
+        raise ValueError(
+            "holds a user name or password; what a collector asks for goes into OTEL_EXPORTER_OTLP_HEADERS "
+            "(docs/tracing.md)"
+        )
+    if found["query"] or found["fragment"] or not re.fullmatch(r"[\x21-\x7e]*", path):
+        raise ValueError(f"expected a URL without a query, such as {_EXAMPLE}")
+    addresses.host_and_port(where, 443 if scheme == "https" else 80)
+    if path in ("", "/"):
+        raise ValueError(f"the path is missing; use {scheme}://{where}/v1/traces")
+    return value.text
+
+
+def share(value: object) -> float:
+    """A share of all traces."""
+    match value:
+        case Scalar(text, Kind.TEXT | Kind.NUMBER) if re.fullmatch(r"(?:0?\.[0-9]{1,9}|[01](?:\.0{0,9})?)", text):
+            return float(text)
+        case Scalar(text, Kind.TEXT | Kind.NUMBER) if found := re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%", text):
+            raise ValueError(f"a share is written as a number from 0 to 1; use {float(found[1]) / 100:g}")
+    raise ValueError(f"expected a share from 0 to 1 such as 0.1, found {values.found(value)}")
+
+
+class TracingShape(Shape):
+    ALONE = "endpoint"
+    PLACE = "`tracing`"
+
+    endpoint: Annotated[str, PlainValidator(collector)] = Field(
+        "",
+        description=f"Where spans are sent as OTLP over HTTP, a whole URL such as {_EXAMPLE}; required.",
+    )
+    sample: Annotated[float, PlainValidator(share)] = Field(
+        1.0,
+        description="Which share of the traces that begin here are recorded, from 0 to 1 (of those that begin before "
+        "the gate, whoever began them has decided); 1 by default.",
+    )
+    service: Name = Field("oncegate", description="What the gate calls itself in traces, a name; oncegate by default.")
+
+
+def missing() -> str:
+    """What must be installed before traces can be sent; empty where all of it is there."""
+    for module in _NEEDED:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            absent = (getattr(error, "name", None) or module).partition(".")[0]
+            what = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be used ({error})"
+            return f"needs the extra `otel`: {absent} {what}; pip install 'oncegate[otel]', or remove it"
+    return ""
