@@ -32,9 +32,11 @@ demo: $(STAMP)   ## ten seconds that show what it does
 test: $(STAMP)   ## the whole suite, against real servers
 	@$(BIN)/python -m pytest --numprocesses $(SIDE_BY_SIDE) --dist worksteal
 
-faults: $(STAMP) ## the promise while processes, networks and stores break: the long form, with every defect
-	@ONCEGATE_FAULTS=long $(BIN)/python -m pytest -v -o faulthandler_timeout=1800 tests/faults tests/stores/test_replicated.py tests/stores/test_compact.py \
-		tests/edge/test_fuzz.py tests/e2e/test_clients.py tests/e2e/test_recipes.py tests/e2e/test_floods.py
+LONG = ONCEGATE_FAULTS=long $(BIN)/python -m pytest -v -o faulthandler_timeout=1800
+faults: $(STAMP) ## the promise while processes, networks and stores break: the long form, with every defect (half an hour)
+	@$(LONG) --numprocesses 2 --dist worksteal tests/faults tests/stores/test_replicated.py tests/stores/test_compact.py \
+		tests/edge/test_fuzz.py tests/e2e/test_clients.py tests/e2e/test_recipes.py
+	@$(LONG) tests/e2e/test_floods.py  # by itself: a thousand flooders take what there is
 
 test-containers: $(STAMP) ## the image, compose and the pods, on a container engine (minutes; fails without one)
 	@ONCEGATE_CONTAINERS=run $(BIN)/python -m pytest -v -o faulthandler_timeout=1800 tests/containers
