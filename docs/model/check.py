@@ -37,6 +37,11 @@ class Run:
     holds: bool
 
 
+def breaks(name: str, switches: str) -> Run:
+    """What the docs say is outside of the promise, and is seen to be."""
+    return Run(name, "lanes", switches, False)
+
+
 def holds(name: str, model: str, switches: str) -> Run:
     return Run(name, model, switches, True)
 
@@ -59,6 +64,10 @@ PROTOCOL = (
     holds("two, rerun, a late command", "record", "-DN=2 -DRERUN -DANSWERS_MAY_DIFFER -DCRASHES=0 -DDELAYS=1"),
     holds("three, under rerun", "record", f"-DN=3 {RERUN}"),
     holds("the lease", "lease", ""),
+    holds("lanes: two, a failover", "lanes", "-DN=2"),
+    holds("lanes: two, under rerun", "lanes", "-DN=2 -DRERUN"),
+    holds("lanes: two replicas, twice", "lanes", "-DN=1 -DR=2 -DFAILOVERS=2 -DCRASHES=1 -DLOSSES=1"),
+    holds("lanes: an old primary stays", "lanes", "-DN=1 -DR=2 -DLOSSES=1 -DCUT"),
 )
 
 #: Larger, and only with --long.
@@ -68,6 +77,15 @@ LARGER = (
     holds("three, rerun, a crash", "record", "-DN=3 -DRERUN -DANSWERS_MAY_DIFFER -DLOSSES=0"),
     holds("two, two lost replies", "record", "-DN=2 -DLOSSES=2 -DDELAYS=1"),
     holds("two pauses", "lease", "-DPAUSES=2"),
+    holds("lanes: two, an old one stays", "lanes", "-DN=2 -DCUT"),
+    holds("lanes: two replicas, rerun", "lanes", "-DN=1 -DR=2 -DRERUN -DFAILOVERS=2 -DLOSSES=1 -DCRASHES=1"),
+)
+
+#: What no rule of the gate closes.
+OUTSIDE = (
+    breaks("a second failover too soon", "-DN=1 -DHASTY -DFAILOVERS=2"),
+    breaks("a primary emptied", "-DN=1 -DEMPTIED"),
+    breaks("servers' clocks apart", "-DN=2 -DRERUN -DCLOCKS"),
 )
 
 RULES = (
@@ -97,6 +115,19 @@ RULES = (
     without("TAKE_MARGIN", "lease"),
     without("CLAIM_LIFE", "lease"),
     without("FRESH_LIFE", "lease", "-DN=3 -DREPLY=0"),
+    without("WAIT_CLAIM", "lanes", "-DN=1"),
+    without("CLAIM_AGAIN", "lanes", "-DN=1 -DLOSSES=1"),
+    without("WAIT_TAKEOVER", "lanes", "-DN=2 -DRERUN"),
+    without("TAKE_AGAIN", "lanes", "-DN=2 -DRERUN -DLOSSES=1"),
+    without("WAIT_KEEP", "lanes", "-DN=1"),
+    without("KEEP_AGAIN", "lanes", "-DN=1 -DLOSSES=1"),
+    without("KEEP_ON", "lanes", "-DN=1"),
+    without("ALL_REPLICAS", "lanes", "-DN=1 -DR=2"),
+    without("SHORT_IS_UNKNOWN", "lanes", "-DN=1"),
+    without("LANE_IS_UNSURE", "lanes", "-DN=1"),
+    without("RELEASE_AGAIN", "lanes", "-DN=1"),
+    without("LEAVES", "lanes", "-DN=1 -DCUT"),
+    without("LANES_FOLLOW", "lanes", "-DN=1 -DCUT"),
 )
 
 
@@ -174,7 +205,7 @@ def main(arguments: list[str]) -> int:
         print("both are Debian packages: apt-get install spin gcc")
         return 69
     long = bool(arguments)
-    runs = PROTOCOL + (LARGER if long else ()) + RULES
+    runs = PROTOCOL + (LARGER if long else ()) + OUTSIDE + RULES
     seconds, megabytes, at_once = (LONG_SECONDS, LONG_MEGABYTES, 1) if long else (SECONDS, MEGABYTES, AT_ONCE)
     unexpected = 0
     with tempfile.TemporaryDirectory(prefix="oncegate-model-") as folder, ThreadPoolExecutor(at_once) as pool:

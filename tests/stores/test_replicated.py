@@ -101,6 +101,26 @@ async def test_what_is_asked_again_is_covered_again(fleet: Fleet, store: RedisSt
         assert await ask() in (Done.WON, Done.DONE)
 
 
+async def test_a_takeover_and_a_keep_count_once_the_replica_has_them(fleet: Fleet, store: RedisStore) -> None:
+    """Neither is asked for the second time: it is refused while the replica stands still, and then the replica has
+    it, takeover and answer both."""
+    claim = a_claim()
+    taker = records.takeover(claim, holder=a_holder(), route="r", lease=LEASE, life=LEASE * 2, window=WINDOW, wall=0)
+    assert await store.claim(NAME, claim) is Done.WON
+    await store.settle(NAME, records.hold(claim, doubt=Doubt.LOST, status=0, wall=0))
+    asked: list[Callable[[], Awaitable[Done | Found]]] = [
+        lambda: store.replace(NAME, Stamp(State.IN_DOUBT, claim.holder), taker),
+        lambda: store.settle(NAME, records.keep(taker, an_answer(), wall=0)),
+    ]
+    for ask, state in zip(asked, (State.IN_FLIGHT, State.COMPLETED), strict=True):
+        fleet.freeze(fleet.nodes[1])
+        await refused_for_want_of_replicas(ask)
+        fleet.thaw(fleet.nodes[1])
+        assert await ask() in (Done.WON, Done.DONE)
+        with fleet.nodes[1].client() as client:
+            assert client.get("og:" + NAME.decode())[1] % 16 == state
+
+
 async def test_a_replay_waits_for_no_replica(fleet: Fleet, store: RedisStore) -> None:
     """While claims wait in vain for a replica, on every lane, duplicates of what is done are answered at once."""
     claim = a_claim()
@@ -302,6 +322,31 @@ async def test_what_is_completed_is_replayed_where_nothing_is_written(kind: str,
     finally:
         await store.close()
         server.close()
+
+
+async def test_lanes_follow_the_shared_connection(fleet: Fleet, store: RedisStore) -> None:
+    """The shared connection was lost, and made to another primary; those of the lanes to the first one still stand.
+    They are given up, and a claim is won and covered on the new one."""
+    other = await asyncio.to_thread(Fleet(fleet.nodes[0].binary, replicas=1, sentinels=0).start)
+    try:
+        primary = store._fleet.of(b"og:" + NAME)
+        assert primary.waited is not None
+        assert isinstance(primary._finder, Fixed)
+        primary._finder._address = Address("127.0.0.1", other.nodes[0].port)
+        primary.main.abort("its connection broke")
+        claim = a_claim()
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                assert await store.claim(NAME, claim) is Done.WON
+                break
+            except StoreAway:
+                assert time.monotonic() < deadline, "the lanes lead to the old primary"
+                await store.wait_available(1)
+        with other.nodes[1].client() as client:
+            assert client.exists("og:" + NAME.decode())
+    finally:
+        other.close()
 
 
 async def test_a_claim_that_a_lane_does_not_find_may_stand(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
