@@ -50,6 +50,10 @@ CHANGES: dict[str, dict[str, str]] = {
         "Redis Cloud": "Data persistence, append-only file",
         "Upstash": "nothing: it writes to disk by itself",
     },
+    "no-file-behind-replicas": {
+        _PLAIN: "CONFIG SET appendonly yes on primary and replicas, and the same line in their files",
+        "a managed service": "nothing: it promotes a replica, and starts no empty primary again",
+    },
     "no-memory-limit": {
         _PLAIN: "CONFIG SET maxmemory 3gb (say), and the same in its configuration file",
         "a managed service": "nothing: it sets the limit",

@@ -251,6 +251,7 @@ def test_what_cannot_be_looked_at_is_64(arguments: list[str], message: str, tmp_
 def test_every_finding_that_can_be_mended_says_where() -> None:
     """What a server's INFO can show, and what stands in the way of looking, has its places."""
     worst = {"maxmemory": "1", "maxmemory_policy": "allkeys-lru", "aof_enabled": "0"}
-    infos = (worst, {"maxmemory": "0"}, {"maxmemory": "1"}, {"cluster_enabled": "1"})
+    followed = {"aof_enabled": "0", "connected_slaves": "2"}
+    infos = (worst, followed, {"maxmemory": "0"}, {"maxmemory": "1"}, {"cluster_enabled": "1"})
     shown = {found.name for info in infos for found in judge(info)}
     assert shown | {"read-only", "too-old", "not-permitted", "unreachable"} == CHANGES.keys()

@@ -46,6 +46,7 @@ def judge(
         replicas_wrong(info, replicas, promotable),
         None if cluster else of_cluster(info),
         no_persistence(info),
+        no_file_behind_replicas(info),
         no_memory_limit(info),
     )
     return tuple(sorted(filter(None, found), key=lambda each: list(Severity).index(each.severity)))
@@ -124,6 +125,21 @@ def no_persistence(info: Info) -> Finding | None:
         Severity.WARN,
         "it has neither an append-only file nor a replica: a crash forgets keys that it had acknowledged, back to its "
         "last snapshot; CONFIG SET appendonly yes, or give it replicas and use durability=replicated",
+    )
+
+
+def no_file_behind_replicas(info: Info) -> Finding | None:
+    """A primary without a file that is killed, and started again before Sentinels promote another, is empty, and its
+    replicas empty themselves to follow it: a claim that `WAIT` had seen on all of them was won a second time. Managed
+    services never start a primary again, so this is advice."""
+    if info.get("aof_enabled") != "0" or not _number(info, "connected_slaves"):
+        return None
+    return Finding(
+        "no-file-behind-replicas",
+        Severity.ADVISE,
+        "it has replicas and no append-only file: started again before another is promoted it is empty, or as old as "
+        "its last snapshot, and its replicas copy that; CONFIG SET appendonly yes, or let nothing start it again, "
+        "and write on_amnesia: refuse",
     )
 
 
