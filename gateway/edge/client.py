@@ -156,8 +156,9 @@ class ClientConnection(Turns):
             self._last_words(Refusal(Problem.REQUEST_MALFORMED, "It ended within its body."))
         else:
             self._queue[-1].keep_alive = False
-        if not self._secure and self._wire is not None:
-            self._half = self._wire.get_extra_info("socket").fileno()
+        socket = None if self._secure or self._wire is None else self._wire.get_extra_info("socket")
+        if socket is not None:
+            self._half = socket.fileno()
             self.server.halves.watch(self._half, self)
         return True
 

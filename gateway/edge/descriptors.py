@@ -43,7 +43,11 @@ class Descriptors:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if most == resource.RLIM_INFINITY:
             return None
-        free = most - transport.get_extra_info("socket").fileno()
+        socket = transport.get_extra_info("socket")
+        if socket is None:
+            return None
+        # The kernel gives the lowest number that is free.
+        free = most - socket.fileno()
         return Limit.DESCRIPTORS if free <= min(_KEPT, most // 8) else None
 
     def limited(self, limit: Limit) -> None:
