@@ -58,7 +58,7 @@ model: $(STAMP)  ## search the record protocol's model, with every rule and with
 	@$(BIN)/python docs/model/check.py
 
 lock: $(STAMP)   ## pin the versions anew (pyproject.toml has the floors)
-	$(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate --extra otel --group dev -o requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate --extra jwt --extra otel --group dev -o requirements.lock pyproject.toml
 
 clean:           ## forget the environment
 	rm -rf $(VENV)

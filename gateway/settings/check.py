@@ -22,7 +22,7 @@ from ..core.policy import DAY, Match, Policy, Route, RouteTable
 from ..core.scope import CLIENT_CERT
 from ..core.sent import SendKey
 from ..core.source import Place
-from . import addresses, listeners, scopes, stores, tls, tracing, values
+from . import addresses, extras, listeners, scopes, stores, tls, values
 from .addresses import NOT_BUILT, Address
 from .faults import Fault, Faults, Loc, short
 from .fields import Shape
@@ -306,7 +306,7 @@ class _Check:
             return
         if "endpoint" not in shape.model_fields_set and source.sound(("tracing", "endpoint")):
             source.fault(("tracing", "endpoint"), "is missing; use endpoint: http://collector:4318/v1/traces")
-        elif said := tracing.missing():
+        elif said := extras.missing("otel"):
             source.fault(("tracing",), said)
 
     def _cors(self) -> None:
@@ -434,6 +434,9 @@ class _Check:
         if not source.sound(jwt) or any(loc[: len(jwt)] == jwt for loc in source.broken):
             return
         tokens = policy.tokens
+        if tokens is not None and (said := extras.missing("jwt")):
+            source.fault(jwt, said)
+            return
         if tokens is None:
             if claims:
                 message = f"{claims[0]} needs `jwt`, which says whose tokens prove it; write jwt: {_JWT_EXAMPLE}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,8 +14,6 @@ from .fields import Name, Shape
 from .source import Kind, Scalar
 
 _EXAMPLE = "http://collector:4318/v1/traces"
-#: Of the packages that the extra brings, what the gate imports.
-_NEEDED = ("opentelemetry.sdk.trace.export", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +73,3 @@ class TracingShape(Shape):
         "the gate, whoever began them has decided); 1 by default.",
     )
     service: Name = Field("oncegate", description="What the gate calls itself in traces, a name; oncegate by default.")
-
-
-def missing() -> str:
-    """What must be installed before traces can be sent; empty where all of it is there."""
-    for module in _NEEDED:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            absent = (getattr(error, "name", None) or module).partition(".")[0]
-            what = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be used ({error})"
-            return f"needs the extra `otel`: {absent} {what}; pip install 'oncegate[otel]', or remove it"
-    return ""

@@ -93,25 +93,32 @@ def test_another_tracing_needs_a_start() -> None:
     assert differences(other, Plan(WHOLE + "tracing: {endpoint: 'http://c:1/t'}").settings()) == []
 
 
-@pytest.fixture
-def without_the_extra(tmp_path: Path) -> dict[str, str]:
-    """An environment in which nobody has installed OpenTelemetry."""
-    (tmp_path / "opentelemetry.py").write_text("raise ModuleNotFoundError('no such module', name='opentelemetry')\n")
-    return {"PYTHONPATH": str(tmp_path)}
+#: What asks for each extra, and the library that is then wanted first.
+WANTING = {
+    "otel": ("tracing: {endpoint: 'http://c:1/t'}", "tracing", "opentelemetry"),
+    "jwt": (
+        "defaults: {scope: ['jwt:sub'], jwt: {jwks: 'https://id.example/keys', issuer: 'https://id.example/'}}",
+        "defaults.jwt", "jwt",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("word", ["check", "run"])
-def test_without_the_extra_that_is_told(without_the_extra: dict[str, str], tmp_path: Path, word: str) -> None:
+@pytest.mark.parametrize("extra", WANTING)
+def test_without_the_extra_that_is_told(extra: str, tmp_path: Path, word: str) -> None:
     """`check` and `run` end with 64 and say what to install, with the line; nothing was bound."""
+    line, place, library = WANTING[extra]
+    (tmp_path / f"{library}.py").write_text(f"raise ModuleNotFoundError('no such module', name='{library}')\n")
+    without_the_extra = {"PYTHONPATH": str(tmp_path)}
     file = tmp_path / "gateway.yaml"
-    file.write_text(WHOLE + "listen: 127.0.0.1:0\ntracing: {endpoint: 'http://c:1/t'}\n")
+    file.write_text(f"{WHOLE}listen: 127.0.0.1:0\n{line}\n")
     words = [str(file)] if word == "check" else ["--config", str(file)]
     done = subprocess.run(
         [sys.executable, "-m", "gateway.cli", word, *words],
         capture_output=True, text=True, timeout=20, env={**os.environ, **without_the_extra},
     )  # fmt: skip
     assert done.returncode == 64
-    assert "tracing: needs the extra `otel`: opentelemetry is not installed" in done.stderr
-    assert "pip install 'oncegate[otel]'" in done.stderr
+    assert f"{place}: needs the extra `{extra}`: {library} is not installed" in done.stderr
+    assert f"pip install 'oncegate[{extra}]'" in done.stderr
     assert ":5: " in done.stderr
     assert "listening" not in done.stdout
