@@ -108,9 +108,9 @@ class Pool:
 
     def acquire(self, wanter: Wanter, *, fresh: bool = False) -> None:
         """Give a connection to `wanter`: at the end of this turn where one is idle (and `fresh` is not asked for),
-        or once one is made or falls free."""
+        or once one is made or falls free. Who asks for a fresh one has just lost another, and has its place."""
         if not wanter.guarded:
-            if len(self._passing) + len(self._admitted) >= self._for_passing:
+            if not fresh and len(self._passing) + len(self._admitted) >= self._for_passing:
                 self._queue.append(wanter)
                 self.limited(Limit.UPSTREAM_CONNECTIONS)
                 return

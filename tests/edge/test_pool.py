@@ -220,6 +220,37 @@ async def test_a_get_on_a_fresh_connection_is_not_tried_again(hand: ByHand) -> N
         assert hand.connections == 1
 
 
+async def test_a_second_try_waits_for_nobody(hand: ByHand) -> None:
+    """Where as many pass as may, a GET whose used connection was closed has the place of that one: it does not stand
+    behind those that wait, and is tried on a fresh connection, once, though another lies idle."""
+    async with edge(configuration(hand.url, upstream="connections: 4")) as gate:
+        guarded, *clients = [await gate.connect() for _ in range(4)]
+        peers: dict[bytes, Peer] = {}
+        for number, client in enumerate((guarded, *clients)):
+            await client.send(keyed("one") if client is guarded else GET.replace(b"/x", b"/%d" % number))
+            peer = await hand.accept()
+            await peer.head()
+            peers[b"%d" % number] = peer
+        for number in (b"0", b"1", b"2", b"3"):
+            await peers[number].answer(number, 201)
+        for client in (guarded, *clients):
+            await client.read()
+        await eventually(lambda: len(gate.pool._idle) == 4, "all lie idle")
+        for number, client in enumerate(clients):
+            await client.send(GET.replace(b"/x", b"/again%d" % number))
+        await eventually(lambda: len(gate.pool._passing) == 3, "as many pass as may, and one lies idle")
+        (idle,) = gate.pool._idle
+        used = next(peer for number, peer in peers.items() if number != b"0")
+        head = await used.head()
+        used.close()
+        fresh = await hand.accept()
+        assert await fresh.head() == head
+        assert gate.pool._idle == [idle]
+        assert len(gate.pool._passing) == 3
+        for client in clients:
+            reset(client.writer)
+
+
 @pytest.mark.parametrize(
     "again",
     [
