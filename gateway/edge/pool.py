@@ -208,7 +208,7 @@ class Pool:
         except (OSError, ValueError) as error:  # TimeoutError, socket.gaierror, ssl.SSLError; UnicodeError
             if isinstance(error, OSError) and error.errno in EXHAUSTED:
                 self.limited(Limit.DESCRIPTORS)
-                wanter.unconnected(NotSentReason.NO_CONNECTION, f"{place}: {error.strerror}")
+                self._deny(wanter, NotSentReason.NO_CONNECTION, f"{place}: {error.strerror}")
                 return
             self._deny(wanter, NotSentReason.UNREACHABLE, f"{place}: {self._why(error)}")
             return

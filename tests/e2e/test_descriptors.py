@@ -181,3 +181,28 @@ async def counted(gate: Gate) -> float:
     _, page = await gate.asked("/metrics")
     (line,) = [each for each in page.splitlines() if each.startswith('oncegate_limits_total{limit="descriptors"}')]
     return float(line.split()[1])
+
+
+async def test_none_for_the_service_takes_no_room_for_good(origin: Origin, tmp_path: Path) -> None:
+    """What passes through and could not be connected for want of a descriptor counts no more once it is refused: as
+    many as may pass at once are, and when there are descriptors again the next one goes through."""
+    gate = Gate(configuration(origin.url, store=f"sqlite:///{tmp_path}/keys.db", upstream="connections: 4"))
+    try:
+        await gate.start()
+        client = await Client.connect(gate.port)
+        await served(client, "before")
+        idle = len(gate.used())
+        await eventually(lambda: len(gate.used()) < idle, "the service's connection was idle too long")
+        gate.limit(8)
+        for _ in range(3):
+            await client.send(keyed("none").replace(b"/orders", b"/open/x"))
+            answer = await client.read()
+            assert (answer.status, answer.problem) == (503, "overloaded")
+        gate.unlimit()
+        await eventually(lambda: gate.said(BACK), "there are some again")
+        async with asyncio.timeout(SOON):
+            await served(client, "after")
+        client.close()
+        gate.operator.close()
+    finally:
+        gate.close()
