@@ -415,6 +415,8 @@ class GateProcess:
     """A gate in a process of its own, that can be killed."""
 
     module = "gateway.cli"
+    #: What runs the interpreter, where not we.
+    before: Sequence[str] = ()
 
     def __init__(self, text: str, *, environ: dict[str, str] | None = None, arguments: Sequence[str] = ()) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="oncegate-gate-")
@@ -430,7 +432,7 @@ class GateProcess:
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 [
-                    sys.executable, "-m", self.module, "run", "--config", str(self.file),
+                    *self.before, sys.executable, "-m", self.module, "run", "--config", str(self.file),
                     "--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}", *self.arguments,
                 ],
                 stdout=out, stderr=out, env=self._environ,

@@ -22,6 +22,8 @@ from ..ports import Observer
 EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 #: Kept free of clients: so many, or an eighth where there are few.
 _KEPT = 64
+#: Opened for nothing, which asks for no permission; elsewhere than on Linux, to be read.
+_AS_A_PLACE: int = getattr(os, "O_PATH", os.O_RDONLY)
 
 
 class Descriptors:
@@ -88,8 +90,8 @@ class Descriptors:
 
 
 def _open() -> int:
-    """A descriptor, or -1 where none is left."""
+    """A descriptor, or -1 where none is left. Of the root, which is there in a jail without /dev too."""
     try:
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open("/", _AS_A_PLACE | os.O_CLOEXEC)
     except OSError:
         return -1

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import resource
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -50,8 +51,7 @@ class Gate(GateProcess):
 
     def spare(self) -> int:
         """The one that the gate keeps to be given up."""
-        null = [each for each in self.used() if os.readlink(f"/proc/{self.pid}/fd/{each}") == os.devnull]
-        return next(each for each in null if each > 2)
+        return next(each for each in self.used() if os.readlink(f"/proc/{self.pid}/fd/{each}") == "/")
 
     def unlimit(self) -> None:
         resource.prlimit(self.pid, resource.RLIMIT_NOFILE, self.usual)
@@ -202,6 +202,32 @@ async def test_none_for_the_service_takes_no_room_for_good(origin: Origin, tmp_p
         await eventually(lambda: gate.said(BACK), "there are some again")
         async with asyncio.timeout(SOON):
             await served(client, "after")
+        client.close()
+        gate.operator.close()
+    finally:
+        gate.close()
+
+
+JAIL = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", 'mount -t tmpfs none /dev; exec "$@"', "sh")
+
+
+@pytest.mark.skipif(
+    subprocess.run((*JAIL, "true"), capture_output=True, check=False).returncode != 0,
+    reason="user namespaces are not allowed here",
+)
+async def test_a_jail_without_dev(origin: Origin) -> None:
+    """Where there is no /dev/null, none is missed: clients are served past the second in which it is looked whether
+    descriptors are left."""
+    gate = Gate(configuration(origin.url))
+    gate.before = JAIL
+    try:
+        await gate.start()
+        assert not Path(f"/proc/{gate.pid}/root/dev/null").exists()
+        checks = 2.2
+        await asyncio.sleep(checks)
+        client = await Client.connect(gate.port)
+        await served(client, "k")
+        assert not gate.said(OUT)
         client.close()
         gate.operator.close()
     finally:
