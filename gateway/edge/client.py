@@ -149,6 +149,7 @@ class ClientConnection(Turns):
     def eof_received(self) -> bool:
         self._ended = True
         if not self._queue:
+            self.server.outbox.flush()  # its last answer may have been said in this turn; the loop closes next
             return False
         # Half-closed: whoever waits for an answer may still read it; more requests do not come.
         if self._reading is not None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from typing import cast
 
 import pytest
 
 from gateway.edge.outbox import Outbox
+from tests.edge.stand import edge, keyed
+from tests.harness import Origin, configuration
 
 
 class Line:
@@ -64,3 +68,23 @@ async def test_one_that_breaks_costs_the_others_nothing(broken: Line) -> None:
     assert before.written == behind.written == [b"answer"]
     assert broken.written == []
     assert broken.aborted == broken.fails
+
+
+async def test_an_end_that_comes_before_the_turn_is_over_costs_nothing(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client ends its side in the moment in which its answer is said and has not left: it is given it, and then the
+    connection is closed."""
+    say = Outbox.write
+
+    def overtaken(outbox: Outbox, transport: asyncio.WriteTransport, data: bytes) -> None:
+        say(outbox, transport, data)
+        with socket.socket(fileno=os.dup(client.writer.get_extra_info("socket").fileno())) as sock:
+            sock.shutdown(socket.SHUT_WR)
+
+    async with edge(configuration(origin.url)) as gate:
+        client = await gate.connect()
+        monkeypatch.setattr(Outbox, "write", overtaken)
+        await client.send(keyed("k"))
+        assert (await client.read()).status == 201
+        assert await client.reader.read() == b""
