@@ -45,9 +45,12 @@ async def killed(folder: Path, defect: str, *, store: str, point: Point) -> list
         for turn in range(4):  # on a busy machine exchanges may end before they get there
             fresh = names(f"{point.value}-{turn}", 8)
             keys += fresh
-            # Side by side, so that others stand at any other place when it dies.
+            # Side by side, so that others stand at any other place when it dies; and one a little after the other, so
+            # that what the first were answered has left in a turn of the loop before it does.
             tries = [
-                stage.ask(doomed, key, f"{key}/{copy}", origin="linger=0.02") for key in fresh for copy in range(3)
+                stage.ask(doomed, key, f"{key}/{copy}", origin=f"linger={0.02 + 0.004 * number:.3f}")
+                for number, key in enumerate(fresh)
+                for copy in range(3)
             ]
             await asyncio.gather(*tries)
             if doomed.reached:
