@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 from ...core.identity import Identity
 from ...ports import Nobody, StoreAway, StoreUnusable
-from .cluster import View, elect, numbered, read_view
 from .findings import Finding, Info, Severity, judge
 from .link import SCRIPT, Link, ask, login, visit
 from .marker import differs, marker_key, prefix_of, read_marker
@@ -30,6 +29,8 @@ async def examine(servers: Servers, prefix: str, service: str, identity: Identit
     """The findings about a Redis, of each of its primaries; with an `identity`, its marker's too."""
     if not servers.cluster:
         return (await _one(servers, marker_key(prefix, service), identity),)
+    from .cluster import View, elect, numbered, read_view  # see store.py
+
     views: dict[Address, View] = {}
     trouble = ""
     for address in servers.hosts:
