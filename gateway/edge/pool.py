@@ -110,7 +110,7 @@ class Pool:
         """Give a connection to `wanter`: at the end of this turn where one is idle (and `fresh` is not asked for),
         or once one is made or falls free. Who asks for a fresh one has just lost another, and has its place."""
         if not wanter.guarded:
-            if not fresh and len(self._passing) + len(self._admitted) >= self._for_passing:
+            if not (fresh or self._has_room()):
                 self._queue.append(wanter)
                 self.limited(Limit.UPSTREAM_CONNECTIONS)
                 return
@@ -121,6 +121,10 @@ class Pool:
             self._leaving.append(wanter)
         else:
             self._make(wanter)
+
+    def _has_room(self) -> bool:
+        """Whether one more may pass through."""
+        return len(self._passing) + len(self._admitted) < self._for_passing
 
     def _make(self, wanter: Wanter) -> None:
         if self._open >= self.place.connections:
@@ -180,7 +184,7 @@ class Pool:
 
     def _admit(self) -> None:
         """Let those that pass through want a connection, as far as there is room for them."""
-        while self._queue and len(self._passing) + len(self._admitted) < self._for_passing:
+        while self._queue and self._has_room():
             self.acquire(self._queue.popleft())
 
     def retire(self) -> None:
