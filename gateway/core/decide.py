@@ -54,6 +54,10 @@ class Pass:
     reason: PassReason
 
 
+_UNGUARDED = Pass(PassReason.UNGUARDED_ROUTE)
+_KEYED_UNGUARDED = Pass(PassReason.KEY_ON_UNGUARDED_ROUTE)
+
+
 @value
 class Refuse:
     """Answer it with a problem."""
@@ -117,13 +121,15 @@ def admit(
     found: Keyed | Unreadable | None = None
     late = False
     if not policy.sources:
+        if not policy.guard:  # what the key says does not matter
+            return _UNGUARDED if fields.shape.at.keys().isdisjoint(policy.headers) else _KEYED_UNGUARDED
         found = _in_headers(fields, policy)
     elif in_body(policy.sources):
         late = policy.guard
     else:
         found = keyed(Reader(Request(method, target, fields)), policy.sources, policy.key_rule)
     if not policy.guard:
-        return Pass(PassReason.UNGUARDED_ROUTE if found is None else PassReason.KEY_ON_UNGUARDED_ROUTE)
+        return _UNGUARDED if found is None else _KEYED_UNGUARDED
     if found is None and not late:
         missing = _without_key(method, policy)
         if missing is not None:

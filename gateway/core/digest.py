@@ -61,12 +61,19 @@ def _fresh(purpose: Purpose, secret: bytes) -> blake2b:
 def body_digest(kind: bytes, segments: Sequence[bytes], secret: bytes = b"") -> bytes:
     """As `digest`, for what may be megabytes long: the segments are not copied together first."""
     if len(segments) == 1 and len(segments[0]) < _SHORT:
-        return digest(Purpose.BODY, (kind, segments[0]), secret)
+        hasher = _begun_body(kind, secret).copy()
+        hasher.update(framed(segments[0]))
+        return hasher.digest()
     hasher = _fresh(Purpose.BODY, secret).copy()
     for part in (kind, *segments):
         hasher.update(len(part).to_bytes(8, "little"))
         hasher.update(part)
     return hasher.digest()
+
+
+@lru_cache(maxsize=16)
+def _begun_body(kind: bytes, secret: bytes) -> blake2b:
+    return begun(Purpose.BODY, (kind,), secret)
 
 
 @lru_cache(maxsize=4096)

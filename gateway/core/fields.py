@@ -67,14 +67,15 @@ class Block:
     def __init__(self, names: tuple[bytes, ...], which: tuple[int, ...]) -> None:
         #: Takes the values that `pick` picks.
         self.template = b"".join(names[position].replace(b"%", b"%%") + b": %b\r\n" for position in which)
-        self.pick = _pick(which)
+        self.pick = picker(which)
 
     def of(self, values: Sequence[bytes]) -> bytes:
         """The lines, each ended by CRLF."""
         return self.template % self.pick(values)
 
 
-def _pick(which: tuple[int, ...]) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
+def picker(which: tuple[int, ...]) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
+    """What picks the values at these positions."""
     if len(which) > 1:
         return itemgetter(*which)
     return lambda values: tuple(values[position] for position in which)

@@ -10,7 +10,7 @@ between two tries would be charged twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 from . import canonical
 from .digest import Purpose, begun, body_digest, digest, framed, tag
-from .fields import Shape, fields_of
+from .fields import NONE, Fields, Shape, fields_of, picker
 from .message import Request
 from .values import value
 
@@ -38,12 +38,14 @@ _ALWAYS = ("method", "host", "target", "content-type", "content-encoding", "body
 RAW = "raw"
 CANONICAL_JSON = "canonical-json"
 
+_MULTIPART = b"multipart/"
 _JSON = re.compile(rb"(?:application|text)/(?:[^;/ \t]+\+)?json[ \t]*(?:;(.*))?", re.IGNORECASE | re.DOTALL)
 _CHARSET = re.compile(rb"charset[ \t]*=[ \t]*(?!\"?utf-?8\"?[ \t]*(?:;|\Z))", re.IGNORECASE)
 _BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]+))', re.IGNORECASE)
 
 
-_FIELDS = (b"host", b"content-type", b"content-encoding", b"cookie", *CREDENTIALS)
+_ASKED = (b"host", b"content-type", b"content-encoding")
+_BOUND = (b"cookie", *CREDENTIALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Recipe:
     ignore: tuple[str, ...] = ()
     parts: tuple[str, ...] = field(init=False)
     fields: frozenset[bytes] = field(init=False)
+    #: Those of them that may bind.
+    bound: frozenset[bytes] = field(init=False)
     #: Of `bind`, the sources that stand in no field.
     elsewhere: tuple[str, ...] = field(init=False)
     pointers: tuple[canonical.Pointer, ...] = field(init=False)
@@ -84,12 +88,26 @@ class Recipe:
         named = (source.removeprefix(_HEADER).encode() for source in headers)
         elsewhere = tuple(source for source in self.bind if source != DEFAULT_BIND and source not in headers)
         object.__setattr__(self, "elsewhere", elsewhere)
-        object.__setattr__(self, "fields", frozenset((*_FIELDS, *self.headers, *named)))
+        object.__setattr__(self, "bound", frozenset((*_BOUND, *named)))
+        object.__setattr__(self, "fields", self.bound.union(_ASKED, self.headers))
         object.__setattr__(self, "id", digest(Purpose.RECIPE, described)[:4])
 
-    def there(self, shape: Shape) -> tuple[bytes, ...]:
-        """Which of its fields a head of this shape has."""
-        return tuple(name for name in shape.at if name in self.fields)
+    def names(self, shape: Shape) -> _Names:
+        """What the names of a head say before its values are read."""
+        return _Names(shape, self.bound)
+
+
+class _Names:
+    """Where a shape has the fields that every fingerprint takes in (`counts` of each of _ASKED, and how they are
+    picked from the values), and whether it has any that may bind."""
+
+    __slots__ = ("binding", "counts", "pick")
+
+    def __init__(self, shape: Shape, bound: frozenset[bytes]) -> None:
+        where = [shape.at.get(name, ()) for name in _ASKED]
+        self.counts = tuple(map(len, where))
+        self.pick: Callable[[Sequence[bytes]], tuple[bytes, ...]] = picker(tuple(sum(where, ())))
+        self.binding = not bound.isdisjoint(shape.at)
 
 
 @value
@@ -126,36 +144,51 @@ def fingerprint(
     KeyError where one was not read: what is bound is never left out in silence. Of a large body it takes as long as
     reading it does, and of a canonical one a hundred times that."""
     fields = fields_of(request.fields)
-    found = {name: fields.all(name) for name in fields.shape.made(recipe.fields, recipe.there)}
-    host = _present([each.lower() for each in found[b"host"]]) if b"host" in found else _ABSENT
-    codings = found.get(b"content-encoding", ())
-    content_type, kind, segments = _body(found.get(b"content-type", ()), request.body, recipe, coded=bool(codings))
-    content_encoding = _present(codings)
+    names = fields.shape.made(recipe.bound, recipe.names)
+    host, types, content_type, content_encoding, whole = _asked(names.counts, names.pick(fields.values))
+    kind, segments = b"raw", [request.body]
+    if not whole or recipe.body == CANONICAL_JSON:
+        content_type, kind, segments = _body(types, request.body, recipe, coded=content_encoding != _ABSENT)
     body = body_digest(kind, segments, secret)
-    front, types, tags_before, tags_behind = _fixed(request.method, host, content_type, content_encoding, secret)
+    front, between, tags_before, tags_behind = _fixed(request.method, host, content_type, content_encoding, secret)
     tags = tags_before + tag(b"target", request.target, secret) + tags_behind + body[:2]
     hasher = front.copy()
-    hasher.update(framed(request.target) + types + framed(body))
+    hasher.update(framed(request.target) + between + framed(body))
     for name in recipe.headers:
-        chosen = _present(found.get(name, ()))
+        chosen = _present(fields.all(name))
         hasher.update(framed(chosen))
         tags += tag(name, chosen, secret)
-    return Fingerprint(
-        recipe.id,
-        hasher.digest()[:16],
-        _bound(_credentials(found, recipe.bind, certificate, elsewhere), secret)[:16],
-        tags,
+    if names.binding or certificate or recipe.elsewhere:
+        bound = _bound(_credentials(fields, recipe.bind, certificate, elsewhere), secret)
+    else:
+        bound = _unbound(recipe.bind, secret)
+    return Fingerprint(recipe.id, hasher.digest()[:16], bound[:16], tags)
+
+
+@lru_cache(maxsize=1024)
+def _asked(counts: tuple[int, ...], values: tuple[bytes, ...]) -> tuple[bytes, tuple[bytes, ...], bytes, bytes, bool]:
+    """Of the fields that every fingerprint takes in, which hardly vary: the host, the types, both and the codings as
+    parts, and whether the body is one to be digested whole whatever it says."""
+    stripped = tuple(value.strip(b" \t") for value in values)
+    hosts, behind = counts[0], counts[0] + counts[1]
+    types = stripped[hosts:behind]
+    return (
+        _present([host.lower() for host in stripped[:hosts]]),
+        types,
+        _present(types),
+        _present(stripped[behind:]),
+        len(types) != 1 or types[0][: len(_MULTIPART)].lower() != _MULTIPART,
     )
 
 
 def _bound(credentials: list[bytes], secret: bytes) -> bytes:
-    return digest(Purpose.CREDENTIALS, credentials, secret) if credentials else _nobody(secret)
+    return digest(Purpose.CREDENTIALS, credentials, secret)
 
 
-@lru_cache(maxsize=8)
-def _nobody(secret: bytes) -> bytes:
+@lru_cache(maxsize=256)
+def _unbound(bind: tuple[str, ...], secret: bytes) -> bytes:
     """The digest of no credentials at all."""
-    return digest(Purpose.CREDENTIALS, (), secret)
+    return _bound(_credentials(NONE, bind, b"", _NOTHING), secret)
 
 
 @lru_cache(maxsize=1024)
@@ -198,16 +231,17 @@ def _present(found: Sequence[bytes]) -> bytes:
 
 
 def _credentials(
-    fields: dict[bytes, list[bytes]], bind: Sequence[str], certificate: bytes, elsewhere: Mapping[str, bytes | None]
+    fields: Fields, bind: Sequence[str], certificate: bytes, elsewhere: Mapping[str, bytes | None]
 ) -> list[bytes]:
     bound: list[bytes] = []
     for source in bind:
         if source == DEFAULT_BIND:
-            found = [(name, fields[name]) for name in CREDENTIALS if name in fields]
+            at = fields.shape.at
+            found = [(name, fields.all(name)) for name in CREDENTIALS if name in at]
             if certificate:
                 found.append((b"client-certificate", [certificate]))
-            if not found and b"cookie" in fields:
-                found = [(b"cookie", fields[b"cookie"])]
+            if not found and b"cookie" in at:
+                found = [(b"cookie", fields.all(b"cookie"))]
             for name, each in found:
                 bound += (name, _present(each))
         elif not source.startswith(_HEADER):
@@ -215,7 +249,7 @@ def _credentials(
             bound += (source.encode(), _ABSENT if value is None else b"\x01" + value)
         else:
             name = source.removeprefix(_HEADER).encode()
-            bound += (source.encode(), _present(fields.get(name, ())))
+            bound += (source.encode(), _present(fields.all(name)))
     return bound
 
 
@@ -225,7 +259,7 @@ def _body(types: Sequence[bytes], body: bytes, recipe: Recipe, *, coded: bool) -
 
     A body is taken for JSON where its type says so, or nothing; what is not JSON in fact, or has no canonical form,
     is digested raw. The kinds keep the two apart: no raw body is equal to a canonical one."""
-    if len(types) == 1 and types[0][:10].lower() == b"multipart/":
+    if len(types) == 1 and types[0][: len(_MULTIPART)].lower() == _MULTIPART:
         boundaries = _BOUNDARY.findall(types[0])
         if len(boundaries) == 1:
             quoted, token = boundaries[0]

@@ -7,7 +7,7 @@ form, most clients send the bare one, and both mean the same key.
 from __future__ import annotations
 
 import re
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -161,12 +161,20 @@ def record_name(
     if not scope:
         hasher = _namespace(service, namespace, origin, secret).copy()
         hasher.update(framed(key.text))
-        return urlsafe_b64encode(hasher.digest())[:43]
+        return _spelled(hasher.digest())
     parts = [service, namespace, origin, len(scope).to_bytes(2, "little")]
     for part in scope:
         parts += part
     parts.append(key.text)
-    return urlsafe_b64encode(digest(Purpose.NAME, parts, secret))[:43]
+    return _spelled(digest(Purpose.NAME, parts, secret))
+
+
+#: From the alphabet of RFC 4648 §4 to that of §5.
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
+
+
+def _spelled(digested: bytes) -> bytes:
+    return b2a_base64(digested, newline=False).translate(_URLSAFE)[:43]
 
 
 @lru_cache(maxsize=1024)

@@ -102,6 +102,8 @@ class Connection(asyncio.Protocol):
         self._reason = b""
         self._bodiless = False
         self._whole = False
+        #: The parser has seen the end of a final response, and is as it was made.
+        self._parsed = False
         self._early = False
         self._head_bytes = 0
         self._interims = 0
@@ -159,7 +161,9 @@ class Connection(asyncio.Protocol):
         """
         assert self._receiver is None and self._transport is not None
         self._receiver = receiver
-        self._parser = httptools.HttpResponseParser(self)
+        if self._parser is None or not self._parsed:
+            self._parser = httptools.HttpResponseParser(self)
+        self._parsed = False
         self._head = None
         self._names = []
         self._values = []
@@ -367,7 +371,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._head is not None:
-            self._whole = True
+            self._whole = self._parsed = True
 
     def _read_head(self, status: int) -> Head:
         fields = Fields(shape_of(self._names), self._values)

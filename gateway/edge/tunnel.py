@@ -7,7 +7,6 @@ that leaves ends its request: nothing here is protected, and the client was told
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -73,7 +72,6 @@ class Tunnel:
         exposes: bytes = b"",
         protocols: tuple[bytes, ...] = (),
     ) -> None:
-        self._loop = asyncio.get_running_loop()
         self._pool = pool
         self._guest = guest
         self._request = request
@@ -93,7 +91,8 @@ class Tunnel:
         # second try (RFC 9112 §9.3.1).
         self._repeatable = self._complete and request.method in SAFE
         self._connection: Connection | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
+        self._tick = -1
         self._head: Head | None = None
         self._rechunk = False
         self._closing = False
@@ -110,7 +109,7 @@ class Tunnel:
         return self._head.status if self._head is not None else 0
 
     def begin(self) -> None:
-        self._timer = self._loop.call_later(self._timeout, self._timed_out)
+        self._set_timer()
         self._pool.acquire(self)
 
     # ── From the client ───────────────────────────────────────────────────────────────────────────
@@ -131,9 +130,8 @@ class Tunnel:
         if self._over or self._complete:
             return
         self._complete = True
-        if self._timer is not None:  # the upstream's time to answer begins when it has the whole request
-            self._timer.cancel()
-            self._timer = self._loop.call_later(self._timeout, self._timed_out)
+        if self._tick >= 0:  # the upstream's time to answer begins when it has the whole request
+            self._until = self._pool.clock.now() + self._timeout
         last = self._heads.last_chunk(trailers) if self._chunked else b""
         if self._connection is None:
             self._unsent.append(last)
@@ -283,13 +281,17 @@ class Tunnel:
         self._full = False
         self._guest.go_on()
 
-    def _timed_out(self) -> None:
+    def due(self) -> None:
+        self._tick = -1
         if self._over or self._head is not None:
+            return
+        if self._pool.clock.now() < self._until:
+            self._tick = self._pool.deadlines.set(self, self._until)
             return
         if self._moved and not self._complete:
             # A body may take as long as it moves.
             self._moved = False
-            self._timer = self._loop.call_later(self._timeout, self._timed_out)
+            self._set_timer()
             return
         sent = self._connection is not None
         self._stop()
@@ -306,7 +308,11 @@ class Tunnel:
         else:
             self._pool.forget(self)
 
+    def _set_timer(self) -> None:
+        self._until = self._pool.clock.now() + self._timeout
+        self._tick = self._pool.deadlines.set(self, self._until)
+
     def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._tick >= 0:
+            self._pool.deadlines.clear(self, self._tick)
+            self._tick = -1

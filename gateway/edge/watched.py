@@ -227,9 +227,9 @@ class WatchedTunnel(Tunnel):
         super().lost(reason, detail)
         self._watch.finish()
 
-    def _timed_out(self) -> None:
+    def due(self) -> None:
         sent, before = self._connection is not None, self._over
-        super()._timed_out()
+        super().due()
         if self._over and not before:
             self._watch.ended(Lost(LostReason.TIMEOUT) if sent else NotSent(NotSentReason.NO_CONNECTION))
             self._watch.finish()

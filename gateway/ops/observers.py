@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from ..core.limit import Limit
 from ..ports import Account, Observer
 
@@ -14,20 +16,25 @@ class Deaf:
     def limited(self, limit: Limit) -> None: ...
 
 
+class _Called(Protocol):
+    def __call__(self, operation: str, seconds: float, *, failed: bool) -> None: ...
+
+
 class Observers:
     """Tells each in turn."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
-        #: Told of every call: only those who care.
-        self._of_calls = [each.store_called for each in observers if not isinstance(each, Deaf)]
+        #: Told of every call: only those who care, which is mostly one.
+        self._of_calls: list[_Called] = [each.store_called for each in observers if not isinstance(each, Deaf)]
+        self.store_called: _Called = self._of_calls[0] if len(self._of_calls) == 1 else self._each_called
         self._finished = [each.finished for each in observers]
 
     def finished(self, account: Account) -> None:
         for finished in self._finished:
             finished(account)
 
-    def store_called(self, operation: str, seconds: float, *, failed: bool) -> None:
+    def _each_called(self, operation: str, seconds: float, *, failed: bool) -> None:
         for store_called in self._of_calls:
             store_called(operation, seconds, failed=failed)
 
