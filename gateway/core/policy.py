@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import lru_cache
 from itertools import permutations
 
 from .fingerprint import Recipe
@@ -184,6 +185,8 @@ _UNRESERVED = re.compile(r"%(2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]
 
 
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
+#: The longest target and host, in bytes, whose route is remembered: whoever sends long ones must not fill the memory.
+_REMEMBERED = 256
 #: The longest path, in characters, whose dot segments and doubled slashes are read in every way.
 _LONGEST_CROOKED = 2048
 _BROKEN = re.compile(r"%(?![0-9a-fA-F]{2})")
@@ -286,6 +289,8 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
+        #: A service's clients ask for the same few targets, or else for such with an id in them.
+        self._remembered = lru_cache(maxsize=1024)(self._match)
         self._rules = self._made_of(normalised)
         self._opened = self._made_of(_opened)
 
@@ -301,6 +306,11 @@ class RouteTable:
 
     def match(self, method: bytes, host: bytes, target: bytes) -> Route | Ambiguous | None:
         """The route of a request; None where there is none, AMBIGUOUS where its path reads two ways."""
+        if len(target) + len(host) <= _REMEMBERED:
+            return self._remembered(method, host, target)
+        return self._match(method, host, target)
+
+    def _match(self, method: bytes, host: bytes, target: bytes) -> Route | Ambiguous | None:
         path = path_of(target)
         if "%" not in path and "//" not in path and "/." not in path and "#" not in path:
             return self._first(self._rules, method, host, path)

@@ -162,7 +162,7 @@ class RedisStore:
         primary, reply = await self._change(
             name,
             settlement.holder,
-            b"".join(b"%d" % state for state in settlement.movable),
+            _MOVABLE[settlement.kind],
             record,
             if_absent=settlement.tells_again and record is not None,
             made=b"" if record is None else b"%d" % record.state,
@@ -273,6 +273,8 @@ def _found(primary: Primary, value: bytes, left: int | RedisError) -> Found:
     return Found(record, record.life - left)
 
 
+#: The states that a settlement moves, as the script is told them.
+_MOVABLE = {kind: b"".join(b"%d" % state for state in Settlement(kind, b"", None).movable) for kind in Kind}
 _SETTLED = {1: Done.DONE, 2: Done.FORGOT, 0: Done.GONE}
 
 
