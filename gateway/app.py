@@ -25,10 +25,11 @@ from .core.limit import Limit
 from .core.record import HOLDER_BYTES
 from .edge import unix
 from .edge.budget import Budget
+from .edge.connector import Place, Tls
 from .edge.descriptors import Descriptors
 from .edge.door import Bounds, Door
 from .edge.origins import Origins
-from .edge.pool import Place, Pool, Tls
+from .edge.pool import Pool
 from .edge.proxies import Proxies
 from .edge.published import Published
 from .edge.server import Papers, Server

@@ -13,7 +13,7 @@ No exception of a library passes its adapter; the ones here are all that there a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, Self, runtime_checkable
 
 from .account import Account, DuplicateKind, VerdictName
@@ -223,7 +223,7 @@ class Attempt(Protocol):
     def stream(self) -> Stream | None:
         """The rest of the response, where the outcome is an Answered that was not read whole."""
 
-    async def outcome(self, until: float) -> Outcome | None:
+    def outcome(self, until: float) -> Awaitable[Outcome | None]:
         """What came of it; None if nothing has by `until` (in the clock's seconds): ask again.
 
         Cancelling this call does not end the attempt; `abandon` does.

@@ -111,6 +111,8 @@ class Connection(asyncio.Protocol):
         self._writing = False
         self._paused = False
         self._fileno = -1
+        #: It was handed over, and counts among those that are open until it has ended.
+        self.counted = False
         self.idle_since = 0.0
         self.served = 0
 
@@ -119,6 +121,11 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         return not self._tainted and self._wire is not None and not self._wire.is_closing()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing under it, or not any more."""
+        return self._wire is None
 
     def quiet(self) -> bool:
         """Whether nothing has come since it fell idle. A byte or an end that the loop has not read yet counts:

@@ -1,16 +1,11 @@
-"""Connections to one upstream: made when needed, used again while they are fresh, and never too many.
-
-A connection is given away only after its TLS handshake has finished, so whatever goes wrong until then has
-sent no byte of a request. TLS 1.3 may refuse a client after that: the request may have been read, and is Lost.
-"""
+"""Connections to one upstream: made when needed, used again while they are fresh, and never too many."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from ..core.limit import Limit
@@ -18,40 +13,14 @@ from ..core.outcome import NotSentReason
 from ..ports import Clock
 from ..tasks import Tasks
 from .connection import Connection, stir
+from .connector import Connector, Place
 from .deadlines import Deadlines
-from .descriptors import EXHAUSTED
 
 #: Seconds for which an idle connection may be used again. Short, because an upstream that closes an idle
 #: connection at the moment when we write to it leaves us not knowing whether it ran the request.
 IDLE_FOR = 1.0
 #: With TLS, where a new one costs two more round trips and a signature.
 TLS_IDLE_FOR = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How the upstream is known: by what `context` trusts, and by the name that it is asked for."""
-
-    context: ssl.SSLContext
-    server_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an upstream is. `connect` in seconds, the handshake included; `connections` is the most that are
-    open at once; `tls` where it speaks TLS."""
-
-    name: str
-    host: str
-    port: int
-    connect: float = 2.0
-    connections: int = 256
-    tls: Tls | None = None
-    #: Of a Unix socket, instead of host and port.
-    path: str = ""
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
 
 
 class Wanter(Protocol):
@@ -80,6 +49,7 @@ class Pool:
         if place.path:
             self.authority = place.host.encode()
         self._tasks = tasks
+        self._connector = Connector(place, lambda: Connection(self._fell_idle, self._ended))
         self._idle_for = IDLE_FOR if place.tls is None else TLS_IDLE_FOR
         self._idle: list[Connection] = []
         self._open = 0
@@ -132,7 +102,11 @@ class Pool:
             self.limited(Limit.UPSTREAM_CONNECTIONS)
             return
         self._open += 1
-        self._tasks.start(self._connect(wanter))
+        self._connect(wanter)
+
+    def _connect(self, wanter: Wanter) -> None:
+        made, unmade = partial(self._made, wanter), partial(self._unmade, wanter)
+        self._tasks.start(self._connector.connect(made, unmade))
 
     def _hand_out(self) -> None:
         """At the end of a turn of the loop: what lies idle goes to those who came in it. Their requests are written
@@ -202,75 +176,24 @@ class Pool:
         self.retire()
         self.deadlines.close()
 
-    async def _connect(self, wanter: Wanter) -> None:
-        place = self.place
-        made = False
-        try:
-            async with asyncio.timeout(place.connect):
-                connection = await (self._plain() if place.tls is None else self._secured(place.tls))
-            made = True
-        except (OSError, ValueError) as error:  # TimeoutError, socket.gaierror, ssl.SSLError; UnicodeError
-            if isinstance(error, OSError) and error.errno in EXHAUSTED:
-                self.limited(Limit.DESCRIPTORS)
-                self._deny(wanter, NotSentReason.NO_CONNECTION, f"{place}: {error.strerror}")
-                return
-            self._deny(wanter, NotSentReason.UNREACHABLE, f"{place}: {self._why(error)}")
+    def _made(self, wanter: Wanter, connection: Connection) -> None:
+        if connection.ended:  # before it was one of ours
+            self._unmade(wanter, NotSentReason.UNREACHABLE, f"{self.place}: closed at once")
             return
-        except asyncio.CancelledError:
-            self._deny(wanter, NotSentReason.STOPPED, "the gate is being stopped")
-            raise
-        finally:
-            if not made:
-                self._open -= 1
-                self._serve_next()
+        connection.counted = True
         if connection.usable:
             self._give(wanter, connection)
-        else:  # it ended, or spoke first, before we could write
-            self._deny(wanter, NotSentReason.UNREACHABLE, f"{place}: closed at once")
+        else:  # it spoke first, before we could write
+            self._deny(wanter, NotSentReason.UNREACHABLE, f"{self.place}: closed at once")
 
-    async def _plain(self) -> Connection:
-        loop, place = asyncio.get_running_loop(), self.place
-
-        def made() -> Connection:
-            return Connection(self._fell_idle, self._ended)
-
-        if place.path:
-            _, connection = await loop.create_unix_connection(made, place.path)
-        else:
-            _, connection = await loop.create_connection(made, place.host, place.port)
-        return connection
-
-    async def _secured(self, tls: Tls) -> Connection:
-        """Two steps where `create_connection(ssl=…)` takes one, because that one keeps the TCP transport to
-        itself: see `Connection._wire`."""
-        loop, place = asyncio.get_running_loop(), self.place
-        wire, _ = await loop.create_connection(asyncio.Protocol, place.host, place.port)
-        guard = _Handshake()
+    def _unmade(self, wanter: Wanter, reason: NotSentReason, detail: str) -> None:
         try:
-            secure = await loop.start_tls(
-                wire, guard, tls.context, server_hostname=tls.server_name, ssl_handshake_timeout=place.connect
-            )
-            await asyncio.sleep(0)  # what came behind the handshake is told one turn later
-            if guard.over or secure is None or wire.is_closing():
-                raise ConnectionError(guard.over or "closed in the TLS handshake")
-        except BaseException:
-            wire.abort()
-            raise
-        connection = Connection(self._fell_idle, self._ended)
-        secure.set_protocol(connection)
-        connection.secured(secure, wire)
-        return connection
-
-    def _why(self, error: Exception) -> str:
-        """What kept a connection from being made, for the log."""
-        match error:
-            case ssl.SSLCertVerificationError():
-                return f"certificate verify failed: {error.verify_message}"
-            case ssl.SSLError(reason=str(reason)):
-                return f"the TLS handshake failed: {reason.replace('_', ' ').lower()}"
-            case TimeoutError() if not str(error):
-                return f"no {'answer' if self.place.tls is None else 'TLS handshake'} in {self.place.connect:g} s"
-        return str(error) or "closed in the TLS handshake"
+            if reason is NotSentReason.NO_CONNECTION:
+                self.limited(Limit.DESCRIPTORS)
+            self._deny(wanter, reason, detail)
+        finally:
+            self._open -= 1
+            self._serve_next()
 
     def _fell_idle(self, connection: Connection) -> None:
         if self._wanting and self.place.tls is not None:
@@ -299,6 +222,8 @@ class Pool:
         self._fell_idle(connection)
 
     def _ended(self, connection: Connection) -> None:
+        if not connection.counted:
+            return  # whoever makes it hears of it
         self._open -= 1
         self._passing.discard(connection)
         if connection in self._idle:
@@ -309,7 +234,7 @@ class Pool:
     def _serve_next(self) -> None:
         if self._wanting and self._open < self.place.connections:
             self._open += 1
-            self._tasks.start(self._connect(self._wanting.popleft()))
+            self._connect(self._wanting.popleft())
 
     def _sweep(self) -> None:
         self._sweeper = None
@@ -320,19 +245,3 @@ class Pool:
             connection.abort()
         if self._idle:
             self._sweeper = asyncio.get_running_loop().call_later(self._idle_for, self._sweep)
-
-
-class _Handshake(asyncio.Protocol):
-    """Listens until the handshake is over: a server that speaks or leaves before it was asked is not asked.
-    `over` says why."""
-
-    over = ""
-
-    def data_received(self, data: bytes) -> None:
-        self.over = self.over or "spoke before it was asked"
-
-    def eof_received(self) -> None:
-        self.over = self.over or "closed at once"
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.over = self.over or str(error or "closed at once")

@@ -68,7 +68,7 @@ class Turns(Line):
             visit.asked = True
             self.server.door.meet(visit.head, way.route)
             if self.server.door.takes_long(way.route, body):
-                self.server.gate.tasks.start(self._ask_aside(visit, way, body))
+                self._ask_aside(visit, way, body)
             else:
                 ask = self.server.door.ask(visit.head, body, self._client(visit.head), way, self._peer, self._secure)
                 self._go_on(visit, body, ask)
@@ -77,19 +77,18 @@ class Turns(Line):
         elif visit.tunnel is not None:
             visit.tunnel.request_end(visit.trailers or ())
 
-    async def _ask_aside(self, visit: Visit, way: Guarded, body: bytes) -> None:
+    def _ask_aside(self, visit: Visit, way: Guarded, body: bytes) -> None:
         """As `_body_complete`, with what takes long in a thread. Nothing is claimed before it has ended; a client that
         leaves meanwhile has sent its request all the same."""
-        server = self.server
-        client = self._client(visit.head)
-        try:
-            ask = await server.aside.run(server.door.ask, visit.head, body, client, way, self._peer, self._secure)
-            self._go_on(visit, body, ask)
-        except BaseException:
-            visit.asked = False
-            self.give_back(visit)
-            self.abort()
-            raise
+        server, head = self.server, visit.head
+        ask = partial(server.door.ask, head, body, self._client(head), way, self._peer, self._secure)
+        then, broken = partial(self._go_on, visit, body), partial(self._unasked, visit)
+        server.gate.tasks.start(server.aside.hand(ask, then, broken))
+
+    def _unasked(self, visit: Visit) -> None:
+        visit.asked = False
+        self.give_back(visit)
+        self.abort()
 
     def _go_on(self, visit: Visit, body: bytes, ask: Ask | Passing | Refused) -> None:
         """A request whose body is there, and has been read, where that had to be."""

@@ -64,7 +64,7 @@ class GuardedAttempt:
         self._chunks: list[bytes] = []
         self._size = 0
         self._outcome: Outcome | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[Outcome | None] | None = None
         self._until = 0.0
         self._tick = 0
         self.sent = False
@@ -72,19 +72,17 @@ class GuardedAttempt:
 
     # ── Towards the exchange ──────────────────────────────────────────────────────────────────────
 
-    async def outcome(self, until: float) -> Outcome | None:
-        if self._outcome is None:
-            pool = self._pool
-            waiter = self._waiter = pool.loop.create_future()
+    def outcome(self, until: float) -> asyncio.Future[Outcome | None]:
+        pool = self._pool
+        waiter: asyncio.Future[Outcome | None] = pool.loop.create_future()
+        if self._outcome is not None:
+            waiter.set_result(self._outcome)
+        else:
+            self._waiter = waiter
             # What comes first: the time asked for, or the last moment to send a first byte.
             self._until = until
             self._tick = pool.deadlines.set(self, self._next_deadline())
-            try:
-                await waiter
-            finally:
-                pool.deadlines.clear(self, self._tick)
-                self._waiter = None
-        return self._outcome
+        return waiter
 
     def abandon(self, reason: LostReason) -> None:
         if self._outcome is not None:
@@ -107,8 +105,7 @@ class GuardedAttempt:
             self._pool.forget(self)
             self._conclude(NotSent(NotSentReason.NO_CONNECTION, "no connection was free in time"))
         elif now >= self._until:
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+            self._tell(None)
         else:
             self._tick = self._pool.deadlines.set(self, self._next_deadline())
 
@@ -117,8 +114,15 @@ class GuardedAttempt:
             self._outcome = outcome
             self._budget.give(self._size)
             self._size = 0
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+            if self._waiter is not None:
+                self._pool.deadlines.clear(self, self._tick)
+                self._tell(outcome)
+
+    def _tell(self, outcome: Outcome | None) -> None:
+        """Whoever waits, if he has not been cancelled."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(outcome)
 
     # ── From the pool ─────────────────────────────────────────────────────────────────────────────
 

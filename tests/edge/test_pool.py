@@ -12,7 +12,8 @@ import pytest
 
 from gateway.core.outcome import NotSentReason
 from gateway.edge.connection import Connection
-from gateway.edge.pool import Place, Pool
+from gateway.edge.connector import Place
+from gateway.edge.pool import Pool
 from tests.edge.stand import (
     GET,
     SOON,
@@ -470,3 +471,19 @@ async def test_a_connection_that_was_over_before_it_was_given_is_not_given(origi
         pool.release(waits.told.result())  # type: ignore[arg-type]
         pool.close()
         await eventually(lambda: pool._open == 0, "the pool is empty")
+
+
+async def test_a_connection_that_ends_before_it_is_handed_over_is_not_counted_twice(origin: Origin) -> None:
+    """asyncio's own loop tells the end of a connection whose making was given up; who made it has told so too."""
+    async with edge(configuration(origin.url)) as gate:
+        pool = Pool(Place("odd", "127.0.0.1", origin.port), gate.running.app.clock, gate.running.app.tasks)
+        pool._connector._new().connection_lost(None)
+        assert pool.opened == 0
+        made = Wanting()
+        pool.acquire(made)
+        connection = await made.told
+        assert isinstance(connection, Connection)
+        assert pool.opened == 1
+        connection.abort()
+        await eventually(lambda: pool.opened == 0, "the pool knows")
+        pool.close()
