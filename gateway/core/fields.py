@@ -144,4 +144,14 @@ def fields_of(pairs: Iterable[Field]) -> Fields:
     return Fields(shape_of([name for name, _ in each]), [value for _, value in each])
 
 
+def fields_in(lines: Sequence[bytes]) -> Fields:
+    """The fields of a head as its parser tells them: a name and its value in turn."""
+    return Fields(shape_of(lines[::2]), lines[1::2])
+
+
+def pairs_in(lines: Sequence[bytes]) -> list[Field]:
+    """The same as pairs."""
+    return list(zip(lines[::2], lines[1::2], strict=True))
+
+
 NONE = fields_of(())

@@ -18,7 +18,7 @@ from typing import cast
 
 import httptools
 
-from ..core.fields import Fields, shape_of
+from ..core.fields import fields_in, pairs_in
 from ..core.limit import Limit
 from ..core.message import values
 from ..core.problem import Problem, Refusal
@@ -48,8 +48,8 @@ class ClientConnection(Turns):
     def __init__(self, server: Shared) -> None:
         super().__init__(server)
         self._parser: Parser = httptools.HttpRequestParser(self)
-        self._names: list[bytes] = []
-        self._values: list[bytes] = []
+        #: Names and values in turn, as the parser tells them: of the head, and behind it of the trailers.
+        self._lines: list[bytes] = []
         self._in_head = False
         self._fed = 0
         self._upgrading = False
@@ -199,8 +199,7 @@ class ClientConnection(Turns):
         if self._synthetic or self._deaf:
             return
         self._target = b""
-        self._names = []
-        self._values = []
+        self._lines = []
         self._in_head = True
         self._since = self.server.loop.time()
 
@@ -208,26 +207,19 @@ class ClientConnection(Turns):
         self._target += data
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:
-            self._names.append(name)
-            self._values.append(value)
-        elif (visit := self._reading) is not None and isinstance(visit.way, Passing):
-            if visit.trailers is None:
-                visit.trailers = []
-            visit.trailers.append((name, value))
+        self._lines += (name, value)
 
     def on_headers_complete(self) -> None:
         if self._deaf:
             return
+        fields = fields_in(self._lines)
+        self._lines = []  # from here on, trailers
         if self._synthetic:
-            if self._reading is not None:
-                self._reading.trailers = None  # those of our own head
-            return
-        parser, values = cast(httptools.HttpRequestParser, self._parser), self._values
+            return  # it was our own head
+        parser = cast(httptools.HttpRequestParser, self._parser)
         self._in_head = False
-        shape = shape_of(self._names)
-        size = len(self._target) + shape.size + sum(map(len, values)) + 4 * len(values)
-        fields = Fields(shape, values)
+        values = fields.values
+        size = len(self._target) + fields.shape.size + sum(map(len, values)) + 4 * len(values)
         if self._doubted:
             fields = without_hearsay(fields)
         head = Head(
@@ -294,6 +286,8 @@ class ClientConnection(Turns):
         if visit is None:
             return
         visit.complete = True
+        if self._lines and isinstance(visit.way, Passing):
+            visit.trailers = pairs_in(self._lines)
         if visit.started:
             self._body_complete(visit)
 

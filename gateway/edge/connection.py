@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from ..core.fields import Field, Fields, shape_of
+from ..core.fields import Field, Fields, fields_in, pairs_in
 from ..core.message import listed
 from ..core.outcome import LostReason
 
@@ -97,8 +97,8 @@ class Connection(asyncio.Protocol):
         self._head: Head | None = None
         self._trailers: list[Field] = []
         self._switching: Head | None = None
-        self._names: list[bytes] = []
-        self._values: list[bytes] = []
+        #: Names and values in turn, as the parser tells them: of a head, and behind it of the trailers.
+        self._lines: list[bytes] = []
         self._reason = b""
         self._bodiless = False
         self._whole = False
@@ -172,8 +172,7 @@ class Connection(asyncio.Protocol):
             self._parser = httptools.HttpResponseParser(self)
         self._parsed = False
         self._head = None
-        self._names = []
-        self._values = []
+        self._lines = []
         self._reason = b""
         self._bodiless = bodiless
         self._whole = self._early = False
@@ -327,11 +326,7 @@ class Connection(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head is None:
-            self._names.append(name)
-            self._values.append(value)
-        else:
-            self._trailers.append((name, value))
+        self._lines += (name, value)
 
     def on_headers_complete(self) -> None:
         if self._whole:
@@ -353,8 +348,6 @@ class Connection(asyncio.Protocol):
                 return  # llhttp raises HttpParserUpgrade next
             if self._interims > INTERIM_LIMIT:
                 raise Malformed(f"more than {INTERIM_LIMIT} interim responses")
-            self._names = []
-            self._values = []
             self._reason = b""
             if self._receiver is not None:
                 self._receiver.interim(head)
@@ -377,11 +370,14 @@ class Connection(asyncio.Protocol):
             self._receiver.body(data)
 
     def on_message_complete(self) -> None:
-        if self._head is not None:
+        if self._head is not None and not self._whole:
             self._whole = self._parsed = True
+            if self._lines:
+                self._trailers = pairs_in(self._lines)
 
     def _read_head(self, status: int) -> Head:
-        fields = Fields(shape_of(self._names), self._values)
+        fields = fields_in(self._lines)
+        self._lines = []  # from here on, trailers
         if self._head_bytes > HEAD_LIMIT and fields.shape.size + sum(map(len, fields.values)) > HEAD_LIMIT:
             raise Malformed(f"a head of more than {HEAD_LIMIT} bytes")
         at, length = fields.shape.at, None

@@ -99,6 +99,20 @@ class Refused:
 
 Way = Guarded | Passing | Refused | Told
 
+
+class _Framing:
+    """What the names of a head say of its framing: where its Host and its length stand (the last of each; -1 where
+    there is none), and whether there is nothing else to be looked at."""
+
+    __slots__ = ("host", "length", "plain")
+
+    def __init__(self, shape: Shape) -> None:
+        hosts, lengths = (shape.at.get(name, ()) for name in (b"host", b"content-length"))
+        self.host = hosts[-1] if hosts else -1
+        self.length = lengths[-1] if lengths else -1
+        self.plain = len(hosts) == 1 and shape.at.keys().isdisjoint((b"expect", b"connection", b"transfer-encoding"))
+
+
 #: Names of fields that are remembered as met before.
 _KNOWN = 1000
 
@@ -260,7 +274,8 @@ class Door:
                 f"It has {len(head.target)} bytes; {bounds.target} is the most.",
                 limit=Limit.TARGET,
             )
-        if head.size > bounds.head or len(head.fields) > bounds.fields:
+        fields = head.fields
+        if head.size > bounds.head or len(fields.values) > bounds.fields:
             return Refusal(
                 Problem.HEAD_TOO_LARGE,
                 f"At most {bounds.head} bytes and {bounds.fields} fields are accepted.",
@@ -268,13 +283,27 @@ class Door:
             )
         if head.version not in ("1.1", "1.0"):
             return Refusal(Problem.VERSION_UNSUPPORTED)
+        names = fields.shape.made(_Framing, _Framing)
+        if names.length >= 0:
+            head.length = int(fields.values[names.length])
+        if names.host >= 0:
+            head.host = fields.values[names.host].strip(b" \t")
+        if not names.plain and (fault := self._unusual(head)) is not None:
+            return fault
+        if head.host and not is_host(head.host):
+            return _malformed("The Host field is not a host.")
+        if head.method == b"CONNECT" or (not head.target.startswith(b"/") and not self._led_home(head)):
+            scheme = "http:// or https://" if head.secure else "http://"
+            return _malformed(f"The target must be a path, or a path behind {scheme} and a host.")
+        if b"#" in head.target:
+            return _malformed("The target has a fragment.")
+        return self._traced(head) if head.method in _TRACED else None
+
+    def _unusual(self, head: Head) -> Refusal | None:
+        """Of a head with more than one Host and one length."""
         fields = head.fields
-        at, values = fields.shape.at, fields.values
+        at = fields.shape.at
         hosts = at.get(b"host", ())
-        for position in hosts:
-            head.host = values[position].strip(b" \t")
-        for position in at.get(b"content-length", ()):
-            head.length = int(values[position])
         if b"expect" in at:
             head.expects = head.version == "1.1"
             if any(value.lower() != b"100-continue" for value in fields.all(b"expect")):
@@ -283,20 +312,13 @@ class Door:
             return _malformed("The Connection field names Host.")
         if len(hosts) != 1 and not (not hosts and head.version == "1.0"):
             return _malformed("A request has exactly one Host field.")
-        if head.host and not is_host(head.host):
-            return _malformed("The Host field is not a host.")
         if b"transfer-encoding" in at:
             if listed(fields, b"transfer-encoding") != [b"chunked"]:
                 return Refusal(Problem.CODING_UNSUPPORTED)
             if head.version == "1.0":
                 return _malformed("HTTP/1.0 has no transfer codings.")
             head.chunked = True
-        if head.method == b"CONNECT" or (not head.target.startswith(b"/") and not self._led_home(head)):
-            scheme = "http:// or https://" if head.secure else "http://"
-            return _malformed(f"The target must be a path, or a path behind {scheme} and a host.")
-        if b"#" in head.target:
-            return _malformed("The target has a fragment.")
-        return self._traced(head) if head.method in _TRACED else None
+        return None
 
     def _led_home(self, head: Head) -> bool:
         """Whether a target that is no path can be made one, or needs none. Its own authority is then the Host."""

@@ -57,6 +57,20 @@ class Tunnel:
     """One unguarded request."""
 
     guarded = False
+    # How each begins; most end so, too.
+    _connection: Connection | None = None
+    _until = 0.0
+    _tick = -1
+    _head: Head | None = None
+    _rechunk = False
+    _closing = False
+    _over = False
+    _reused = False
+    _full = False
+    _moved = False
+    #: What the client has sent at once has been read.
+    _fed = False
+    _unwritten = b""
 
     def __init__(
         self,
@@ -90,19 +104,6 @@ class Tunnel:
         # Safe and without a body: a reused connection that turns out to be closed costs nothing but a
         # second try (RFC 9112 §9.3.1).
         self._repeatable = self._complete and request.method in SAFE
-        self._connection: Connection | None = None
-        self._until = 0.0
-        self._tick = -1
-        self._head: Head | None = None
-        self._rechunk = False
-        self._closing = False
-        self._over = False
-        self._reused = False
-        self._full = False
-        self._moved = False
-        #: What the client has sent at once has been read.
-        self._fed = False
-        self._unwritten = b""
 
     @property
     def status(self) -> int:

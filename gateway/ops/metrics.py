@@ -29,19 +29,45 @@ _AGES = (1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0, 24 * 3600.0, 48 * 3600.0, 7
 _BYTES = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 10485760.0)
 
 
-class Cell:
-    """One distribution."""
+#: Requests of a row, or calls of the store, after which what was gathered is sorted in.
+_GATHERED = 1024
 
-    __slots__ = ("bounds", "counts", "sum")
+
+class Cell:
+    """One distribution. `observe` only gathers what is observed; `fold` sorts it in."""
+
+    __slots__ = ("_counts", "_gathered", "_sum", "bounds", "observe")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+        self._gathered: list[float] = []
+        self.observe: Callable[[float], None] = self._gathered.append
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
+    def fold(self) -> None:
+        """Sort in what was gathered."""
+        counts, bounds = self._counts, self.bounds
+        for value in self._gathered:
+            counts[bisect_left(bounds, value)] += 1
+        self._sum += sum(self._gathered)
+        self._gathered.clear()
+
+    @property
+    def counts(self) -> list[int]:
+        """How many were observed up to each bound, and beyond the last."""
+        self.fold()
+        return self._counts
+
+    @property
+    def sum(self) -> float:
+        self.fold()
+        return self._sum
+
+    def add(self, counts: list[int], total: float) -> None:
+        """What another cell has observed."""
+        self._counts = [mine + its for mine, its in zip(self._counts, counts, strict=True)]
+        self._sum += total
 
 
 class Histogram:
@@ -57,14 +83,17 @@ class Histogram:
             cell = self._cells[labels] = Cell(self.bounds)
         return cell
 
+    def fold(self) -> None:
+        """Sort in what its cells have gathered."""
+        for cell in self._cells.values():
+            cell.fold()
+
     def state(self) -> list[Any]:
         return [[labels, cell.counts, cell.sum] for labels, cell in self._cells.items() if any(cell.counts)]
 
     def add(self, state: list[Any]) -> None:
         for labels, counts, total in state:
-            cell = self.cell(*labels)
-            cell.counts = [mine + its for mine, its in zip(cell.counts, counts, strict=True)]
-            cell.sum += total
+            self.cell(*labels).add(counts, total)
 
     def family(self) -> Metric:
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
@@ -146,6 +175,7 @@ class Tally:
         self._limits = dict.fromkeys(Limit, 0)
         self._forgot = 0
         self._alarms = 0
+        self._calls = 0
         self._weak: defaultdict[Labels, int] = defaultdict(int)
         self.upstream = Histogram("oncegate_upstream_seconds", "From forwarding to the answer", ("route",), _SECONDS)
         self.overhead = Histogram(
@@ -224,6 +254,8 @@ class Tally:
         if row is None:
             row = self._rows[outcome] = Row(Ended(*outcome), self)
         row.count += 1
+        if not row.count % _GATHERED:
+            self._fold()
         upstream = account.upstream
         if upstream is not None:
             row.upstream.observe(upstream)
@@ -239,6 +271,13 @@ class Tally:
             self._store_errors[operation] += 1
         else:
             self.store.cell(operation).observe(seconds)
+            self._calls += 1
+            if not self._calls % _GATHERED:
+                self._fold()
+
+    def _fold(self) -> None:
+        for histogram in self._histograms:
+            histogram.fold()
 
     def store_forgot(self, route: str) -> None:
         self._forgot += 1

@@ -102,6 +102,19 @@ async def test_trailers_of_a_response_reach_the_client(hand: ByHand) -> None:
         assert hand.connections == 1
 
 
+async def test_the_fields_of_a_surplus_response_are_nobodys_trailers(hand: ByHand) -> None:
+    """A second response in one piece with the first is dropped with its connection, its fields and its trailers too."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(GET)
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(ANSWER % (b"", b"X-Mine: 1\r\n") + ANSWER % (b"X-Other: 2\r\n", b"X-More: 3\r\n"))
+        await head_of(client)
+        assert await piece(client, 26) == b"5\r\nhello\r\n0\r\nX-Mine: 1\r\n\r\n"
+        assert await peer.ended()
+
+
 async def test_an_old_client_gets_no_trailers(hand: ByHand) -> None:
     """In HTTP/1.0 there is no place for them."""
     async with edge(configuration(hand.url)) as gate:
