@@ -43,9 +43,12 @@ class Line:
     def at(self, point: int) -> float:
         return median(self.points[point])
 
-    def spread(self, points: tuple[int, ...]) -> float:
-        """By how much the dearest of these points is above the cheapest."""
-        costs = [self.at(point) for point in points]
+    def spread(self, points: tuple[int, ...], beside: Line) -> float:
+        """By how much the dearest of these points is above the cheapest, each measured by what `beside` cost in the
+        same moments: a machine that slows down for a minute would else look like growth."""
+        costs = [
+            median(mine / its for mine, its in zip(self.points[at], beside.points[at], strict=True)) for at in points
+        ]
         return max(costs) / min(costs) - 1
 
 
@@ -69,6 +72,10 @@ class Scaling:
         reader = stand.counting_origin()
         self._plain_reads = stand.nginx("plain", origin=reader.port)
         self._gate_reads = stand.gate("gate-3", store, reader)
+        self._gate_empty = stand.gate("gate-4", f"redis://{HOST}:{stand.redis().port}/0", origin)
+        #: The same gate at 32 connections, each time that it was measured at others; and one whose store holds little.
+        self.at_32 = Line("Oncegate at 32 connections")
+        self.on_little = Line("with little in its store")
 
     def connections(self) -> list[Line]:
         subjects = {
@@ -81,6 +88,8 @@ class Scaling:
             for count in CONNECTIONS:
                 for line in lines:
                     self._measure(line, count, subjects[line.name], count)
+                    if subjects[line.name] is self._gate:
+                        self._measure(self.at_32, count, self._gate, 32)
         return lines
 
     def sizes(self) -> list[Line]:
@@ -100,8 +109,9 @@ class Scaling:
             asyncio.run(self._fill(count - there))
             there = count
             for _ in range(self._rounds):
+                self._measure(self.on_little, count, self._gate_empty, 32)
                 self._measure(line, count, self._gate, 32)
-        return [line]
+        return [self.on_little, line]
 
     async def _empty(self) -> None:
         async with redis.Redis(host=HOST, port=self._redis.port) as client:
@@ -159,9 +169,9 @@ def table(title: str, lines: list[Line]) -> str:
     rows = [("", *map(shown, points))]
     rows += [(line.name, *(f"{line.at(point):.0f}" for point in points)) for line in lines]
     if len(lines) > 1:
-        plain = lines[0]
+        base = lines[0].name.partition(",")[0]
         rows += [
-            (f"{line.name} : nginx", *(f"{line.at(point) / plain.at(point):.1f} ×" for point in points))
+            (f"{line.name} : {base}", *(f"{line.at(point) / lines[0].at(point):.1f} ×" for point in points))
             for line in lines[1:]
         ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -189,10 +199,10 @@ def main() -> int:
     print("CPU of the proxy per first request, µs")
     for title, lines in parts.items():
         print("\n" + table(title, lines))
-    gate, keys = parts["by connections"][1], parts["by keys in the store, 32 connections"][0]
+    gate, keys = parts["by connections"][1], parts["by keys in the store, 32 connections"][1]
     for what, spread in (
-        ("from 8 to 512 connections", gate.spread(CONNECTIONS[1:])),
-        ("from 10³ to 10⁶ keys", keys.spread(KEYS)),
+        ("from 8 to 512 connections", gate.spread(CONNECTIONS[1:], scaling.at_32)),
+        ("from 10³ to 10⁶ keys", keys.spread(KEYS, scaling.on_little)),
     ):
         print(
             f"\n{what} the gate's cost differs by {spread:.0%}: {'flat' if spread <= 2 * FLAT else 'NOT FLAT'} (±15 %)"
