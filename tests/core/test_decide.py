@@ -102,6 +102,7 @@ def test_a_key_that_cannot_be_read_is_refused(method: str, policy: Policy, field
         ([], PassReason.UNGUARDED_ROUTE),
         ([KEY], PassReason.KEY_ON_UNGUARDED_ROUTE),
         ([BAD], PassReason.KEY_ON_UNGUARDED_ROUTE),
+        ([(b"Connection", b"authorization")], PassReason.UNGUARDED_ROUTE),
     ],
 )
 def test_an_unguarded_route_passes_everything(fields: list[Field], reason: PassReason) -> None:
