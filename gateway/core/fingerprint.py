@@ -145,19 +145,22 @@ def fingerprint(
     reading it does, and of a canonical one a hundred times that."""
     fields = fields_of(request.fields)
     names = fields.shape.made(recipe.bound, recipe.names)
-    host, types, content_type, content_encoding, whole = _asked(names.counts, names.pick(fields.values))
+    asked = names.pick(fields.values)
+    small = sum(map(len, asked)) + len(request.target) <= _REMEMBERED
+    read, fixed, tagged = _REMEMBERING if small else _ANEW
+    host, types, content_type, content_encoding, whole = read(names.counts, asked)
     kind, segments = b"raw", [request.body]
     if not whole or recipe.body == CANONICAL_JSON:
         content_type, kind, segments = _body(types, request.body, recipe, coded=content_encoding != _ABSENT)
     body = body_digest(kind, segments, secret)
-    front, between, tags_before, tags_behind = _fixed(request.method, host, content_type, content_encoding, secret)
-    tags = tags_before + tag(b"target", request.target, secret) + tags_behind + body[:2]
+    front, between, tags_before, tags_behind = fixed(request.method, host, content_type, content_encoding, secret)
+    tags = tags_before + tagged(b"target", request.target, secret) + tags_behind + body[:2]
     hasher = front.copy()
     hasher.update(framed(request.target) + between + framed(body))
     for name in recipe.headers:
         chosen = _present(fields.all(name))
         hasher.update(framed(chosen))
-        tags += tag(name, chosen, secret)
+        tags += _tag(name, chosen, secret)
     if names.binding or certificate or recipe.elsewhere:
         bound = _bound(_credentials(fields, recipe.bind, certificate, elsewhere), secret)
     else:
@@ -191,6 +194,10 @@ def _unbound(bind: tuple[str, ...], secret: bytes) -> bytes:
     return _bound(_credentials(NONE, bind, b"", _NOTHING), secret)
 
 
+#: Where it is remembered by whoever asks, or the value may be long.
+_tag = tag.__wrapped__
+
+
 @lru_cache(maxsize=1024)
 def _fixed(
     method: bytes, host: bytes, content_type: bytes, content_encoding: bytes, secret: bytes
@@ -200,9 +207,15 @@ def _fixed(
     return (
         begun(Purpose.REQUEST, (method, host), secret),
         framed(content_type) + framed(content_encoding),
-        tag(b"method", method, secret) + tag(b"host", host, secret),
-        tag(b"content-type", content_type, secret) + tag(b"content-encoding", content_encoding, secret),
+        _tag(b"method", method, secret) + _tag(b"host", host, secret),
+        _tag(b"content-type", content_type, secret) + _tag(b"content-encoding", content_encoding, secret),
     )
+
+
+#: Of at most so many bytes: whoever sends long ones must not fill the memory.
+_REMEMBERED = 512
+_REMEMBERING = (_asked, _fixed, tag)
+_ANEW = (_asked.__wrapped__, _fixed.__wrapped__, _tag)
 
 
 def difference(seen: Fingerprint, mine: Fingerprint) -> Difference | None:
@@ -274,7 +287,6 @@ def _body(types: Sequence[bytes], body: bytes, recipe: Recipe, *, coded: bool) -
     return _present(types), b"raw", [body]
 
 
-@lru_cache(maxsize=256)
 def _is_json(content_type: bytes) -> bool:
     """Whether this type is JSON in UTF-8 (RFC 8259 §8.1 knows no other; who declares one means something else)."""
     found = _JSON.fullmatch(content_type)

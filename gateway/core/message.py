@@ -115,8 +115,13 @@ def named_by_connection(fields: Lines) -> frozenset[bytes]:
     if at is None:
         return _NOTHING
     if len(at) == 1:
-        return _members(fields.values[at[0]])
+        value = fields.values[at[0]]
+        return _members(value) if len(value) <= _REMEMBERED else _members.__wrapped__(value)
     return frozenset(listed(fields, b"connection"))
+
+
+#: Bytes beyond which nothing is remembered.
+_REMEMBERED = 512
 
 
 @lru_cache(maxsize=256)

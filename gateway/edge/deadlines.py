@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Callable
 from typing import Protocol
 
 from ..ports import Clock
@@ -21,10 +22,12 @@ class Awaiting(Protocol):
 
 
 class Deadlines:
-    """Those of one loop. Instants are the clock's, in seconds."""
+    """Those of one loop. Instants are the clock's, in seconds. `failed` is told what somebody's `due` raises: it must
+    not cost the others theirs."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, failed: Callable[[BaseException], None]) -> None:
         self._clock = clock
+        self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._ticks: dict[int, set[Awaiting]] = {}
         self._order: list[int] = []
@@ -66,8 +69,14 @@ class Deadlines:
         self._timer = None
         now = self._clock.now()
         while self._order and self._order[0] * TICK <= now:
-            for who in self._ticks.pop(heapq.heappop(self._order)):
-                who.due()
+            tick = heapq.heappop(self._order)
+            waiting = self._ticks[tick]
+            while waiting:  # one by one: who is cleared meanwhile is not told
+                try:
+                    waiting.pop().due()
+                except Exception as error:
+                    self._failed(error)
+            del self._ticks[tick]
         while self._order and not self._ticks[self._order[0]]:
             del self._ticks[heapq.heappop(self._order)]
         if self._order and (self._timer is None or self._order[0] < self._armed):

@@ -64,7 +64,7 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self.loop = asyncio.get_running_loop()
-        self.deadlines = Deadlines(clock)
+        self.deadlines = Deadlines(clock, tasks.failed)
 
     @property
     def opened(self) -> int:

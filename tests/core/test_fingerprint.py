@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from itertools import combinations
 
@@ -20,7 +21,8 @@ from gateway.core.fingerprint import (
     multipart_segments,
     selects_account,
 )
-from gateway.core.message import Field, Request
+from gateway.core.message import Field, Request, named_by_connection
+from gateway.edge.authority import is_host
 
 PLAIN = Recipe()
 
@@ -542,3 +544,21 @@ def test_a_tag_is_its_own_parts() -> None:
     assert tag(b"host", b"a") == tag(b"host", b"a", b"")
     assert tag(b"host", b"a", b"s") != tag(b"host", b"a")
     assert len(tag(b"host", b"a")) == 2
+
+
+def test_long_fields_are_not_remembered() -> None:
+    """What clients repeat is read once; whoever sends ever new types, hosts and targets of 16 KiB fills no memory."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(2000):
+            long = b"%d" % number * 4000
+            fields = [(b"Host", long), (b"Content-Type", b"text/" + long), (b"Connection", long)]
+            request = Request(b"POST", b"/" + long, fields, b"x")
+            assert fingerprint(request, Recipe()) == fingerprint(request, Recipe())
+            is_host(long)
+            named_by_connection(fields)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2 << 20
