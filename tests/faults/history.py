@@ -51,9 +51,9 @@ class Effect:
 
 
 def asked(ledger: Path) -> list[Effect]:
-    """What reached the origin, and whether it did it."""
-    lines = ledger.read_text().splitlines() if ledger.exists() else []
-    return [Effect(**json.loads(line)) for line in lines]
+    """What reached the origin, and whether it did it. A line that is still being written is none yet."""
+    lines = ledger.read_text().splitlines(keepends=True) if ledger.exists() else []
+    return [Effect(**json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 #: What a key's state may be once every lease is over, by the answer that it gives: (status, problem).
