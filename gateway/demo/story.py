@@ -86,7 +86,8 @@ async def _scenes(clients: Clients, service: OrderService) -> list[Scene]:
         scenes.append(Scene(title, sent, service.executed[key], _summed(saw)))
 
     key = str(uuid.uuid4())
-    saw = list(await asyncio.gather(clients.order(key), clients.order(key)))
+    # Both are under way at once, and either may win: who was executed is told first.
+    saw = sorted(await asyncio.gather(clients.order(key), clients.order(key)), key=len)
     tell("Double click: the button is pressed twice", key, 2, saw)
 
     key = str(uuid.uuid4())
@@ -99,7 +100,7 @@ async def _scenes(clients: Clients, service: OrderService) -> list[Scene]:
     tell("Key reused: the same key with another amount", key, 2, saw)
 
     key = str(uuid.uuid4())
-    saw = list(await asyncio.gather(*(clients.order(key) for _ in range(50))))
+    saw = sorted(await asyncio.gather(*(clients.order(key) for _ in range(50))), key=len)
     tell("A storm: fifty copies at once", key, 50, saw)
     return scenes
 
