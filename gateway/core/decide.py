@@ -13,7 +13,7 @@ from typing import assert_never
 from .fields import Fields, fields_of
 from .fingerprint import Difference, Fingerprint, difference, differing_parts
 from .instant import instant
-from .key import SENT, Key, ScopePart, Unreadable, find, misnamed
+from .key import SENT, Key, ScopePart, Unreadable, find, misnamed, plain
 from .keyed import NO_STRING, Keyed, derived, keyed
 from .keyform import Weakness, weakness
 from .message import Lines, Request
@@ -41,10 +41,12 @@ class PassReason(Enum):
     STORE_DOWN = "store_down"
     SHADOW = "shadow"
 
-    @property
-    def unprotected(self) -> bool:
-        """Whether the client is told so, and it is counted."""
-        return self not in (PassReason.SAFE_METHOD, PassReason.UNGUARDED_ROUTE)
+    #: Whether the client is told so, and it is counted.
+    unprotected: bool
+
+
+for _reason in PassReason:
+    _reason.unprotected = _reason not in (PassReason.SAFE_METHOD, PassReason.UNGUARDED_ROUTE)
 
 
 @value
@@ -177,6 +179,12 @@ def _in_headers(fields: Fields, policy: Policy) -> Keyed | Unreadable | None:
     if weak is not None and (refused := rule.refusal(weak)) is not None:
         return refused
     return Keyed(key, SENT, weak)
+
+
+def plain_guard(text: bytes) -> Guard | None:
+    """The guard of a request whose one key field says `text`, where it is spelled as most are and shows no weakness, on
+    a route that asks nothing more of its keys and has no scope. None: `admit` must say."""
+    return Guard(Key(text), ()) if plain(text) and weakness(text) is None else None
 
 
 def _without_key(method: bytes, policy: Policy) -> Pass | Refuse | None:

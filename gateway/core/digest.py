@@ -60,14 +60,13 @@ def _fresh(purpose: Purpose, secret: bytes) -> blake2b:
 
 def body_digest(kind: bytes, segments: Sequence[bytes], secret: bytes = b"") -> bytes:
     """As `digest`, for what may be megabytes long: the segments are not copied together first."""
-    if len(segments) == 1 and len(segments[0]) < _SHORT:
-        hasher = _begun_body(kind, secret).copy()
-        hasher.update(framed(segments[0]))
-        return hasher.digest()
-    hasher = _fresh(Purpose.BODY, secret).copy()
-    for part in (kind, *segments):
-        hasher.update(len(part).to_bytes(8, "little"))
-        hasher.update(part)
+    hasher = _begun_body(kind, secret).copy()
+    for part in segments:
+        if len(part) < _SHORT:
+            hasher.update(framed(part))
+        else:
+            hasher.update(len(part).to_bytes(8, "little"))
+            hasher.update(part)
     return hasher.digest()
 
 
@@ -76,10 +75,6 @@ def _begun_body(kind: bytes, secret: bytes) -> blake2b:
     return begun(Purpose.BODY, (kind,), secret)
 
 
-@lru_cache(maxsize=4096)
 def tag(part: bytes, value: bytes, secret: bytes = b"") -> bytes:
-    """Two bytes by which a 422 can say which part of a request differs. Never used for credentials.
-
-    Cached: the method, the Host and the types of a service's requests are few.
-    """
+    """Two bytes by which a 422 can say which part of a request differs. Never used for credentials."""
     return digest(Purpose.PART, (part, value), secret)[:2]

@@ -146,21 +146,21 @@ def fingerprint(
     fields = fields_of(request.fields)
     names = fields.shape.made(recipe.bound, recipe.names)
     asked = names.pick(fields.values)
-    small = sum(map(len, asked)) + len(request.target) <= _REMEMBERED
-    read, fixed, tagged = _REMEMBERING if small else _ANEW
-    host, types, content_type, content_encoding, whole = read(names.counts, asked)
-    kind, segments = b"raw", [request.body]
-    if not whole or recipe.body == CANONICAL_JSON:
-        content_type, kind, segments = _body(types, request.body, recipe, coded=content_encoding != _ABSENT)
-    body = body_digest(kind, segments, secret)
-    front, between, tags_before, tags_behind = fixed(request.method, host, content_type, content_encoding, secret)
-    tags = tags_before + tagged(b"target", request.target, secret) + tags_behind + body[:2]
-    hasher = front.copy()
-    hasher.update(framed(request.target) + between + framed(body))
+    method, target = request.method, request.target
+    small = sum(map(len, asked)) + len(target) <= _REMEMBERED
+    begun = _begun(method, target, names.counts, asked, secret) if small and recipe.body == RAW else None
+    if begun is not None:
+        front, tags = begun
+        hasher = front.copy()
+        body = body_digest(b"raw", (request.body,), secret)
+        hasher.update(framed(body))
+        tags += body[:2]
+    else:
+        hasher, tags = _anew(request, recipe, names.counts, asked, secret)
     for name in recipe.headers:
         chosen = _present(fields.all(name))
         hasher.update(framed(chosen))
-        tags += _tag(name, chosen, secret)
+        tags += tag(name, chosen, secret)
     if names.binding or certificate or recipe.elsewhere:
         bound = _bound(_credentials(fields, recipe.bind, certificate, elsewhere), secret)
     else:
@@ -168,10 +168,9 @@ def fingerprint(
     return Fingerprint(recipe.id, hasher.digest()[:16], bound[:16], tags)
 
 
-@lru_cache(maxsize=1024)
 def _asked(counts: tuple[int, ...], values: tuple[bytes, ...]) -> tuple[bytes, tuple[bytes, ...], bytes, bytes, bool]:
-    """Of the fields that every fingerprint takes in, which hardly vary: the host, the types, both and the codings as
-    parts, and whether the body is one to be digested whole whatever it says."""
+    """Of the fields that every fingerprint takes in: the host, the types, both and the codings as parts, and whether
+    the body is one to be digested whole whatever it says."""
     stripped = tuple(value.strip(b" \t") for value in values)
     hosts, behind = counts[0], counts[0] + counts[1]
     types = stripped[hosts:behind]
@@ -184,6 +183,42 @@ def _asked(counts: tuple[int, ...], values: tuple[bytes, ...]) -> tuple[bytes, t
     )
 
 
+def _anew(
+    request: Request, recipe: Recipe, counts: tuple[int, ...], values: tuple[bytes, ...], secret: bytes
+) -> tuple[blake2b, bytes]:
+    """The digest of a request and the tags of its parts, up to its body."""
+    host, types, content_type, content_encoding, whole = _asked(counts, values)
+    kind, segments = b"raw", [request.body]
+    if not whole or recipe.body == CANONICAL_JSON:
+        content_type, kind, segments = _body(types, request.body, recipe, coded=content_encoding != _ABSENT)
+    hasher, tags = _before(request.method, host, request.target, content_type, content_encoding, secret)
+    body = body_digest(kind, segments, secret)
+    hasher.update(framed(body))
+    return hasher, tags + body[:2]
+
+
+def _before(
+    method: bytes, host: bytes, target: bytes, content_type: bytes, content_encoding: bytes, secret: bytes
+) -> tuple[blake2b, bytes]:
+    """The digest and the tags of all that stands before the body."""
+    parts = {b"method": method, b"host": host, b"target": target}
+    parts |= {b"content-type": content_type, b"content-encoding": content_encoding}
+    return (
+        begun(Purpose.REQUEST, parts.values(), secret),
+        b"".join(tag(name, part, secret) for name, part in parts.items()),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _begun(
+    method: bytes, target: bytes, counts: tuple[int, ...], values: tuple[bytes, ...], secret: bytes
+) -> tuple[blake2b, bytes] | None:
+    """As `_before`, to be copied: what hardly varies among a service's requests. None where the body says what counts
+    of its type."""
+    host, _, content_type, content_encoding, whole = _asked(counts, values)
+    return _before(method, host, target, content_type, content_encoding, secret) if whole else None
+
+
 def _bound(credentials: list[bytes], secret: bytes) -> bytes:
     return digest(Purpose.CREDENTIALS, credentials, secret)
 
@@ -194,28 +229,8 @@ def _unbound(bind: tuple[str, ...], secret: bytes) -> bytes:
     return _bound(_credentials(NONE, bind, b"", _NOTHING), secret)
 
 
-#: Where it is remembered by whoever asks, or the value may be long.
-_tag = tag.__wrapped__
-
-
-@lru_cache(maxsize=1024)
-def _fixed(
-    method: bytes, host: bytes, content_type: bytes, content_encoding: bytes, secret: bytes
-) -> tuple[blake2b, bytes, bytes, bytes]:
-    """What hardly varies among a service's requests: the digest as it has begun before the target, the parts that come
-    between it and the body, and the tags of both."""
-    return (
-        begun(Purpose.REQUEST, (method, host), secret),
-        framed(content_type) + framed(content_encoding),
-        _tag(b"method", method, secret) + _tag(b"host", host, secret),
-        _tag(b"content-type", content_type, secret) + _tag(b"content-encoding", content_encoding, secret),
-    )
-
-
 #: Of at most so many bytes: whoever sends long ones must not fill the memory.
 _REMEMBERED = 512
-_REMEMBERING = (_asked, _fixed, tag)
-_ANEW = (_asked.__wrapped__, _fixed.__wrapped__, _tag)
 
 
 def difference(seen: Fingerprint, mine: Fingerprint) -> Difference | None:

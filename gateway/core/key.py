@@ -39,7 +39,7 @@ _NOT_PER_HOP = frozenset(
 
 _BARE = re.compile(rb"[\x21-\x7e]+")
 #: What most clients send: the bare form, and nothing else to be looked at.
-_PLAIN = re.compile(rb"[\x21\x23-\x7e][\x21-\x7e]{,%d}" % (LONGEST - 1))
+plain = re.compile(rb"[\x21\x23-\x7e][\x21-\x7e]{,%d}" % (LONGEST - 1)).fullmatch
 #: sf-string: DQUOTE *( unescaped / "\" ( DQUOTE / "\" ) ) DQUOTE
 _QUOTED = re.compile(rb'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 #: parameters: *( ";" *SP key [ "=" bare-item ] ), RFC 8941 §3.1.2
@@ -77,7 +77,7 @@ class Key:
 
 def read(value: bytes) -> Key | Unreadable:
     """The key in one field value: a quoted string (parameters ignored) or the bare form."""
-    if _PLAIN.fullmatch(value):
+    if plain(value):
         return Key(value)
     value = value.strip(b" \t")
     if not value:

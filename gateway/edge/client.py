@@ -212,29 +212,26 @@ class ClientConnection(Turns):
     def on_headers_complete(self) -> None:
         if self._deaf:
             return
-        fields = fields_in(self._lines)
-        self._lines = []  # from here on, trailers
+        lines, self._lines = self._lines, []  # from here on, trailers
         if self._synthetic:
             return  # it was our own head
-        parser = cast(httptools.HttpRequestParser, self._parser)
+        parser: httptools.HttpRequestParser = self._parser  # type: ignore[assignment]  # whose callback this is
         self._in_head = False
-        values = fields.values
-        size = len(self._target) + fields.shape.size + sum(map(len, values)) + 4 * len(values)
+        fields, keep_alive = fields_in(lines), parser.should_keep_alive()
+        # What it is told by Connection is another thing than what its version says.
+        told = not keep_alive or b"connection" in fields.shape.at
+        version = parser.get_http_version() if told else "1.1"
+        size = 0
+        if self._fed + _PIECE > self.server.door.bounds.head:  # else it cannot be too large, wherever it began
+            values = fields.values
+            size = len(self._target) + fields.shape.size + sum(map(len, values)) + 4 * len(values)
         if self._doubted:
             fields = without_hearsay(fields)
-        head = Head(
-            parser.get_method(),
-            self._target,
-            fields,
-            parser.get_http_version(),
-            size,
-            certificate=self._certificate,
-            secure=self._secure,
-        )
+        head = Head(parser.get_method(), self._target, fields, version, size, self._certificate, self._secure)
         self._upgrading = parser.should_upgrade()
         door = self.server.door
         way = door.look(head)
-        visit = Visit(self, head, way, parser.should_keep_alive())
+        visit = Visit(self, head, way, keep_alive)
         if isinstance(way, Guarded) and head.length:
             if door.budget.take(head.length):
                 visit.reserved = head.length

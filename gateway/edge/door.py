@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..core.decide import Guard, Later, Pass, PassReason, Refuse, admit, identify
+from ..core.decide import Guard, Later, Pass, PassReason, Refuse, admit, identify, plain_guard
 from ..core.fields import Fields, Shape
 from ..core.fingerprint import CANONICAL_JSON, fingerprint, selects_account
 from ..core.key import DERIVED, Unreadable, record_name, shadowed
@@ -41,21 +41,22 @@ class Bounds:
 
 @dataclass(slots=True)
 class Head:
-    """A request's head as it was read. `length` is None where none was declared."""
+    """A request's head as it was read. `size`: its bytes, about; 0 where they are few. `length` is None where none was
+    declared."""
 
     method: bytes
     target: bytes
     fields: Fields
     version: str
     size: int
-    length: int | None = None
-    chunked: bool = False
-    expects: bool = False
-    host: bytes = b""
     #: SHA-256 of the client's certificate in DER, where its connection showed one.
     certificate: bytes = b""
     #: Whether it came over TLS.
     secure: bool = False
+    length: int | None = None
+    chunked: bool = False
+    expects: bool = False
+    host: bytes = b""
 
     @property
     def has_body(self) -> bool:
@@ -113,6 +114,22 @@ class _Framing:
         self.plain = len(hosts) == 1 and shape.at.keys().isdisjoint((b"expect", b"connection", b"transfer-encoding"))
 
 
+@value
+class _Met:
+    """What is said of every head with these names, this method and target, and this Host, whose other fields say
+    nothing of where it goes but by their names: it passes; or it has one key, which stands at `key`."""
+
+    host: bytes
+    route: Route
+    passes: Passing | None
+    key: int = -1
+
+
+#: Names, method, target, Host and version.
+_Like = tuple[Shape, bytes, bytes, bytes, str]
+#: How many such heads are remembered, of at most so many bytes of target and Host.
+_MET = 1024
+_REMEMBERED = 512
 #: Names of fields that are remembered as met before.
 _KNOWN = 1000
 
@@ -152,10 +169,53 @@ class Door:
         self._provers = provers or {}
         self._known: set[bytes] = set()
         self._shapes: set[Shape] = set()
+        self._met: dict[_Like, _Met] = {}
 
     def look(self, head: Head) -> Way:
         """Where the request goes."""
-        fault = self._framing(head)
+        fields = head.fields
+        names = fields.shape.made(_Framing, _Framing)
+        if not names.plain or head.size > self.bounds.head:
+            return self._look(head, names)
+        like = fields.shape, head.method, head.target, fields.values[names.host], head.version
+        met = self._met.get(like)
+        if met is None:
+            way = self._look(head, names)
+            self._remember(like, head, way)
+            return way
+        head.host = met.host
+        if names.length >= 0:
+            head.length = int(fields.values[names.length])
+        if met.passes is not None:
+            return met.passes
+        guard = plain_guard(fields.values[met.key])
+        if guard is None:
+            return self._look(head, names)
+        if head.length is not None and head.length > met.route.policy.max_request:
+            return Refused(too_large(met.route.policy.max_request), met.route)
+        return Guarded(met.route, guard)
+
+    def _remember(self, like: _Like, head: Head, way: Way) -> None:
+        """What was said of a plain head holds for others, unless its fields decide by what they say."""
+        _, method, target, host, _ = like
+        if not target.startswith(b"/") or method in _TRACED or len(target) + len(host) > _REMEMBERED:
+            return
+        if isinstance(way, Passing):
+            met = None if way.would is not None or way.route.policy.sources else _Met(head.host, way.route, way)
+        elif isinstance(way, Guarded) and isinstance(way.guard, Guard):
+            policy, at = way.route.policy, head.fields.shape.at
+            places = [place for name in policy.headers for place in at.get(name, ())]
+            asks_more = policy.sources or policy.scope or not policy.key_rule.plain or policy.key_rule.in_quotes
+            met = None if asks_more or len(places) != 1 else _Met(head.host, way.route, None, places[0])
+        else:
+            met = None
+        if met is not None:
+            if len(self._met) >= _MET:
+                self._met.clear()
+            self._met[like] = met
+
+    def _look(self, head: Head, names: _Framing) -> Way:
+        fault = self._framing(head, names)
         if fault is not None:
             return Refused(fault)
         if self._told is not None and self._told.published.asks(head.method, head.target):
@@ -262,7 +322,7 @@ class Door:
                 "another that repeats its key"
             )
 
-    def _framing(self, head: Head) -> Refusal | None:
+    def _framing(self, head: Head, names: _Framing) -> Refusal | None:
         """What llhttp lets through and HTTP does not (RFC 9112 §3.2, §6.1, §6.3), and our limits.
 
         Fills in the head's framing.
@@ -283,7 +343,6 @@ class Door:
             )
         if head.version not in ("1.1", "1.0"):
             return Refusal(Problem.VERSION_UNSUPPORTED)
-        names = fields.shape.made(_Framing, _Framing)
         if names.length >= 0:
             head.length = int(fields.values[names.length])
         if names.host >= 0:
@@ -300,7 +359,7 @@ class Door:
         return self._traced(head) if head.method in _TRACED else None
 
     def _unusual(self, head: Head) -> Refusal | None:
-        """Of a head with more than one Host and one length."""
+        """Of a head that has more in its framing than just one Host and one length."""
         fields = head.fields
         at = fields.shape.at
         hosts = at.get(b"host", ())

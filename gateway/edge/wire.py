@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 from ..core.fields import Field, Fields, Shape, fields_of
 from ..core.fingerprint import CREDENTIALS
@@ -59,11 +59,13 @@ class _Onward(Travel):
     PHP) cannot tell from `-`: `Content_Length` beside `Content-Length`, a name that the gate or its routes go by, or
     any name that is there in both spellings. nginx drops every name with `_`."""
 
-    __slots__ = ("_read",)
+    __slots__ = ("_read", "head")
 
     def __init__(self, never: frozenset[bytes], read: frozenset[bytes]) -> None:
         super().__init__(never)
         self._read = read
+        #: How the heads of a shape are written whole.
+        self.head: Callable[[Shape], _Whole | None] = partial(_whole, self)
 
     def _but(self, shape: Shape, named: frozenset[bytes]) -> tuple[int, ...]:
         return tuple(
@@ -79,6 +81,23 @@ class _Onward(Travel):
 
 def _reserved(name: bytes, read: frozenset[bytes]) -> bool:
     return name in _MIMICKED or name in read or name.startswith((b"idempotency-", b"x-forwarded-"))
+
+
+#: A head as one formatting of (method, target, values picked, peer, scheme, host, framing), what picks the values, and
+#: where the Host stands.
+_Whole = tuple[bytes, Callable[[Sequence[bytes]], tuple[bytes, ...]], int]
+#: A head with one of these goes on as more than its lines and ours.
+_ADDED_TO = frozenset((b"connection", b"via", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"))
+
+
+def _whole(travels: _Onward, shape: Shape) -> _Whole | None:
+    """How heads of this shape are written, where that is the same for all of them."""
+    hosts = shape.at.get(b"host", ())
+    if len(hosts) != 1 or not _ADDED_TO.isdisjoint(shape.at):
+        return None
+    block = shape.block(travels.positions(shape))
+    added = b"Via: %b\r\nX-Forwarded-For: %%b\r\nX-Forwarded-Proto: %%b\r\nX-Forwarded-Host: %%b\r\n" % _PSEUDONYM
+    return b"%b %b HTTP/1.1\r\n" + block.template + added + b"%b\r\n", block.pick, hosts[0]
 
 
 @lru_cache(maxsize=16)
@@ -100,10 +119,19 @@ class RequestHeads:
         if nothing else. `authority` is the upstream's own: the Host for a client of HTTP/1.0 that sent none
         (RFC 9112 §3.2 wants one in what we send)."""
         fields = fields_of(request.fields)
+        kept = self._kept_unexpecting if drop_expect else self._kept
+        whole: _Whole | None = fields.shape.made(kept.head, kept.head)
+        hop = (request.hop or request.peer).encode()
+        if whole is not None and number == 1 and hop:
+            template, pick, at_host = whole
+            values = fields.values
+            if values[at_host]:
+                scheme = b"https" if request.secure else b"http"
+                picked = pick(values)
+                return template % (request.method, request.target, *picked, hop, scheme, values[at_host], framing)
         if b"connection" in fields.shape.at and not named_by_connection(fields).isdisjoint(fields.shape.at):
             fields = fields_of(forwarded(fields))  # what it names is not there, for what is said below
         at, values = fields.shape.at, fields.values
-        kept = self._kept_unexpecting if drop_expect else self._kept
         hosts = at.get(b"host")
         return b"".join(
             (
@@ -111,7 +139,7 @@ class RequestHeads:
                 b"" if hosts else b"Host: %b\r\n" % authority,
                 kept.lines(fields),
                 _passed_on(fields, b"via", b"Via", _PSEUDONYM),
-                _passed_on(fields, b"x-forwarded-for", b"X-Forwarded-For", (request.hop or request.peer).encode()),
+                _passed_on(fields, b"x-forwarded-for", b"X-Forwarded-For", hop),
                 b""
                 if b"x-forwarded-proto" in at
                 else b"X-Forwarded-Proto: https\r\n"
