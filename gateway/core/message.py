@@ -172,12 +172,17 @@ class Travel:
 
     def lines(self, fields: Fields) -> bytes:
         """Those lines as they go on the wire."""
-        shape = fields.shape
-        if b"connection" not in shape.at or named_by_connection(fields).isdisjoint(shape.at):
+        shape, values = fields.shape, fields.values
+        at = shape.at.get(b"connection")
+        if (
+            at is None
+            or (len(at) == 1 and values[at[0]] == b"keep-alive")  # as most say it; no field of that name travels
+            or named_by_connection(fields).isdisjoint(shape.at)
+        ):
             block = shape.made(self, self._block)
         else:
             block = shape.block(self.of(fields))
-        return block.template % block.pick(fields.values)
+        return block.template % block.pick(values)
 
     def _block(self, shape: Shape) -> Block:
         return shape.block(self.positions(shape))

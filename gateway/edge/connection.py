@@ -304,8 +304,8 @@ class Connection(asyncio.Protocol):
             receiver.end()
         if self._paused:
             self.resume_reading()  # for its reader's sake; the next one, and its end, must be heard
-        if self.usable and not self._early and not self._writing:
-            self._idle(self)
+        if not (self._tainted or self._early or self._writing):
+            self._idle(self)  # if it is usable still
         else:
             self._tainted = True
             if self._transport is not None:

@@ -198,7 +198,7 @@ class Pool:
     def _fell_idle(self, connection: Connection) -> None:
         if self._wanting and self.place.tls is not None:
             # A close_notify that came in one piece with the response has left the socket, and is told next.
-            asyncio.get_running_loop().call_soon(self._pass_on, connection)
+            self.loop.call_soon(self._pass_on, connection)
         else:
             self._pass_on(connection)
 
@@ -210,12 +210,13 @@ class Pool:
             connection.idle_since = self.clock.now()
             self._idle.append(connection)
             if self._sweeper is None:
-                self._sweeper = asyncio.get_running_loop().call_later(self._idle_for, self._sweep)
+                self._sweeper = self.loop.call_later(self._idle_for, self._sweep)
         elif connection.quiet():
             self._give(self._wanting.popleft(), connection)
         else:
             connection.abort()  # whoever waits is given another once this one has ended
-        self._admit()
+        if self._queue:
+            self._admit()
 
     def release(self, connection: Connection) -> None:
         """A connection that was given and not used after all."""
@@ -244,4 +245,4 @@ class Pool:
             self._idle.remove(connection)
             connection.abort()
         if self._idle:
-            self._sweeper = asyncio.get_running_loop().call_later(self._idle_for, self._sweep)
+            self._sweeper = self.loop.call_later(self._idle_for, self._sweep)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ..core.decide import SAFE, PassReason
 from ..core.fields import Field, fields_of
-from ..core.message import Request, listed, returned_lines
+from ..core.message import RETURNED, Request, listed, returned_lines
 from ..core.outcome import LostReason, NotSentReason
 from ..core.problem import Label, Problem, Refusal
 from .connection import Connection, Head
@@ -227,7 +227,7 @@ class Tunnel:
         self._unwritten = b"".join(
             (
                 status_line(head.status, head.reason),
-                returned_lines(head.fields),
+                RETURNED.lines(head.fields),
                 _UNPROTECTED if self._reason.unprotected else b"",
                 framing,
                 connection,

@@ -70,6 +70,8 @@ Attributes = dict[str, str | int | float | bool]
 class Traces(Deaf, Nobody):
     """The observer that records traces and sends them to a collector. `begin` makes the `Trace` of each request."""
 
+    of_passing = True  # an exchange that failed before its verdict has a trace to be ended
+
     def __init__(
         self,
         endpoint: str,
