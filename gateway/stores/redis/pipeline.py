@@ -50,6 +50,8 @@ class Pipeline(asyncio.Protocol):
         self._replies: list[Reply] = []
         self._written = 0
         self._asked = 0
+        #: When the first of what is unsent was asked.
+        self._tick = 0.0
         self.flushes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -66,14 +68,16 @@ class Pipeline(asyncio.Protocol):
         element of type RedisError. It fails with StoreAway when the connection ends first; that is
         ambiguous as soon as the command was handed to the transport.
         """
-        future: asyncio.Future[Reply] = self._loop.create_future()
-        if not self.usable:
-            future.set_exception(StoreAway("the connection to Redis is closed", ambiguous=False))
-            return future
-        if not self._unsent:
-            self._loop.call_soon(self._flush)
-        self._unsent.append(packed)
-        self._pending.append((future, replies, self._loop.time()))
+        loop, unsent = self._loop, self._unsent
+        future: asyncio.Future[Reply] = loop.create_future()
+        if not unsent:  # what was usable at the first call of a tick is looked at again when all are written
+            if not self.usable:
+                future.set_exception(StoreAway("the connection to Redis is closed", ambiguous=False))
+                return future
+            loop.call_soon(self._flush)
+            self._tick = loop.time()
+        unsent.append(packed)
+        self._pending.append((future, replies, self._tick))
         self._asked += 1
         return future
 
@@ -86,24 +90,25 @@ class Pipeline(asyncio.Protocol):
             self._transport.write(b"".join(unsent) if len(unsent) > 1 else unsent[0])
 
     def data_received(self, data: bytes) -> None:
-        reader, unasked = self._reader, self._unasked
+        reader, unasked, pending = self._reader, self._unasked, self._pending
         reader.feed(data)
+        gets = reader.gets
         try:
-            while (reply := reader.gets()) is not Ellipsis:
+            while (reply := gets()) is not Ellipsis:
                 if isinstance(reply, hiredis.ReplyError):
                     reply = RedisError(str(reply))
-                elif unasked is not None and unasked(reply, self._pending[0][0] if self._pending else None):
+                elif unasked is not None and unasked(reply, pending[0][0] if pending else None):
                     continue
-                if not self._pending:
+                if not pending:
                     self.abort("Redis sent a reply that nobody asked for")
                     return
-                future, wanted, _ = self._pending[0]
+                future, wanted, _ = pending[0]
                 if wanted > 1:
                     self._replies.append(reply)
                     if len(self._replies) < wanted:
                         continue
                     reply, self._replies = self._replies, []
-                self._pending.popleft()
+                pending.popleft()
                 if not future.done():
                     future.set_result(reply)
         except hiredis.ProtocolError as error:
@@ -127,6 +132,7 @@ class Pipeline(asyncio.Protocol):
 
     def _fail(self, why: str) -> None:
         pending, self._pending = self._pending, deque()
+        self._unsent = []
         first = self._asked - len(pending)
         for position, (future, _, _) in enumerate(pending):
             if not future.done():

@@ -11,7 +11,7 @@ once. A replay waits for no replica. Holds, releases and looks need none: losing
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ...core.record import Done, Found, Kind, Record, Settlement, Stamp, State, refused
@@ -119,11 +119,11 @@ class RedisStore:
         both = _TAKE_AND_AGE % (len(key), key, len(value), value, len(life), life, len(key), key)
         for _ in range(5):
             reply = await primary.main.call(both, 2)
-            if reply[0] is not None and sent_on(reply):
+            value, left = reply
+            if not (value is None or (type(value) is bytes and type(left) is int)) and sent_on(reply):
                 # Neither was done, or the record was found and left between the two: both are asked again.
                 each = pack(b"SET", key, encode(claim), b"NX", b"GET", b"PX", life), pack(b"PTTL", key)
-                primary, reply = await self._fleet.follow(primary, each, reply, claims=True)
-            value, left = reply
+                primary, (value, left) = await self._fleet.follow(primary, each, reply, claims=True)
             if isinstance(value, RedisError):
                 return await self._claim_refused(name, primary, value)
             if value is None:
@@ -197,7 +197,7 @@ class RedisStore:
 
     # ── Commands ──────────────────────────────────────────────────────────────────────────────────
 
-    async def _change(
+    def _change(
         self,
         name: bytes,
         holder: bytes,
@@ -209,8 +209,8 @@ class RedisStore:
         made: bytes = b"",
         waits: bool = False,
         claims: bool = False,
-    ) -> tuple[Primary, Any]:
-        return await self._script(
+    ) -> Coroutine[Any, Any, tuple[Primary, Any]]:
+        return self._script(
             name,
             b"change",
             holder,
@@ -232,7 +232,8 @@ class RedisStore:
         key = self._prefix + name
         rest = (b"1", key, verb, _VERSION, *arguments) if verb else (b"1", key)
         sha, script = (SHA, SCRIPT) if verb else (LOOK_SHA, LOOK)
-        for packed in (pack(b"EVALSHA", sha, *rest), pack(b"EVAL", script, *rest)):
+        packed, by_name = pack(b"EVALSHA", sha, *rest), True
+        while True:
             primary = self._fleet.of(key)
             if waits and primary.waited is not None:
                 reply = await primary.waited.call(packed, wrote=_wrote)
@@ -243,11 +244,11 @@ class RedisStore:
                     wrote = _wrote if waits else None
                     primary, reply = await self._fleet.follow(primary, (packed,), reply, claims=claims, wrote=wrote)
                 if isinstance(reply, RedisError):
-                    if reply.code == "NOSCRIPT":
+                    if by_name and reply.code == "NOSCRIPT":
+                        packed, by_name = pack(b"EVAL", script, *rest), False
                         continue
                     raise primary.away(reply)
             return primary, reply
-        raise StoreAway("Redis: NOSCRIPT to EVAL", ambiguous=False)
 
     async def _claim_refused(self, name: bytes, primary: Primary, error: RedisError) -> Found:
         """A claim at a server that takes no writes for now, for want of room, of replicas or of a snapshot that
