@@ -38,6 +38,9 @@ class Log(Deaf):
         self._timer: asyncio.TimerHandle | None = None
         self._queue: queue.Queue[str | None] = queue.Queue(_WAITING)
         self._dropped = 0
+        #: The last instant that was written, and how.
+        self._at = 0
+        self._written = ""
         self._writer = threading.Thread(target=self._write, name="oncegate-log", daemon=True)
         self._writer.start()
 
@@ -80,9 +83,10 @@ class Log(Deaf):
             account.peer,
             account.shadow,
         )
-        line = f'{{"time":"{self._now()}",{alike},"total_ms":{account.total * 1000:.3f}'
+        key = ""
         if account.name:
-            line += f',"key":{self._key(account)}'
+            key = f',"key":{self._key(account)}' if self._keys else f',"key":"{account.name[:12].decode()}"'
+        line = f'{{"time":"{self._now()}",{alike},"total_ms":{account.total * 1000:.3f}{key}'
         if account.upstream is not None:
             line += f',"upstream_ms":{account.upstream * 1000:.3f}'
         if account.claim is not None:
@@ -95,12 +99,12 @@ class Log(Deaf):
             line += f',"age_s":{account.age:.3f}'
         if account.weak:
             line += f',"weak_key":"{account.weak}"'
-        line += f',"request_bytes":{account.request_bytes}'
+        sizes = f',"request_bytes":{account.request_bytes}'
         if account.response_bytes:
-            line += f',"response_bytes":{account.response_bytes}'
+            sizes += f',"response_bytes":{account.response_bytes}'
         if account.detail:
-            line += f',"detail":{json.dumps(account.detail)}'
-        return line + "}"
+            sizes += f',"detail":{json.dumps(account.detail)}'
+        return f"{line}{sizes}}}"
 
     def _text(self, account: Account) -> str:
         what = account.problem or account.label
@@ -134,12 +138,15 @@ class Log(Deaf):
 
     def _now(self) -> str:
         wall = self._clock.wall()
-        return f"{_second(wall // 1000)}.{wall % 1000:03d}Z"
+        if wall != self._at:
+            second, rest = divmod(wall, 1000)
+            self._at, self._written = wall, f"{_second(second)}.{rest:03d}Z"
+        return self._written
 
     # ── Writing ───────────────────────────────────────────────────────────────────────────────────
 
     def _put(self, line: str) -> None:
-        self._lines.append(line)
+        self._lines.append(line + "\n")
         if self._timer is None:
             try:
                 self._timer = asyncio.get_running_loop().call_later(_GATHER, self._hand_over)
@@ -160,8 +167,8 @@ class Log(Deaf):
         """The lines of a moment, and how many were dropped before them."""
         lines, self._lines = self._lines, []
         if self._dropped:
-            lines.append(self._line("warning", "log lines were dropped", {"count": self._dropped}))
-        return "".join(f"{line}\n" for line in lines)
+            lines.append(self._line("warning", "log lines were dropped", {"count": self._dropped}) + "\n")
+        return "".join(lines)
 
     def _write(self) -> None:
         while (text := self._queue.get()) is not None:

@@ -7,7 +7,7 @@ to the same are counted in one *row*; what each counter says of them is worked o
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter as Count
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,11 +47,17 @@ class Cell:
 
     def fold(self) -> None:
         """Sort in what was gathered."""
-        counts, bounds = self._counts, self.bounds
-        for value in self._gathered:
-            counts[bisect_left(bounds, value)] += 1
-        self._sum += sum(self._gathered)
-        self._gathered.clear()
+        gathered, counts, below = self._gathered, self._counts, 0
+        if not gathered:
+            return
+        gathered.sort()
+        for position, bound in enumerate(self.bounds):
+            up_to = bisect_right(gathered, bound)
+            counts[position] += up_to - below
+            below = up_to
+        counts[-1] += len(gathered) - below
+        self._sum += sum(gathered)
+        gathered.clear()
 
     @property
     def counts(self) -> list[int]:
