@@ -32,7 +32,7 @@ log._queue.maxsize = 0
 print("ready", file=sys.stderr, flush=True)
 sys.stdin.read()
 for n in range(4000):
-    log._lines.append(log._line("info", "x" * (n % 300), {"n": n}) + "\n")
+    log._lines.append(log._line("info", "x" * (n % 300), {"n": n}) + "\\n")
     if n % 50 == 49:
         log._hand_over()
 log.close(30)
