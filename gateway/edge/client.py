@@ -23,6 +23,7 @@ from ..core.limit import Limit
 from ..core.message import values
 from ..core.problem import Problem, Refusal
 from .door import Guarded, Head, Passing, Refused, too_large
+from .likeness import Likeness, of_requests
 from .line import NEXT_WORD
 from .proxies import without_hearsay
 from .secure import peer_of
@@ -40,6 +41,7 @@ _TURNED_AWAY = 256
 _PIECE = 16 << 10
 #: Bytes of an unguarded body that are read ahead of its turn.
 _BODY_AHEAD = 256 << 10
+_PARSER = httptools.HttpRequestParser
 
 
 class ClientConnection(Turns):
@@ -52,6 +54,9 @@ class ClientConnection(Turns):
         self._lines: list[bytes] = []
         self._in_head = False
         self._fed = 0
+        #: What the last head looked like, where it can be said; and whether the parser is in the midst of a message.
+        self._like: Likeness | None = server.like
+        self._amid = False
         self._upgrading = False
         self._synthetic = False
         self._lingered = 0
@@ -106,8 +111,40 @@ class ClientConnection(Turns):
             return
         if len(data) > _PIECE:
             self._feed_by_pieces(data)
-        else:
+        elif self._like is None or self._queue or self._amid or not self._read_whole(data, self._like):
             self._feed(data)
+
+    def _read_whole(self, data: bytes, like: Likeness) -> bool:
+        """Take `data` for the one whole request that it is, if it looks like those before it."""
+        server, read = self.server, like.read(data)
+        if read is None or len(data) > server.door.bounds.head:
+            return False
+        self._since = server.loop.time()
+        method, target, fields, body = read
+        if self._doubted:
+            fields = without_hearsay(fields)
+        head = Head(method, target, fields, "1.1", 0, self._certificate, self._secure)
+        visit = self._seat(head, True)
+        visit.complete = True
+        if body:
+            visit.size = len(body)
+            if isinstance(visit.way, Guarded | Passing):
+                visit.chunks.append(body)
+        self._turn()
+        return True
+
+    def _seat(self, head: Head, keep_alive: bool) -> Visit:
+        """Queue the request of this head."""
+        door = self.server.door
+        way = door.look(head)
+        visit = Visit(self, head, way, keep_alive)
+        if isinstance(way, Guarded) and head.length:
+            if door.budget.take(head.length):
+                visit.reserved = head.length
+            else:
+                visit.way = Refused(_overloaded(), way.route)
+        self._queue.append(visit)
+        return visit
 
     def _feed_by_pieces(self, data: bytes) -> None:
         """Parse `data` no further than is read ahead; the rest waits until reading is resumed."""
@@ -120,7 +157,7 @@ class ClientConnection(Turns):
 
     def _feed(self, data: bytes) -> None:
         self._fed += len(data)
-        self._feeding = True
+        self._feeding = self._amid = True
         try:
             while data:
                 try:
@@ -141,6 +178,7 @@ class ClientConnection(Turns):
         finally:
             self._feeding = False
         visit = self._reading
+        self._amid = visit is not None or self._in_head or self._synthetic or type(self._parser) is not _PARSER
         if visit is not None and visit.tunnel is not None:
             visit.tunnel.request_fed()
         if self._fed > self.server.longest_head and not self._deaf:
@@ -217,34 +255,29 @@ class ClientConnection(Turns):
             return  # it was our own head
         parser: httptools.HttpRequestParser = self._parser  # type: ignore[assignment]  # whose callback this is
         self._in_head = False
+        server = self.server
         fields, keep_alive = fields_in(lines), parser.should_keep_alive()
+        head_like: Likeness = fields.shape.made(of_requests, of_requests)
         # What it is told by Connection is another thing than what its version says.
         told = not keep_alive or b"connection" in fields.shape.at
         version = parser.get_http_version() if told else "1.1"
         size = 0
-        if self._fed + _PIECE > self.server.door.bounds.head:  # else it cannot be too large, wherever it began
+        if self._fed + _PIECE > server.door.bounds.head:  # else it cannot be too large, wherever it began
             values = fields.values
             size = len(self._target) + fields.shape.size + sum(map(len, values)) + 4 * len(values)
         if self._doubted:
             fields = without_hearsay(fields)
         head = Head(parser.get_method(), self._target, fields, version, size, self._certificate, self._secure)
         self._upgrading = parser.should_upgrade()
-        door = self.server.door
-        way = door.look(head)
-        visit = Visit(self, head, way, keep_alive)
-        if isinstance(way, Guarded) and head.length:
-            if door.budget.take(head.length):
-                visit.reserved = head.length
-            else:
-                visit.way = Refused(_overloaded(), way.route)
-        if self._upgrading and isinstance(way, Passing) and not self._queue:
+        server.like = self._like = head_like.met()
+        first = not self._queue
+        visit = self._reading = self._seat(head, keep_alive)
+        if self._upgrading and isinstance(visit.way, Passing) and first:
             visit.protocols = self._offered(head)
-        self._reading = visit
-        self._queue.append(visit)
         if len(self._queue) == 1:
             self._turn()
-        elif len(self._queue) > self.server.patience.pipelined:
-            self.server.observer.limited(Limit.PIPELINED)
+        elif len(self._queue) > server.patience.pipelined:
+            server.observer.limited(Limit.PIPELINED)
             self.pause()
 
     def on_body(self, data: bytes) -> None:

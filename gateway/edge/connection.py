@@ -20,6 +20,7 @@ import httptools
 from ..core.fields import Field, Fields, fields_in, pairs_in
 from ..core.message import listed
 from ..core.outcome import LostReason
+from .likeness import Likeness, of_responses
 
 #: Most bytes of a response's head, or of its trailers; and most interim responses before the final one.
 HEAD_LIMIT = 64 << 10
@@ -95,6 +96,8 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._head: Head | None = None
+        #: What the last response looked like, where it can be said.
+        self._like: Likeness | None = None
         self._trailers: list[Field] = []
         self._switching: Head | None = None
         #: Names and values in turn, as the parser tells them: of a head, and behind it of the trailers.
@@ -235,6 +238,8 @@ class Connection(asyncio.Protocol):
             # Bytes that nobody asked for: they could be taken for the next request's answer.
             self.abort()
             return
+        if self._like is not None and self._head_bytes == 0 and self._read_whole(data, self._like):
+            return
         self._head_bytes += len(data)
         assert self._parser is not None
         try:
@@ -257,6 +262,23 @@ class Connection(asyncio.Protocol):
             self._finish()
         elif self._receiver is not None:
             self._receiver.fed()
+
+    def _read_whole(self, data: bytes, like: Likeness) -> bool:
+        """Take `data` for the one whole response that it is, if it looks like those before it."""
+        assert self._wire is not None and self._receiver is not None
+        if self._bodiless or self._writing or self._head is not None or self._interims:
+            return False
+        read = like.read(data)
+        if read is None or self._wire.get_write_buffer_size():
+            return False
+        status, reason, fields, body = read
+        head = self._head = Head(int(status), reason, fields, len(body), False, False)
+        self._receiver.head(head)
+        if body and self._receiver is not None:
+            self._receiver.body(body)
+        self._whole = self._parsed = True  # the parser is as it was made, for nobody has asked it
+        self._finish()
+        return True
 
     def eof_received(self) -> bool:
         if self._receiver is None:
@@ -378,6 +400,8 @@ class Connection(asyncio.Protocol):
     def _read_head(self, status: int) -> Head:
         fields = fields_in(self._lines)
         self._lines = []  # from here on, trailers
+        made: Likeness = fields.shape.made(of_responses, of_responses)
+        self._like = made.met()
         if self._head_bytes > HEAD_LIMIT and fields.shape.size + sum(map(len, fields.values)) > HEAD_LIMIT:
             raise Malformed(f"a head of more than {HEAD_LIMIT} bytes")
         at, length = fields.shape.at, None

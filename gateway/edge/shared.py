@@ -15,6 +15,7 @@ from .aside import Aside
 from .descriptors import Descriptors
 from .door import Door, Head
 from .halves import Halves
+from .likeness import Likeness
 from .origins import Origins
 from .outbox import Outbox
 from .pool import Pool
@@ -89,6 +90,8 @@ class Shared:
         self.connections: set[Member] = set()
         self._from: Counter[str] = Counter()
         self.draining = False
+        #: What the last head of all looked like: a new connection's may look so too.
+        self.like: Likeness | None = None
         self.outbox = Outbox(self.loop)
         self.aside = Aside(self.loop)
         self.halves = Halves(self.loop)
