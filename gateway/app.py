@@ -445,6 +445,7 @@ class App:
         began = self.clock.now()
         self.log.say("info", "stopping", in_flight=len(self.tasks), grace_s=grace)
         await self._server.drain(grace)
+        self._gate.muster()
         await self.tasks.finish(max(grace - (self.clock.now() - began), 0))
         self._gate.stop()
         await self.tasks.finish(1.0)

@@ -96,6 +96,28 @@ class Ask:
     weak: str = ""
 
 
+@value
+class Begun:
+    """How far a request has come that was begun without an exchange (edge.express), and goes on as one: `claim` was
+    asked for at `t0`, in the clock's seconds."""
+
+    flight: Flight
+    t0: float
+    claim: Record
+    #: What has come of that, or comes yet; None where the key is its own.
+    claimed: Callable[[], Coroutine[Any, Any, Done | Found]] | None = None
+    #: How long that took, where it was counted.
+    claim_took: float | None = None
+    #: Its attempt, once it was begun, at `sent_at`; or what prevented that, which may have sent something.
+    attempt: Attempt | None = None
+    sent_at: float = 0.0
+    failure: Exception | None = None
+    #: What it is settled by, once the store was told of it at `answered`; and what has come of that, or comes yet.
+    settlement: Settlement | None = None
+    answered: float = 0.0
+    settled: Callable[[], Coroutine[Any, Any, Done | Found]] | None = None
+
+
 @dataclass(slots=True)
 class Gate:
     """What all exchanges of a process share."""
@@ -118,9 +140,21 @@ class Gate:
         exchange = Exchange(self, ask, client)
         exchange.task = self.tasks.adopt(exchange.run())
 
+    def go_on(self, ask: Ask, client: Client, begun: Begun) -> None:
+        """As `begin`, for a request that has come so far."""
+        exchange = Exchange(self, ask, client, begun)
+        exchange.task = self.tasks.adopt(exchange.run())
+
+    def muster(self) -> None:
+        """Whatever flies alone goes on as an exchange, so that the gate's tasks are all that there is to wait for."""
+        for alone in self.flights.alone():
+            alone.joined()
+
     def in_flight(self) -> dict[str, int]:
         """Exchanges under way, by route."""
-        return Counter(flight.standing.route for flight in self.flights if flight.standing is not None)
+        flying = Counter(flight.standing.route for flight in self.flights if flight.standing is not None)
+        flying.update(alone.route for alone in self.flights.alone() if alone.route is not None)
+        return flying
 
     def waiters(self) -> dict[str, int]:
         """Duplicates attached to an exchange, by route."""
@@ -133,6 +167,7 @@ class Gate:
     def stop(self) -> None:
         """End every attempt under way, and begin none: what was sent is held, what was not is released."""
         self.stopping = True
+        self.muster()
         for flight in self.flights:
             if flight.attempt is not None:
                 flight.attempt.abandon(LostReason.STOPPED)
@@ -145,6 +180,7 @@ class Exchange:
         "account",
         "answered",
         "ask",
+        "begun",
         "claim",
         "client",
         "gate",
@@ -159,12 +195,13 @@ class Exchange:
         "wait_until",
     )
 
-    def __init__(self, gate: Gate, ask: Ask, client: Client) -> None:
+    def __init__(self, gate: Gate, ask: Ask, client: Client, begun: Begun | None = None) -> None:
         self.gate = gate
         self.ask = ask
         self.client = client
+        self.begun = begun
         self.policy = ask.route.policy
-        self.started = self.t0 = self.answered = gate.clock.now()
+        self.started = self.t0 = self.answered = gate.clock.now() if begun is None else begun.t0
         self.wait_until = self.started + self.policy.wait / 1000
         self.task: asyncio.Task[None] | None = None
         self.claim: Record | None = None
@@ -190,6 +227,9 @@ class Exchange:
         flights, name = self.gate.flights, self.ask.name
         try:
             while True:
+                if self.begun is not None:
+                    await self._lead(self.begun.flight)
+                    break
                 flight = flights.get(name)
                 if flight is None:
                     await self._lead(flights.open(name))
@@ -218,6 +258,10 @@ class Exchange:
             flight.end(ending)
 
     async def _claim_and_fly(self, flight: Flight) -> Ending:
+        if self.begun is not None and self.begun.claimed is None:
+            self.claim = self.begun.claim
+            self.account.claim = self.begun.claim_took
+            return await self._fly(flight)
         while True:
             try:
                 found: Done | Found | None = await self._claim()
@@ -251,6 +295,16 @@ class Exchange:
         """Claim the key: WON, or what stands. A store that is away is waited for, as the policy says; past that
         the key is ours as far as anybody knows, where the policy says `store_down: forward`."""
         gate, policy, ask = self.gate, self.policy, self.ask
+        forward = policy.store_down is StoreDown.FORWARD
+        begun, self.begun = self.begun, None
+        if begun is not None:
+            assert begun.claimed is not None
+            first = [begun.claimed]
+
+            def call() -> Coroutine[Any, Any, Done | Found]:
+                return first.pop()() if first else gate.store.claim(ask.name, begun.claim)
+
+            return self._ask_for(begun.claim, "claim", call, otherwise_ours=forward)
         if self.account.claim is not None or self.account.verdict is VerdictName.WAIT:
             self.t0 = gate.clock.now()  # at first it is the request's own beginning, a moment ago
         claim = records.claim(
@@ -262,7 +316,6 @@ class Exchange:
             window=policy.window,
             wall=gate.clock.wall(),
         )
-        forward = policy.store_down is StoreDown.FORWARD
         return self._ask_for(claim, "claim", lambda: gate.store.claim(ask.name, claim), otherwise_ours=forward)
 
     async def _take_over(self, seen: Found) -> Done | Found | None:
@@ -410,7 +463,8 @@ class Exchange:
             self.account.unprotected = PassReason.STORE_DOWN.value
         flight.claimed(claim, self.t0 + claim.lease / 1000)
         flight.trace = self.account.trace.context
-        if failpoints.armed:
+        begun = self.begun
+        if failpoints.armed and begun is None:
             failpoints.reach(Point.CLAIMED)
         outcome: Outcome | None = None
         attempt: Attempt | None = None
@@ -419,7 +473,8 @@ class Exchange:
             if not isinstance(outcome, Answered):
                 self.account.detail = outcome.detail
             verdict = settle(outcome, self.policy)
-            settlement = self._settlement(claim, outcome, verdict)
+            made = None if begun is None else begun.settlement
+            settlement = self._settlement(claim, outcome, verdict) if made is None else made
             self.account.settlement, self.account.reason = verdict.kind, verdict.reason
         except BaseException:
             self._let_go(flight, claim)
@@ -427,7 +482,10 @@ class Exchange:
         stream = attempt.stream if attempt is not None else None
         result: Done | Found | None = None
         try:
-            result = await self.gate.store.settle(self.ask.name, settlement)
+            if begun is None or begun.settled is None:
+                result = await self.gate.store.settle(self.ask.name, settlement)
+            else:
+                result = await begun.settled()
             self._settled(failed=False)
         except StoreAway:
             self._settled(failed=True)
@@ -451,18 +509,25 @@ class Exchange:
 
     async def _attempt(self, flight: Flight, claim: Record) -> tuple[Outcome, Attempt | None]:
         gate, policy = self.gate, self.policy
-        send_by = self.t0 + policy.send_by / 1000
-        begun = self.answered = gate.clock.now()
-        if begun > send_by:
-            return NotSent(NotSentReason.TOO_LATE), None
-        if gate.stopping:
-            return NotSent(NotSentReason.STOPPED), None
-        upstream = gate.upstreams[self.ask.route.upstream]
-        self.sending = True
-        request = self.account.trace.onward(self.ask.request)
-        attempt = flight.attempt = upstream.attempt(
-            request, number=claim.attempt, send_by=send_by, limit=policy.max_response
-        )
+        if self.begun is not None:
+            begun, attempt = self.begun.sent_at, self.begun.attempt
+            self.sending = True
+            if attempt is None:
+                raise self.begun.failure or AssertionError("it began, and has no attempt")
+            flight.attempt = attempt
+        else:
+            send_by = self.t0 + policy.send_by / 1000
+            begun = self.answered = gate.clock.now()
+            if begun > send_by:
+                return NotSent(NotSentReason.TOO_LATE), None
+            if gate.stopping:
+                return NotSent(NotSentReason.STOPPED), None
+            upstream = gate.upstreams[self.ask.route.upstream]
+            self.sending = True
+            request = self.account.trace.onward(self.ask.request)
+            attempt = flight.attempt = upstream.attempt(
+                request, number=claim.attempt, send_by=send_by, limit=policy.max_response
+            )
         outcome = await attempt.outcome(self.t0 + policy.timeout / 1000)
         if outcome is None:
             # Its client hears of it now; the exchange listens on, and a retry attaches to what still comes.
@@ -471,7 +536,7 @@ class Exchange:
         if outcome is None:
             attempt.abandon(LostReason.TIMEOUT)
             outcome = Lost(LostReason.TIMEOUT)
-        self.answered = gate.clock.now()
+        self.answered = gate.clock.now() if self.begun is None else self.begun.answered or gate.clock.now()
         self.account.upstream = self.answered - begun
         self.account.trace.attempted(outcome, begun, self.account.upstream)
         return outcome, attempt
@@ -773,4 +838,4 @@ def _not_sent(outcome: NotSent) -> Refusal:
     return Refusal(Problem.UPSTREAM_UNREACHABLE, retry_after=1)
 
 
-__all__ = ["Ask", "Exchange", "Gate"]
+__all__ = ["Ask", "Begun", "Exchange", "Gate"]

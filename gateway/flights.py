@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from .core.fingerprint import Fingerprint
 from .core.limit import Limit
@@ -128,11 +129,25 @@ def _teller(waiter: Waiter) -> Callable[[str], None]:
     return tell
 
 
+class Alone(Protocol):
+    """A request that is in flight without a Flight, since nobody waits for it."""
+
+    @property
+    def name(self) -> bytes: ...
+
+    @property
+    def route(self) -> str | None:
+        """The label of its route, once the key is its own."""
+
+    def joined(self) -> Flight:
+        """Somebody wants to wait for it, or to end it: it goes on as a flight, which is listed in its place."""
+
+
 class Flights:
     """The table, with its caps: waiters per name and in all."""
 
     def __init__(self, *, per_key: int = 100, in_all: int = 10_000) -> None:
-        self._by_name: dict[bytes, Flight] = {}
+        self._by_name: dict[bytes, Flight | Alone] = {}
         self._per_key = per_key
         self._in_all = in_all
         self.waiting = 0
@@ -141,10 +156,15 @@ class Flights:
         return len(self._by_name)
 
     def __iter__(self) -> Iterator[Flight]:
-        return iter(list(self._by_name.values()))
+        return iter([each for each in self._by_name.values() if isinstance(each, Flight)])
+
+    def alone(self) -> list[Alone]:
+        """Those that fly without a Flight."""
+        return [each for each in self._by_name.values() if not isinstance(each, Flight)]
 
     def get(self, name: bytes) -> Flight | None:
-        return self._by_name.get(name)
+        found = self._by_name.get(name)
+        return found if found is None or isinstance(found, Flight) else found.joined()
 
     def open(self, name: bytes) -> Flight:
         """A new flight, listed from now on."""
@@ -152,7 +172,17 @@ class Flights:
         flight = self._by_name[name] = Flight(name)
         return flight
 
-    def forget(self, flight: Flight) -> None:
+    def enter(self, alone: Alone) -> bool:
+        """List a request that flies alone. False where somebody flies under its name."""
+        return self._by_name.setdefault(alone.name, alone) is alone
+
+    def join(self, alone: Alone) -> Flight:
+        """List a flight in its place."""
+        assert self._by_name[alone.name] is alone
+        flight = self._by_name[alone.name] = Flight(alone.name)
+        return flight
+
+    def forget(self, flight: Flight | Alone) -> None:
         """List it no more. Whoever comes next asks the store."""
         if self._by_name.get(flight.name) is flight:
             del self._by_name[flight.name]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from .account import Account, DuplicateKind, VerdictName
 from .core.limit import Limit
@@ -159,6 +159,84 @@ class Store(Protocol):
     def listen(self, name: bytes) -> Bell:
         """A bell of this record, to be closed by whoever asked for it. Returns at once and never fails: it hears
         as soon as it can. However many listen, they cost the store no connection each."""
+
+
+class Told(Protocol):
+    """Whoever waits for a reply of the store: a future, or somebody who is told in its place. Exactly one of the two
+    comes."""
+
+    def done(self) -> bool:
+        """Whether it does not want to be told any more."""
+
+    def set_result(self, reply: Any, /) -> None:
+        """The store's reply, as it came."""
+
+    def set_exception(self, away: StoreAway, /) -> None:
+        """There will be none."""
+
+
+class Form(Protocol):
+    """How a store writes the plain records of a route."""
+
+    def claim(self, mark: bytes, tags: bytes, *, holder: bytes, wall: int) -> bytes:
+        """The bytes of `core.record.claim`. `mark` is the fingerprint without its tags, as `core.fingerprint.plainly`
+        says it."""
+
+    def kept(
+        self,
+        mark: bytes,
+        tags: bytes,
+        *,
+        holder: bytes,
+        first_seen: int,
+        wall: int,
+        status: int,
+        head: bytes,
+        body: bytes,
+    ) -> bytes:
+        """The bytes of the record of `core.record.keep`."""
+
+
+@value
+class Stored:
+    """An answer as it stands in the store. Instants in milliseconds since 1970."""
+
+    status: int
+    head: bytes
+    body: bytes
+    first_seen: int
+    expires: int
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """What a store may offer besides: to be asked for a claim and told of a Keep without a coroutine. What the reply
+    says is read by `won` and `stored`; whatever neither reads is handed back to `claim_on` and `settle_on`, which go on
+    from there as `claim` and `settle` would have."""
+
+    def form(self, *, route: str, lease: int, life: int, window: int) -> Form:
+        """Of a route's records. `life` is that of its claims."""
+
+    def ask_claim(self, name: bytes, value: bytes, life: int, told: Told) -> bool:
+        """Ask for a claim. False, and nothing was sent, where that takes more than one trip or no claim may be made."""
+
+    def ask_keep(self, name: bytes, holder: bytes, value: bytes, life: int, told: Told) -> bool:
+        """Tell of a Keep. False, and nothing was sent, where that takes more than one trip."""
+
+    def won(self, reply: Any) -> bool:
+        """Whether the claim is made."""
+
+    def stored(self, reply: Any, mark: bytes) -> Stored | None:
+        """The answer that stands in the claim's way, where it is to this very request and has its body."""
+
+    def kept(self, reply: Any) -> bool:
+        """Whether the Keep is made, or had been."""
+
+    async def claim_on(self, name: bytes, claim: Record, reply: Any) -> Done | Found:
+        """As `claim`, whose first reply has come."""
+
+    async def settle_on(self, name: bytes, settlement: Settlement, reply: Any) -> Done | Found:
+        """As `settle`, whose first reply has come."""
 
 
 @value
@@ -308,10 +386,12 @@ __all__ = [
     "Client",
     "Clock",
     "DuplicateKind",
+    "Form",
     "IdentityChanged",
     "Nobody",
     "Observer",
     "Page",
+    "Prompt",
     "RecordUnreadable",
     "Sink",
     "Store",
@@ -319,7 +399,9 @@ __all__ = [
     "StoreFull",
     "StoreRefused",
     "StoreUnusable",
+    "Stored",
     "Stream",
+    "Told",
     "Trace",
     "Upstream",
     "VerdictName",

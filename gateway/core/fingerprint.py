@@ -123,6 +123,10 @@ class Fingerprint:
         return f"Fingerprint({self.request[:4].hex()}… by {self.credentials[:4].hex()}…)"
 
 
+#: A fingerprint as bytes: its recipe, request and credentials in one, and its tags.
+Plain = tuple[bytes, bytes]
+
+
 class Difference(Enum):
     """How a request fails to be the one that the record remembers, in the order of comparison."""
 
@@ -166,6 +170,35 @@ def fingerprint(
     else:
         bound = _unbound(recipe.bind, secret)
     return Fingerprint(recipe.id, hasher.digest()[:16], bound[:16], tags)
+
+
+def plainly(fields: Fields, method: bytes, target: bytes, body: bytes, recipe: Recipe, secret: bytes) -> Plain | None:
+    """The fingerprint of a request of which nothing counts but what every recipe takes in, as bytes: its `mark` (the
+    recipe's id and both digests), and its tags. None where `fingerprint` must say more."""
+    if recipe.body != RAW or recipe.headers or recipe.elsewhere:
+        return None
+    names = fields.shape.made(recipe.bound, recipe.names)
+    asked = names.pick(fields.values)
+    if sum(map(len, asked)) + len(target) > _REMEMBERED:
+        return None
+    begun = _begun(method, target, names.counts, asked, secret)
+    if begun is None:
+        return None
+    front, tags = begun
+    hasher = front.copy()
+    digested = body_digest(b"raw", (body,), secret)
+    hasher.update(framed(digested))
+    if names.binding:
+        bound = _bound(_credentials(fields, recipe.bind, b"", _NOTHING), secret)
+    else:
+        bound = _unbound(recipe.bind, secret)
+    return recipe.id + hasher.digest()[:16] + bound[:16], tags + digested[:2]
+
+
+def of_plain(plain: Plain) -> Fingerprint:
+    """The same as a value."""
+    mark, tags = plain
+    return Fingerprint(mark[:4], mark[4:20], mark[20:], tags)
 
 
 def _asked(counts: tuple[int, ...], values: tuple[bytes, ...]) -> tuple[bytes, tuple[bytes, ...], bytes, bytes, bool]:

@@ -163,14 +163,23 @@ def record_name(
     route's name is in it: renaming or reordering routes forgets no key.
     """
     if not scope:
-        hasher = _namespace(service, namespace, origin, secret).copy()
-        hasher.update(framed(key.text))
-        return _spelled(hasher.digest())
+        return _name(service, namespace, origin, secret, key.text)
     parts = [service, namespace, origin, len(scope).to_bytes(2, "little")]
     for part in scope:
         parts += part
     parts.append(key.text)
     return _spelled(digest(Purpose.NAME, parts, secret))
+
+
+def sent_name(service: bytes, namespace: bytes, text: bytes, *, secret: bytes = b"") -> bytes:
+    """As `record_name`, of a key of this text that a client sent, without a scope."""
+    return _name(service, namespace, SENT, secret, text)
+
+
+def _name(service: bytes, namespace: bytes, origin: bytes, secret: bytes, text: bytes) -> bytes:
+    hasher = _namespace(service, namespace, origin, secret).copy()
+    hasher.update(framed(text))
+    return _spelled(hasher.digest())
 
 
 #: From the alphabet of RFC 4648 §4 to that of §5.

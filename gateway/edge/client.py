@@ -120,6 +120,11 @@ class ClientConnection(Turns):
         if read is None or len(data) > server.door.bounds.head:
             return False
         self._since = server.loop.time()
+        if server.express is not None and not (self._certificate or self.full or server.draining):
+            express = server.express.take(self, self._peer, self._secure, read)
+            if express is not None:
+                self._queue.append(express)
+                return True
         method, target, fields, body = read
         if self._doubted:
             fields = without_hearsay(fields)

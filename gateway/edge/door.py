@@ -7,7 +7,7 @@ head and `ask` with a whole body.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..core.decide import Guard, Later, Pass, PassReason, Refuse, admit, identify, plain_guard
@@ -101,21 +101,32 @@ class Refused:
 Way = Guarded | Passing | Refused | Told
 
 
-class _Framing:
-    """What the names of a head say of its framing: where its Host and its length stand (the last of each; -1 where
-    there is none), and whether there is nothing else to be looked at."""
+class Framing:
+    """What the names of a head say of its framing: where its Host, its length and its Connection stand (the last of
+    each; -1 where there is none), and whether there is nothing else to be looked at."""
 
-    __slots__ = ("host", "length", "plain")
+    __slots__ = ("_alike", "connection", "host", "length", "plain")
 
     def __init__(self, shape: Shape) -> None:
-        hosts, lengths = (shape.at.get(name, ()) for name in (b"host", b"content-length"))
+        hosts, lengths, told = (shape.at.get(name, ()) for name in (b"host", b"content-length", b"connection"))
         self.host = hosts[-1] if hosts else -1
         self.length = lengths[-1] if lengths else -1
-        self.plain = len(hosts) == 1 and shape.at.keys().isdisjoint((b"expect", b"connection", b"transfer-encoding"))
+        self.connection = told[-1] if told else -1
+        self._alike = len(hosts) == 1 and shape.at.keys().isdisjoint((b"expect", b"transfer-encoding"))
+        self.plain = self._alike and not told
+        self._alike = self._alike and len(told) == 1
+
+    def usual(self, values: Sequence[bytes]) -> bool:
+        """Whether its Connection says nothing but that it stays, and there is nothing else to be looked at."""
+        return self._alike and values[self.connection] in _STAYS
 
 
-@value
-class _Met:
+#: How clients say so.
+_STAYS = frozenset((b"keep-alive", b"Keep-Alive"))
+
+
+@dataclass(slots=True, eq=False)
+class Met:
     """What is said of every head with these names, this method and target, and this Host, whose other fields say
     nothing of where it goes but by their names: it passes; or it has one key, which stands at `key`."""
 
@@ -123,6 +134,8 @@ class _Met:
     route: Route
     passes: Passing | None
     key: int = -1
+    #: What `edge.express` makes of it; None until it was asked.
+    lane: object = None
 
 
 #: Names, method, target, Host and version.
@@ -169,13 +182,13 @@ class Door:
         self._provers = provers or {}
         self._known: set[bytes] = set()
         self._shapes: set[Shape] = set()
-        self._met: dict[_Like, _Met] = {}
+        self._met: dict[_Like, Met] = {}
 
     def look(self, head: Head) -> Way:
         """Where the request goes."""
         fields = head.fields
-        names = fields.shape.made(_Framing, _Framing)
-        if not names.plain or head.size > self.bounds.head:
+        names = fields.shape.made(Framing, Framing)
+        if head.size > self.bounds.head or not (names.plain or names.usual(fields.values)):
             return self._look(head, names)
         like = fields.shape, head.method, head.target, fields.values[names.host], head.version
         met = self._met.get(like)
@@ -195,18 +208,33 @@ class Door:
             return Refused(too_large(met.route.policy.max_request), met.route)
         return Guarded(met.route, guard)
 
+    def recall(self, method: bytes, target: bytes, fields: Fields) -> Met | None:
+        """What `look` remembers of such a head in HTTP/1.1."""
+        values, names = fields.values, fields.shape.made(Framing, Framing)
+        if not (names.plain or names.usual(values)):
+            return None
+        return self._met.get((fields.shape, method, target, values[names.host], "1.1"))
+
+    def knows(self, fields: Fields) -> bool:
+        """Whether guarded requests have had these names before."""
+        return fields.shape in self._shapes
+
+    def fits(self, fields: Fields, route: Route) -> None:
+        """Look whether what a request carries fits what its route binds."""
+        self._fit.look(fields, route)
+
     def _remember(self, like: _Like, head: Head, way: Way) -> None:
         """What was said of a plain head holds for others, unless its fields decide by what they say."""
         _, method, target, host, _ = like
         if not target.startswith(b"/") or method in _TRACED or len(target) + len(host) > _REMEMBERED:
             return
         if isinstance(way, Passing):
-            met = None if way.would is not None or way.route.policy.sources else _Met(head.host, way.route, way)
+            met = None if way.would is not None or way.route.policy.sources else Met(head.host, way.route, way)
         elif isinstance(way, Guarded) and isinstance(way.guard, Guard):
             policy, at = way.route.policy, head.fields.shape.at
             places = [place for name in policy.headers for place in at.get(name, ())]
             asks_more = policy.sources or policy.scope or not policy.key_rule.plain or policy.key_rule.in_quotes
-            met = None if asks_more or len(places) != 1 else _Met(head.host, way.route, None, places[0])
+            met = None if asks_more or len(places) != 1 else Met(head.host, way.route, None, places[0])
         else:
             met = None
         if met is not None:
@@ -214,7 +242,7 @@ class Door:
                 self._met.clear()
             self._met[like] = met
 
-    def _look(self, head: Head, names: _Framing) -> Way:
+    def _look(self, head: Head, names: Framing) -> Way:
         fault = self._framing(head, names)
         if fault is not None:
             return Refused(fault)
@@ -322,7 +350,7 @@ class Door:
                 "another that repeats its key"
             )
 
-    def _framing(self, head: Head, names: _Framing) -> Refusal | None:
+    def _framing(self, head: Head, names: Framing) -> Refusal | None:
         """What llhttp lets through and HTTP does not (RFC 9112 §3.2, §6.1, §6.3), and our limits.
 
         Fills in the head's framing.

@@ -17,6 +17,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES = {
     int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus if status >= 200
 }
+REPLAYED = b"Idempotent-Replayed: true\r\n"
 _BODILESS = frozenset((204, 304))
 _ADVICE = {True: b"true", False: b"false"}
 
@@ -49,20 +50,18 @@ def render(
     match reply:
         case Again():
             answer = reply.answer
-            return _whole(
+            return whole(
                 answer.status,
-                answer.head
-                if answer.head.startswith(DATED)
-                else b"%bDate: %b\r\n" % (answer.head, http_date(wall // 1000)),
-                _own(reply.label, reply.first_seen, reply.expires),
-                b"Idempotent-Replayed: true\r\n" if reply.replayed else b"",
+                again(answer.head, wall),
+                own(reply.label, reply.first_seen, reply.expires),
+                REPLAYED if reply.replayed else b"",
                 connection,
                 answer.body or b"",
             )
         case First():
             response = reply.response
-            own = _own(reply.label, reply.first_seen, reply.expires)
-            return _whole(response.status, _fields(response.fields, wall), own, b"", connection, response.body)
+            lines = own(reply.label, reply.first_seen, reply.expires)
+            return whole(response.status, returned(response.fields, wall), lines, b"", connection, response.body)
         case Live():
             response = reply.response
             framing = (
@@ -72,8 +71,8 @@ def render(
                 if http10 or response.status in _BODILESS
                 else b"Transfer-Encoding: chunked\r\n"
             )
-            own = _own(reply.label, reply.first_seen, reply.expires)
-            head = (status_line(response.status), _fields(response.fields, wall), own, framing, connection, b"\r\n")
+            lines = own(reply.label, reply.first_seen, reply.expires)
+            head = (status_line(response.status), returned(response.fields, wall), lines, framing, connection, b"\r\n")
             return b"".join(head)
         case _:
             assert_never(reply)
@@ -126,7 +125,7 @@ def connection_field(*, keep_alive: bool, http10: bool) -> bytes:
     return b"Connection: close\r\n"
 
 
-def _fields(lines: Lines, wall: int) -> bytes:
+def returned(lines: Lines, wall: int) -> bytes:
     """The end-to-end fields of a response; with a Date, if it came without (RFC 9110 §6.6.1)."""
     fields = fields_of(lines)
     block = returned_lines(fields)
@@ -140,7 +139,13 @@ def _fields(lines: Lines, wall: int) -> bytes:
 _OUTCOMES = {Label.RELEASED: NO_EFFECT, Label.IN_DOUBT: UNKNOWN}
 
 
-def _own(label: Label, first_seen: int, expires: int | None) -> bytes:
+def again(head: bytes, wall: int) -> bytes:
+    """The fields of a stored answer, with a Date."""
+    return head if head.startswith(DATED) else b"%bDate: %b\r\n" % (head, http_date(wall // 1000))
+
+
+def own(label: Label, first_seen: int, expires: int | None) -> bytes:
+    """The gate's own lines."""
     if expires is None:
         if (outcome := _OUTCOMES.get(label)) is not None:
             return b"Idempotency-Status: %b\r\nIdempotency-Outcome: %b\r\n" % (label.encode(), outcome.encode())
@@ -152,7 +157,8 @@ def _own(label: Label, first_seen: int, expires: int | None) -> bytes:
     )
 
 
-def _whole(status: int, fields: bytes, own: bytes, replayed: bytes, connection: bytes, body: bytes) -> bytes:
+def whole(status: int, fields: bytes, own: bytes, replayed: bytes, connection: bytes, body: bytes) -> bytes:
+    """A response of which all is there."""
     if status in _BODILESS:
         return b"".join((status_line(status), fields, own, replayed, connection, b"\r\n"))
     framing = b"Content-Length: %d\r\n" % len(body)

@@ -9,11 +9,12 @@ from typing import Protocol
 
 from ..core.limit import Limit
 from ..exchange import Gate
-from ..ports import Clock, Observer
+from ..ports import Clock, Observer, Prompt
 from ..shadow import Shadows
 from .aside import Aside
 from .descriptors import Descriptors
 from .door import Door, Head
+from .express import Expressway
 from .halves import Halves
 from .likeness import Likeness
 from .origins import Origins
@@ -86,6 +87,7 @@ class Shared:
         self.heads = heads
         self.origins = origins
         self.proxies = proxies
+        self.express = self._express()
         self.shadows = Shadows(gate)
         self.connections: set[Member] = set()
         self._from: Counter[str] = Counter()
@@ -112,6 +114,15 @@ class Shared:
         self.protocols = protocols
         self.origins = origins
         self.proxies = proxies
+        self.express = self._express()
+
+    def _express(self) -> Expressway | None:
+        """The express way through this door, where the store goes it, and nothing is to be written into heads but what
+        every head gets."""
+        store = self.gate.store
+        if self.origins is not None or self.proxies is not None or not isinstance(store, Prompt):
+            return None
+        return Expressway(self.door, self.gate, store)
 
     def exposes(self, head: Head) -> bytes:
         """What an answer of the service tells the browser, besides what the service itself does."""

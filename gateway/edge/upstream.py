@@ -7,6 +7,7 @@ From the first byte on, anything short of a whole response is Lost.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from .. import failpoints
 from ..core.fields import Fields, fields_of
@@ -49,7 +50,7 @@ class GuardedAttempt:
 
     __slots__ = (
         "_budget", "_chunks", "_connection", "_data", "_head", "_limit", "_outcome", "_pool", "_send_by", "_size",
-        "_tick", "_until", "_waiter", "sent", "stream",
+        "_tick", "_told", "_until", "_waiter", "sent", "stream",
     )  # fmt: skip
     guarded = True
 
@@ -65,6 +66,7 @@ class GuardedAttempt:
         self._size = 0
         self._outcome: Outcome | None = None
         self._waiter: asyncio.Future[Outcome | None] | None = None
+        self._told: Callable[[Outcome | None], None] | None = None
         self._until = 0.0
         self._tick = 0
         self.sent = False
@@ -74,6 +76,9 @@ class GuardedAttempt:
 
     def outcome(self, until: float) -> asyncio.Future[Outcome | None]:
         pool = self._pool
+        if self._told is not None:
+            self._told = None
+            pool.deadlines.clear(self, self._tick)
         waiter: asyncio.Future[Outcome | None] = pool.loop.create_future()
         if self._outcome is not None:
             waiter.set_result(self._outcome)
@@ -83,6 +88,14 @@ class GuardedAttempt:
             self._until = until
             self._tick = pool.deadlines.set(self, self._next_deadline())
         return waiter
+
+    def tell(self, told: Callable[[Outcome | None], None], until: float) -> None:
+        """As `outcome`, by a call, which comes later than this one returns. Asking for the outcome takes its place."""
+        self._told = told
+        self._until = until
+        self._tick = self._pool.deadlines.set(self, self._next_deadline())
+        if self._outcome is not None:
+            self._pool.loop.call_soon(self._tell, self._outcome)
 
     def abandon(self, reason: LostReason) -> None:
         if self._outcome is not None:
@@ -114,12 +127,16 @@ class GuardedAttempt:
             self._outcome = outcome
             self._budget.give(self._size)
             self._size = 0
-            if self._waiter is not None:
+            if self._waiter is not None or self._told is not None:
                 self._pool.deadlines.clear(self, self._tick)
                 self._tell(outcome)
 
     def _tell(self, outcome: Outcome | None) -> None:
         """Whoever waits, if he has not been cancelled."""
+        told, self._told = self._told, None
+        if told is not None:
+            told(outcome)
+            return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(outcome)

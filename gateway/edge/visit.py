@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .. import failpoints
 from ..core.fields import Field
@@ -13,9 +13,11 @@ from ..ports import Stream
 from .connection import Connection
 from .door import Head, Way
 from .render import render
-from .shared import Shared
 from .tunnel import Tunnel
 from .wire import LAST_CHUNK, chunk
+
+if TYPE_CHECKING:  # which holds what makes visits of a kind of their own (edge.express)
+    from .shared import Shared
 
 
 class Host(Protocol):
@@ -48,32 +50,29 @@ class Host(Protocol):
 class Visit:
     """A request, from its head to the last byte of its answer."""
 
-    __slots__ = (
-        "_conn", "_on_gone", "_stream", "answered", "asked", "chunks", "complete", "gone", "head", "http10",
-        "keep_alive", "protocols", "rechunk", "reserved", "size", "started", "trailers", "tunnel", "way",
-    )  # fmt: skip
+    # How each begins; most end so, too.
+    _on_gone: Callable[[], None] | None = None
+    _stream: Stream | None = None
+    size = 0
+    reserved = 0
+    #: Its exchange has begun, and holds its body whether or not the client stays.
+    asked = False
+    complete = False
+    answered = False
+    gone = False
+    rechunk = False
+    protocols: tuple[bytes, ...] = ()
+    trailers: list[Field] | None = None
+    tunnel: Tunnel | None = None
+    started = 0.0
 
     def __init__(self, conn: Host, head: Head, way: Way, keep_alive: bool) -> None:
         self._conn = conn
-        self._on_gone: Callable[[], None] | None = None
-        self._stream: Stream | None = None
         self.head = head
         self.way = way
         self.keep_alive = keep_alive
         self.http10 = head.version == "1.0"
         self.chunks: list[bytes] = []
-        self.size = 0
-        self.reserved = 0
-        #: Its exchange has begun, and holds its body whether or not the client stays.
-        self.asked = False
-        self.complete = False
-        self.answered = False
-        self.gone = False
-        self.rechunk = False
-        self.protocols: tuple[bytes, ...] = ()
-        self.trailers: list[Field] | None = None
-        self.tunnel: Tunnel | None = None
-        self.started = 0.0
 
     # ── ports.Client ──────────────────────────────────────────────────────────────────────────────
 

@@ -53,6 +53,7 @@ from functools import lru_cache
 from ..core.fingerprint import Fingerprint
 from ..core.message import Answer
 from ..core.record import Doubt, Record, State
+from ..ports import Stored
 
 #: The latest version; the earlier ones are read as well.
 VERSION = 2
@@ -136,6 +137,89 @@ def encode(record: Record) -> bytes:
             answer.head,
             answer.body or b"",
         )
+    )
+
+
+_MARK_AT, _INSTANTS_AT = 17, 53
+_PLAIN = struct.Struct("<BBB12sH36sIHIH")
+_INSTANTS = struct.Struct("<IHIH")
+_CLAIM = (1, State.IN_FLIGHT.value, 1)
+_ANSWER = (1, State.COMPLETED.value, 1)
+
+
+class PlainForm:
+    """As `ports.Form`. The bytes are those of `encode`, without a Record made for them."""
+
+    __slots__ = ("_claim_lives", "_durations_claimed", "_durations_kept", "_label", "_window")
+
+    def __init__(self, *, route: str, lease: int, life: int, window: int) -> None:
+        self._claim_lives = life
+        self._window = window
+        self._durations_claimed = _durations(life, lease, window)
+        self._durations_kept = _durations(window, lease, window)
+        self._label = _label(route)
+
+    def claim(self, mark: bytes, tags: bytes, *, holder: bytes, wall: int) -> bytes:
+        expires = wall + self._claim_lives
+        written = _PLAIN.pack(
+            *_CLAIM, holder, 0, mark, wall & 0xFFFF_FFFF, wall >> 32, expires & 0xFFFF_FFFF, expires >> 32
+        )
+        return b"".join((written, self._durations_claimed, _PARTS[len(tags)], tags, self._label))
+
+    def kept(
+        self,
+        mark: bytes,
+        tags: bytes,
+        *,
+        holder: bytes,
+        first_seen: int,
+        wall: int,
+        status: int,
+        head: bytes,
+        body: bytes,
+    ) -> bytes:
+        expires = wall + self._window
+        written = _PLAIN.pack(
+            *_ANSWER, holder, status, mark,
+            first_seen & 0xFFFF_FFFF, first_seen >> 32, expires & 0xFFFF_FFFF, expires >> 32,
+        )  # fmt: skip
+        return b"".join(
+            (
+                written,
+                self._durations_kept,
+                _PARTS[len(tags)],
+                tags,
+                self._label,
+                b"\x01",
+                len(head).to_bytes(4, "little"),
+                head,
+                body,
+            )
+        )
+
+
+def stored(value: bytes, mark: bytes) -> Stored | None:
+    """The answer of a completed record of a request with this mark, with its body; None where there is anything else
+    to be said of it."""
+    if value[_MARK_AT:_INSTANTS_AT] != mark or value[STATE_AT] != State.COMPLETED:
+        return None
+    version = value[0]
+    try:
+        at = _PARTS_AT + 1 + 2 * value[_PARTS_AT]
+        at += 1 + value[at] + (_TRACE_BYTES if version == 2 else 0)
+        head_at = at + 5
+        body_at = head_at + int.from_bytes(value[at + 1 : head_at], "little")
+        if value[at] != 1 or body_at > len(value) or not 1 <= version <= VERSION:
+            return None
+    except IndexError:
+        return None
+    seen_low, seen_high, expires_low, expires_high = _INSTANTS.unpack_from(value, _INSTANTS_AT)
+    return Stored(
+        value[15] | value[16] << 8,
+        value[head_at:body_at],
+        value[body_at:],
+        seen_low | seen_high << 32,
+        expires_low | expires_high << 32,
     )
 
 

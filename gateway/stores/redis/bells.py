@@ -20,7 +20,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from ...ports import Bell, Observer
+from ...ports import Bell, Observer, Told
 from ...tasks import Tasks
 from .link import Link
 from .pipeline import Pipeline, RedisError, Reply, pack
@@ -76,7 +76,7 @@ class Ear:
         self._tasks = Tasks(lambda error: observer.alarm("listening to Redis failed", error=repr(error)))
         self._begun = False
         #: What was asked to tell no more, by the reply that is to come: one that comes out of turn was not asked for.
-        self._leaving: dict[asyncio.Future[Reply], bytes] = {}
+        self._leaving: dict[Told, bytes] = {}
 
     async def close(self) -> None:
         self._begun = True  # nobody opens it any more
@@ -112,7 +112,7 @@ class Ear:
         if self.link.pipeline is not None:
             self._bells.connected(self)
 
-    def _heard(self, reply: Reply, turn: asyncio.Future[Reply] | None) -> bool:
+    def _heard(self, reply: Reply, turn: Told | None) -> bool:
         match reply:
             case [b"smessage", name, _]:
                 self._bells.told(name)

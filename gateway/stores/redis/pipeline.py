@@ -14,10 +14,10 @@ from typing import Any, cast
 
 import hiredis
 
-from ...ports import StoreAway
+from ...ports import StoreAway, Told
 
 Reply = Any
-Unasked = Callable[[Reply, "asyncio.Future[Reply] | None"], bool]
+Unasked = Callable[[Reply, Told | None], bool]
 
 
 class RedisError(Exception):
@@ -46,7 +46,7 @@ class Pipeline(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
         self._unsent: list[bytes] = []
-        self._pending: deque[tuple[asyncio.Future[Reply], int, float]] = deque()
+        self._pending: deque[tuple[Told, int, float]] = deque()
         self._replies: list[Reply] = []
         self._written = 0
         self._asked = 0
@@ -68,18 +68,22 @@ class Pipeline(asyncio.Protocol):
         element of type RedisError. It fails with StoreAway when the connection ends first; that is
         ambiguous as soon as the command was handed to the transport.
         """
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self.tell(packed, replies, future)
+        return future
+
+    def tell(self, packed: bytes, replies: int, told: Told) -> None:
+        """As `call`, for somebody who is told at once, while the replies are read."""
         loop, unsent = self._loop, self._unsent
-        future: asyncio.Future[Reply] = loop.create_future()
         if not unsent:  # what was usable at the first call of a tick is looked at again when all are written
             if not self.usable:
-                future.set_exception(StoreAway("the connection to Redis is closed", ambiguous=False))
-                return future
+                told.set_exception(StoreAway("the connection to Redis is closed", ambiguous=False))
+                return
             loop.call_soon(self._flush)
             self._tick = loop.time()
         unsent.append(packed)
-        self._pending.append((future, replies, self._tick))
+        self._pending.append((told, replies, self._tick))
         self._asked += 1
-        return future
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []
@@ -102,15 +106,17 @@ class Pipeline(asyncio.Protocol):
                 if not pending:
                     self.abort("Redis sent a reply that nobody asked for")
                     return
-                future, wanted, _ = pending[0]
+                told, wanted, _ = pending[0]
                 if wanted > 1:
                     self._replies.append(reply)
                     if len(self._replies) < wanted:
                         continue
                     reply, self._replies = self._replies, []
                 pending.popleft()
-                if not future.done():
-                    future.set_result(reply)
+                if not told.done():
+                    told.set_result(reply)
+                    if self._pending is not pending:  # whoever was told has ended the connection
+                        return
         except hiredis.ProtocolError as error:
             self.abort(f"Redis spoke no RESP: {error}")
 
@@ -134,7 +140,7 @@ class Pipeline(asyncio.Protocol):
         pending, self._pending = self._pending, deque()
         self._unsent = []
         first = self._asked - len(pending)
-        for position, (future, _, _) in enumerate(pending):
-            if not future.done():
-                future.set_exception(StoreAway(why, ambiguous=first + position < self._written))
+        for position, (told, _, _) in enumerate(pending):
+            if not told.done():
+                told.set_exception(StoreAway(why, ambiguous=first + position < self._written))
         self._lost(why)

@@ -111,6 +111,11 @@ class Primary:
         if refused is not None:
             raise StoreRefused(str(refused))
 
+    @property
+    def refuses(self) -> bool:
+        """Whether `trusted` would raise."""
+        return self._refused is not None or self._met is not self.main.pipeline or self.down != ""
+
     def away(self, error: RedisError) -> StoreAway:
         """An error reply says that nothing was done. Some say that this server is the wrong one, or that its cluster
         has none for the slot."""

@@ -15,8 +15,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ...core.record import Done, Found, Kind, Record, Settlement, Stamp, State, refused
-from ...ports import Bell, Observer, Page, RecordUnreadable, StoreAway, StoreFull
-from ..codec import VERSION, Unreadable, decode, encode
+from ...ports import Bell, Observer, Page, RecordUnreadable, StoreAway, Stored, StoreFull, Told
+from ..codec import VERSION, PlainForm, Unreadable, decode, encode, stored
 from .findings import Finding
 from .fleet import REDIRECTS, Fleet, One, sent_on
 from .link import LOOK, LOOK_SHA, SCRIPT, SHA
@@ -31,6 +31,12 @@ _VERSION = b"%d" % VERSION
 _TAKE_AND_AGE = (
     b"*7\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$2\r\nNX\r\n$3\r\nGET\r\n$2\r\nPX\r\n$%d\r\n%b\r\n"
     b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
+)
+
+#: A Keep, as `_change` packs it: what is the same for all has been filled in by the store.
+_KEEP = (
+    b"*13\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n$%%d\r\n%%b\r\n$6\r\nchange\r\n$%d\r\n%b\r\n$12\r\n%%b\r\n"
+    b"$%d\r\n%b\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n$1\r\n1\r\n$0\r\n\r\n$1\r\n%d\r\n"
 )
 
 #: What an administrator must allow besides the commands of the records.
@@ -65,6 +71,8 @@ class RedisStore:
             from .cluster import Cluster  # whose slots take 7 MiB of library
 
             made = Cluster
+        states = _MOVABLE[Kind.KEEP]
+        self._keep = _KEEP % (SHA, len(_VERSION), _VERSION, len(states), states, State.COMPLETED)
         self._fleet = made(servers, observer, prefix, trust, say, self._changed)
 
     # ── The port ──────────────────────────────────────────────────────────────────────────────────
@@ -111,19 +119,25 @@ class RedisStore:
             return False
         return True
 
-    async def claim(self, name: bytes, claim: Record) -> Done | Found:
+    def claim(self, name: bytes, claim: Record) -> Coroutine[Any, Any, Done | Found]:
+        return self.claim_on(name, claim, None)
+
+    async def claim_on(self, name: bytes, claim: Record, reply: Reply) -> Done | Found:
         key = self._prefix + name
         primary = self._fleet.of(key)
-        primary.trusted()
-        value, life = encode(claim), b"%d" % claim.life
-        both = _TAKE_AND_AGE % (len(key), key, len(value), value, len(life), life, len(key), key)
+        if reply is None:
+            primary.trusted()
+        both = _taken(key, encode(claim), b"%d" % claim.life)
         for _ in range(5):
-            reply = await primary.main.call(both, 2)
-            value, left = reply
-            if not (value is None or (type(value) is bytes and type(left) is int)) and sent_on(reply):
+            if reply is None:
+                reply = await primary.main.call(both, 2)
+            value, left = said = reply
+            reply = None
+            if not (value is None or (type(value) is bytes and type(left) is int)) and sent_on(said):
                 # Neither was done, or the record was found and left between the two: both are asked again.
+                life = b"%d" % claim.life
                 each = pack(b"SET", key, encode(claim), b"NX", b"GET", b"PX", life), pack(b"PTTL", key)
-                primary, (value, left) = await self._fleet.follow(primary, each, reply, claims=True)
+                primary, (value, left) = await self._fleet.follow(primary, each, said, claims=True)
             if isinstance(value, RedisError):
                 return await self._claim_refused(name, primary, value)
             if value is None:
@@ -157,7 +171,10 @@ class RedisStore:
             raise StoreAway("the claim was not found where it had been made", ambiguous=True)
         return Done.WON
 
-    async def settle(self, name: bytes, settlement: Settlement) -> Done | Found:
+    def settle(self, name: bytes, settlement: Settlement) -> Coroutine[Any, Any, Done | Found]:
+        return self.settle_on(name, settlement, None)
+
+    async def settle_on(self, name: bytes, settlement: Settlement, reply: Reply) -> Done | Found:
         record = settlement.record
         primary, reply = await self._change(
             name,
@@ -167,10 +184,45 @@ class RedisStore:
             if_absent=settlement.tells_again and record is not None,
             made=b"" if record is None else b"%d" % record.state,
             waits=settlement.kind is Kind.KEEP,
+            reply=reply,
         )
         if isinstance(reply, list):
             return refused(_found(primary, *reply), settlement)
         return _SETTLED[reply]
+
+    # ── ports.Prompt ──────────────────────────────────────────────────────────────────────────────
+
+    def form(self, *, route: str, lease: int, life: int, window: int) -> PlainForm:
+        return PlainForm(route=route, lease=lease, life=life, window=window)
+
+    def ask_claim(self, name: bytes, value: bytes, life: int, told: Told) -> bool:
+        key = self._prefix + name
+        primary = self._fleet.of(key)
+        pipeline = primary.main.pipeline
+        if pipeline is None or primary.waited is not None or primary.refuses:
+            return False
+        pipeline.tell(_taken(key, value, b"%d" % life), 2, told)
+        return True
+
+    def ask_keep(self, name: bytes, holder: bytes, value: bytes, life: int, told: Told) -> bool:
+        key = self._prefix + name
+        primary = self._fleet.of(key)
+        pipeline = primary.main.pipeline
+        if pipeline is None or primary.waited is not None:
+            return False
+        lasts = b"%d" % life
+        pipeline.tell(self._keep % (len(key), key, holder, len(value), value, len(lasts), lasts), 1, told)
+        return True
+
+    def won(self, reply: Reply) -> bool:
+        return reply[0] is None
+
+    def stored(self, reply: Reply, mark: bytes) -> Stored | None:
+        value, left = reply
+        return stored(value, mark) if type(value) is bytes and type(left) is int and left >= 0 else None
+
+    def kept(self, reply: Reply) -> bool:
+        return type(reply) is int and reply == 1
 
     async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
         takes = to is not None and to.state is State.IN_FLIGHT
@@ -209,6 +261,7 @@ class RedisStore:
         made: bytes = b"",
         waits: bool = False,
         claims: bool = False,
+        reply: Reply = None,
     ) -> Coroutine[Any, Any, tuple[Primary, Any]]:
         return self._script(
             name,
@@ -222,20 +275,30 @@ class RedisStore:
             made,
             waits=waits,
             claims=claims,
+            reply=reply,
         )
 
     async def _script(
-        self, name: bytes, verb: bytes, *arguments: bytes, waits: bool = False, claims: bool = False
+        self,
+        name: bytes,
+        verb: bytes,
+        *arguments: bytes,
+        waits: bool = False,
+        claims: bool = False,
+        reply: Reply = None,
     ) -> tuple[Primary, Any]:
         """Without a verb it is a look. `waits`: what was written must be with the replicas, where the durability asks
-        for that; `claims`: a primary to which this is sent on must be one where claims may be made."""
+        for that; `claims`: a primary to which this is sent on must be one where claims may be made. `reply`: what was
+        answered when it was asked before."""
         key = self._prefix + name
         rest = (b"1", key, verb, _VERSION, *arguments) if verb else (b"1", key)
         sha, script = (SHA, SCRIPT) if verb else (LOOK_SHA, LOOK)
         packed, by_name = pack(b"EVALSHA", sha, *rest), True
         while True:
             primary = self._fleet.of(key)
-            if waits and primary.waited is not None:
+            if reply is not None:
+                pass
+            elif waits and primary.waited is not None:
                 reply = await primary.waited.call(packed, wrote=_wrote)
             else:
                 reply = await primary.main.call(packed)
@@ -245,7 +308,7 @@ class RedisStore:
                     primary, reply = await self._fleet.follow(primary, (packed,), reply, claims=claims, wrote=wrote)
                 if isinstance(reply, RedisError):
                     if by_name and reply.code == "NOSCRIPT":
-                        packed, by_name = pack(b"EVAL", script, *rest), False
+                        packed, by_name, reply = pack(b"EVAL", script, *rest), False, None
                         continue
                     raise primary.away(reply)
             return primary, reply
@@ -260,6 +323,10 @@ class RedisStore:
             if error.code == "OOM":
                 raise StoreFull(f"Redis: {error}")
         raise primary.away(error)
+
+
+def _taken(key: bytes, value: bytes, life: bytes) -> bytes:
+    return _TAKE_AND_AGE % (len(key), key, len(value), value, len(life), life, len(key), key)
 
 
 def _found(primary: Primary, value: bytes, left: int | RedisError) -> Found:
