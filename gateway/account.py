@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from .core.decide import Reason
 from .core.key import Key
@@ -33,7 +33,6 @@ class VerdictName(StrEnum):
     WAIT = "wait"
 
 
-@dataclass(slots=True)
 class Account:
     """What happened to one request. Durations in seconds, `None` where there was no such step.
 
@@ -41,11 +40,7 @@ class Account:
     where the operator turned that on.
     """
 
-    route: str
-    method: bytes
-    target: bytes
-    peer: str
-    verdict: VerdictName = VerdictName.PASS
+    # How each begins; most of it stays so, and is then not written down for each request.
     duplicate: DuplicateKind | None = None
     label: str = ""
     problem: str = ""
@@ -71,3 +66,21 @@ class Account:
     #: It tells what would have become of a request on a route in shadow; what did is told by an account of its own.
     shadow: bool = False
     trace: Trace = UNTRACED
+
+    def __init__(
+        self,
+        route: str,
+        method: bytes,
+        target: bytes,
+        peer: str,
+        verdict: VerdictName = VerdictName.PASS,
+        **told: Any,
+    ) -> None:
+        """`told` has any of the others by name."""
+        self.route = route
+        self.method = method
+        self.target = target
+        self.peer = peer
+        self.verdict = verdict
+        for name, said in told.items():
+            setattr(self, name, said)

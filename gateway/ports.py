@@ -197,15 +197,9 @@ class Form(Protocol):
         """The bytes of the record of `core.record.keep`."""
 
 
-@value
-class Stored:
-    """An answer as it stands in the store. Instants in milliseconds since 1970."""
-
-    status: int
-    head: bytes
-    body: bytes
-    first_seen: int
-    expires: int
+#: An answer as it stands in the store: its status, head and body, when it was first seen and when it expires (in
+#: milliseconds since 1970).
+Stored = tuple[int, bytes, bytes, int, int]
 
 
 @runtime_checkable

@@ -8,15 +8,16 @@ settle   something came back from the upstream: keep, release or hold?
 from __future__ import annotations
 
 from enum import Enum, StrEnum
+from functools import lru_cache
 from typing import assert_never
 
-from .fields import Fields, fields_of
+from .fields import NONE, Fields, fields_of
 from .fingerprint import Difference, Fingerprint, difference, differing_parts
 from .instant import instant
 from .key import SENT, Key, ScopePart, Unreadable, find, misnamed, plain
 from .keyed import NO_STRING, Keyed, derived, keyed
 from .keyform import Weakness, weakness
-from .message import Lines, Request
+from .message import Lines, Request, Response
 from .outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from .policy import HELD, RELEASED, Missing, OnDoubt, Policy
 from .problem import Problem, Refusal
@@ -298,6 +299,23 @@ def settle(outcome: Outcome, policy: Policy) -> Settle:
             return Settle(Kind.HOLD, *_LOST[outcome.reason])
         case _:
             assert_never(outcome)
+
+
+#: Fields of a response by which its status may come to mean something else.
+SAYS = frozenset((b"idempotency-outcome", b"retry-after"))
+
+
+def kept(policy: Policy) -> frozenset[int]:
+    """The statuses of whole responses that `settle` keeps for this policy, where none of SAYS is there."""
+    return _kept(policy.release, policy.hold, policy.keep)
+
+
+@lru_cache(maxsize=256)
+def _kept(release: frozenset[int], hold: frozenset[int], keep: frozenset[int]) -> frozenset[int]:
+    policy = Policy(release=release, hold=hold, keep=keep)
+    return frozenset(
+        status for status in range(200, 600) if settle(Answered(Response(status, NONE)), policy) == _PLAIN_KEEP
+    )
 
 
 def _settle_answer(answered: Answered, policy: Policy) -> Settle:

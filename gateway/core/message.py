@@ -173,19 +173,19 @@ class Travel:
     def lines(self, fields: Fields) -> bytes:
         """Those lines as they go on the wire."""
         shape, values = fields.shape, fields.values
-        at = shape.at.get(b"connection")
+        told, block = shape.made(self, self._usual)
+        # One keep-alive, as most say it: no field of that name travels.
         if (
-            at is None
-            or (len(at) == 1 and values[at[0]] == b"keep-alive")  # as most say it; no field of that name travels
-            or named_by_connection(fields).isdisjoint(shape.at)
+            told
+            and not (len(told) == 1 and values[told[0]] == b"keep-alive")
+            and not named_by_connection(fields).isdisjoint(shape.at)
         ):
-            block = shape.made(self, self._block)
-        else:
             block = shape.block(self.of(fields))
         return block.template % block.pick(values)
 
-    def _block(self, shape: Shape) -> Block:
-        return shape.block(self.positions(shape))
+    def _usual(self, shape: Shape) -> tuple[tuple[int, ...], Block]:
+        """Where the Connection fields stand, and how the lines are written that travel if those name none."""
+        return shape.at.get(b"connection", ()), shape.block(self.positions(shape))
 
 
 _FORWARDED = Travel(NEVER_FORWARDED)

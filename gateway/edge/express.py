@@ -26,12 +26,12 @@ from typing import Any
 
 from .. import failpoints
 from ..core import record as records
-from ..core.decide import Guard, Reason, settle
+from ..core.decide import SAYS, Guard, Reason, kept
 from ..core.fields import Fields, fields_of
 from ..core.fingerprint import Plain, of_plain, plainly
 from ..core.key import Key, plain, sent_name
 from ..core.keyform import weakness
-from ..core.message import Answer, Request, remembered
+from ..core.message import Answer, Request, Response, remembered
 from ..core.outcome import Answered, Completeness, Outcome
 from ..core.problem import Label
 from ..core.record import Done, Found, Kind
@@ -41,7 +41,7 @@ from ..flights import Flight
 from ..ports import Account, DuplicateKind, Prompt, StoreAway, Stored, VerdictName
 from ..trace import untraced
 from .door import Door, Framing, Guarded, Head, Met
-from .render import REPLAYED, again, connection_field, own, returned, whole
+from .render import CLOSE, REPLAYED, again, own, returned, whole
 from .upstream import GuardedAttempt, GuardedUpstream
 from .visit import Host, Visit
 
@@ -49,13 +49,14 @@ from .visit import Host, Visit
 class Lane:
     """What the requests of one `Met` have in common."""
 
-    __slots__ = ("form", "key", "limit", "policy", "route", "upstream")
+    __slots__ = ("form", "kept", "key", "limit", "policy", "route", "upstream")
 
     def __init__(self, met: Met, prompt: Prompt, upstream: GuardedUpstream) -> None:
         route = self.route = met.route
         policy = self.policy = route.policy
         self.key = met.key
         self.limit = policy.max_request
+        self.kept = kept(policy)
         self.form = prompt.form(route=route.name, lease=policy.lease, life=policy.claim_life, window=policy.window)
         self.upstream = upstream
 
@@ -128,7 +129,7 @@ class Express(Visit):
     _won_after = 0.0
     _sent_at = 0.0
     #: What came back, once it is being kept: the response, what is remembered of it, when it came, and the time of day.
-    _answered: tuple[Answered, Answer, float, int] | None = None
+    _answered: tuple[Response, Answer, float, int] | None = None
     #: Where the store's next reply goes, once this is an exchange.
     _onward: asyncio.Future[Any] | None = None
     #: Its answer is said, or cannot be.
@@ -227,30 +228,31 @@ class Express(Visit):
             self._failed(error)
 
     def _keep(self, outcome: Outcome | None) -> None:
-        lane, policy, clock = self._lane, self._lane.policy, self._way.gate.clock
-        if type(outcome) is Answered and outcome.completeness is Completeness.WHOLE:
-            verdict = settle(outcome, policy)
-            if verdict.kind is Kind.KEEP and verdict.reason is Reason.ANSWERED:
-                response = outcome.response
-                answer = remembered(response, keep=policy.keep_headers, drop=policy.drop_headers)
-                assert answer.body is not None
-                wall = clock.wall()
-                mark, tags = self._printed
-                value = lane.form.kept(
-                    mark,
-                    tags,
-                    holder=self._holder,
-                    first_seen=self._wall,
-                    wall=wall,
-                    status=response.status,
-                    head=answer.head,
-                    body=answer.body,
-                )
-                self._answered = outcome, answer, clock.now(), wall
-                if self._way.prompt.ask_keep(self.name, self._holder, value, policy.window, self):
-                    return
-                self._answered = None  # nobody was told
-        self._hand_over(None)
+        if type(outcome) is not Answered or outcome.completeness is not Completeness.WHOLE:
+            self._hand_over(None)
+            return
+        lane, response, clock = self._lane, outcome.response, self._way.gate.clock
+        if response.status not in lane.kept or not SAYS.isdisjoint(fields_of(response.fields).shape.at):
+            self._hand_over(None)
+            return
+        policy = lane.policy
+        answer = remembered(response, keep=policy.keep_headers, drop=policy.drop_headers)
+        wall = clock.wall()
+        mark, tags = self._printed
+        value = lane.form.kept(
+            mark,
+            tags,
+            holder=self._holder,
+            first_seen=self._wall,
+            wall=wall,
+            status=response.status,
+            head=answer.head,
+            body=response.body,
+        )
+        self._answered = response, answer, clock.now(), wall
+        if not self._way.prompt.ask_keep(self.name, self._holder, value, policy.window, self):
+            self._answered = None  # nobody was told
+            self._hand_over(None)
 
     def _kept(self, reply: Any) -> None:
         gate = self._way.gate
@@ -258,32 +260,33 @@ class Express(Visit):
         if not self._way.prompt.kept(reply):
             self._hand_over(_comes(reply))
             return
-        outcome, answer, answered, wall = self._answered
+        response, answer, answered, wall = self._answered
         now = gate.clock.now()
         gate.observer.store_called("settle", now - answered, failed=False)
         if failpoints.armed:
             failpoints.reach(Point.STORED)
-        response, body = outcome.response, outcome.response.body
+        body = response.body
         account = self._account(VerdictName.FORWARD, Label.STORED, response.status, now, body)
         account.attempt = 1
         account.settlement, account.reason = Kind.KEEP, Reason.ANSWERED
         account.claim, account.settle, account.upstream = self._won_after, now - answered, answered - self._sent_at
         account.record_bytes = len(answer.head) + len(body)
         lines = own(Label.STORED, self._wall, wall + self._lane.policy.window)
-        self._say(account, response.status, returned(response.fields, gate.clock.wall()), lines, b"", body)
+        self._say(account, returned(response.fields, wall), lines, b"", body)
 
-    def _replay(self, answer: Stored, now: float) -> None:
+    def _replay(self, stored: Stored, now: float) -> None:
+        status, head, body, first_seen, expires = stored
         wall = self._way.gate.clock.wall()
-        account = self._account(VerdictName.REPLAY, Label.REPLAYED, answer.status, now, answer.body)
+        account = self._account(VerdictName.REPLAY, Label.REPLAYED, status, now, body)
         account.duplicate = DuplicateKind.REPLAYED
-        account.claim = now - self.started
-        account.age = max(0.0, (wall - answer.first_seen) / 1000)
-        lines = own(Label.REPLAYED, answer.first_seen, answer.expires)
-        self._say(account, answer.status, again(answer.head, wall), lines, REPLAYED, answer.body)
+        account.claim = account.total
+        account.age = max(0.0, (wall - first_seen) / 1000)
+        self._say(account, again(head, wall), own(Label.REPLAYED, first_seen, expires), REPLAYED, body)
 
     def _account(self, verdict: VerdictName, label: Label, status: int, now: float, body: bytes) -> Account:
         request = self._request
-        account = Account(self._lane.route.name, request.method, request.target, request.peer, verdict, None, label)
+        account = Account(self._lane.route.name, request.method, request.target, request.peer, verdict)
+        account.label = label
         account.status = status
         account.key = Key(self._text)
         account.name = self.name
@@ -292,7 +295,7 @@ class Express(Visit):
         account.response_bytes = len(body)
         return account
 
-    def _say(self, account: Account, status: int, fields: bytes, lines: bytes, replayed: bytes, body: bytes) -> None:
+    def _say(self, account: Account, fields: bytes, lines: bytes, replayed: bytes, body: bytes) -> None:
         gate, conn = self._way.gate, self._conn
         self._over = True
         gate.flights.forget(self)
@@ -301,11 +304,9 @@ class Express(Visit):
                 conn.give_back(self)
             else:
                 self.answered = True
-                connection = connection_field(keep_alive=self.keeps_alive(), http10=False)
-                data = whole(status, fields, lines, replayed, connection, body)
-                if failpoints.armed:
-                    data = conn.half(data)
-                conn.write(data)
+                connection = b"" if self.keeps_alive() else CLOSE
+                data = whole(account.status, fields, lines, replayed, connection, body)
+                conn.write(conn.half(data) if failpoints.armed else data)
                 conn.done(self)
         except Exception as error:
             conn.unsaid(error)
@@ -363,6 +364,8 @@ class Express(Visit):
             claimed = partial(_on, reply, lambda said: prompt.claim_on(name, claim, said))
         flight = self._flight = gate.flights.join(self)
         flight.attempt = self._attempt
+        if self._attempt is not None:
+            self._attempt.hush()
         begun = Begun(
             flight,
             self.started,

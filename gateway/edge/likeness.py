@@ -1,7 +1,7 @@
 """Messages that look like those before them: read by one match instead of field by field.
 
-A client sends heads with the same names again and again, and so does a service. Once some have been parsed, an
-expression is made of their names; a message that it matches, with exactly its body behind it, has been read. That is
+A client sends heads with the same names again and again, and so does a service. Once one has been parsed, an
+expression is made of its names; a message that it matches, with exactly its body behind it, has been read. That is
 one call of the matcher instead of nine of ours by the parser. Whatever does not match goes to llhttp as if nobody had
 looked, so the expression may take too little, and never too much: one spelling of each line, no white space around a
 value, HTTP/1.1, a path as target, and nothing that speaks of framing but one Content-Length and a
@@ -16,9 +16,11 @@ from typing import Any
 
 from ..core.fields import Fields, Shape
 
-#: Messages with the same names after which an expression is made of them. Making one takes a millisecond, so whoever
-#: sends ever new names must not have one made for each.
-MET_BEFORE = 16
+#: Making an expression takes a millisecond, as long as ten messages, so whoever sends ever new names must not have one
+#: made for each: one costs so much of a credit that every message which is parsed adds one to, up to a few of them.
+COST = 16
+MOST = 4 * COST
+credit = MOST
 #: Fields with which a head is left to llhttp, which reads more out of them than their values.
 _LEFT_ALONE = frozenset(
     (b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer", b"proxy-connection", b"http2-settings")
@@ -30,16 +32,15 @@ _VALUES = {b"content-length": rb"(0|[1-9][0-9]{0,7})", b"connection": rb"([Kk]ee
 
 
 class Likeness:
-    """What messages with the names of `shape` look like. `match` is None until enough of them have been met, and for
-    good where they are left to llhttp."""
+    """What messages with the names of `shape` look like. `match` is None until one was met that there was credit for,
+    and for good where they are left to llhttp."""
 
-    __slots__ = ("_begins", "_left", "_seen", "length", "match", "shape")
+    __slots__ = ("_begins", "_left", "length", "match", "shape")
 
     def __init__(self, shape: Shape, begins: bytes, must: bytes) -> None:
         at = shape.at
         self.shape = shape
         self._begins = begins
-        self._seen = 0
         self._left = (
             len(at.get(must, ())) != 1
             or not _LEFT_ALONE.isdisjoint(at)
@@ -51,10 +52,13 @@ class Likeness:
         self.match: Callable[[bytes], re.Match[bytes] | None] | None = None
 
     def met(self) -> Likeness | None:
-        """Another such message was parsed. Returns what reads the next ones, once it can."""
+        """Such a message was parsed. Returns what reads the next ones, where it can."""
+        global credit
         if self.match is None and not self._left:
-            self._seen += 1
-            if self._seen >= MET_BEFORE:
+            if credit < COST:
+                credit += 1
+            else:
+                credit -= COST
                 names = zip(self.shape.names, self.shape.lowered, strict=True)
                 lines = (re.escape(name) + b": " + _VALUES.get(lowered, _VALUE) + rb"\r\n" for name, lowered in names)
                 self.match = re.compile(b"".join((self._begins, *lines, rb"\r\n"))).match

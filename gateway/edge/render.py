@@ -17,6 +17,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES = {
     int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus if status >= 200
 }
+CLOSE = b"Connection: close\r\n"
 REPLAYED = b"Idempotent-Replayed: true\r\n"
 _BODILESS = frozenset((204, 304))
 _ADVICE = {True: b"true", False: b"false"}
@@ -122,7 +123,7 @@ def connection_field(*, keep_alive: bool, http10: bool) -> bytes:
     """The `Connection` field line of a response, where one is needed (RFC 9112 §9.3)."""
     if keep_alive:
         return b"Connection: keep-alive\r\n" if http10 else b""
-    return b"Connection: close\r\n"
+    return CLOSE
 
 
 def returned(lines: Lines, wall: int) -> bytes:

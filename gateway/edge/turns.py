@@ -136,19 +136,21 @@ class Turns(Line):
 
     def done(self, visit: Visit, *, cut: bool = False) -> None:
         """A request has been answered: on to the next, or close. `cut`: its response could not be ended."""
-        self.give_back(visit)
-        if not self._queue or self._queue[0] is not visit:
+        queue = self._queue
+        if visit.reserved:
+            self.give_back(visit)
+        if not queue or queue[0] is not visit:
             return
-        self._queue.popleft()
+        queue.popleft()
         if cut:
             self.abort()
             return
         if not visit.keeps_alive():
             self._close()
             return
-        if self._paused and len(self._queue) <= self.server.patience.pipelined:
+        if self._paused and len(queue) <= self.server.patience.pipelined:
             self.resume()
-        if self._queue:
+        if queue:
             self._turn()
         else:
             self._since = self.server.loop.time()

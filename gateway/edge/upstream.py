@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 
 from .. import failpoints
-from ..core.fields import Fields, fields_of
+from ..core.fields import Fields, Shape, fields_of
 from ..core.limit import Limit
 from ..core.message import Request, Response
 from ..core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
@@ -76,9 +77,6 @@ class GuardedAttempt:
 
     def outcome(self, until: float) -> asyncio.Future[Outcome | None]:
         pool = self._pool
-        if self._told is not None:
-            self._told = None
-            pool.deadlines.clear(self, self._tick)
         waiter: asyncio.Future[Outcome | None] = pool.loop.create_future()
         if self._outcome is not None:
             waiter.set_result(self._outcome)
@@ -90,12 +88,19 @@ class GuardedAttempt:
         return waiter
 
     def tell(self, told: Callable[[Outcome | None], None], until: float) -> None:
-        """As `outcome`, by a call, which comes later than this one returns. Asking for the outcome takes its place."""
+        """As `outcome`, by one call, once there is one."""
+        if self._outcome is not None:
+            told(self._outcome)
+            return
         self._told = told
         self._until = until
         self._tick = self._pool.deadlines.set(self, self._next_deadline())
-        if self._outcome is not None:
-            self._pool.loop.call_soon(self._tell, self._outcome)
+
+    def hush(self) -> None:
+        """Tell nobody: somebody is about to ask for the outcome."""
+        if self._told is not None:
+            self._told = None
+            self._pool.deadlines.clear(self, self._tick)
 
     def abandon(self, reason: LostReason) -> None:
         if self._outcome is not None:
@@ -291,11 +296,26 @@ class LiveStream:
 
 def is_stream(fields: Fields) -> bool:
     """Whether a response with these fields shows itself a stream."""
-    at, values = fields.shape.at, fields.values
-    for position in at.get(b"content-type", ()):
-        if values[position].lstrip(b" \t").lower().startswith(_STREAMS):
+    types, unbuffered = fields.shape.made(_showing, _showing)
+    for position in types:
+        value = fields.values[position]
+        if _streams(value) if len(value) <= _REMEMBERED else _streams.__wrapped__(value):
             return True
-    return b"x-accel-buffering" in at and any(value.lower() == b"no" for value in fields.all(b"x-accel-buffering"))
+    return unbuffered and any(value.lower() == b"no" for value in fields.all(b"x-accel-buffering"))
+
+
+#: Bytes of a content type beyond which nothing is remembered of it.
+_REMEMBERED = 128
+
+
+@lru_cache(maxsize=256)
+def _streams(content_type: bytes) -> bool:
+    return content_type.lstrip(b" \t").lower().startswith(_STREAMS)
+
+
+def _showing(shape: Shape) -> tuple[tuple[int, ...], bool]:
+    """Where a head of this shape has its content types, and whether it speaks of buffering."""
+    return shape.at.get(b"content-type", ()), b"x-accel-buffering" in shape.at
 
 
 def _declares_body(request: Request) -> bool:

@@ -214,7 +214,7 @@ def stored(value: bytes, mark: bytes) -> Stored | None:
     except IndexError:
         return None
     seen_low, seen_high, expires_low, expires_high = _INSTANTS.unpack_from(value, _INSTANTS_AT)
-    return Stored(
+    return (
         value[15] | value[16] << 8,
         value[head_at:body_at],
         value[body_at:],

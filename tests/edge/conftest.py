@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import pytest
 import uvloop
 
-from gateway.edge import likeness
 from tests.edge.stand import ByHand
 from tests.harness import Origin
 
@@ -18,12 +17,6 @@ def pytest_asyncio_loop_factories(
     if getattr(item.getparent(pytest.Module).module, "BOTH_LOOPS", False):  # type: ignore[attr-defined, union-attr]
         return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
     return None
-
-
-@pytest.fixture(autouse=True)
-def _seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests send few messages: the second that looks like the first is read by its looks."""
-    monkeypatch.setattr(likeness, "MET_BEFORE", 1)
 
 
 @pytest.fixture

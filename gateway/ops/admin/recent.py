@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
-from ...ports import Account, Clock, Nobody
+from ...ports import Account, Clock, DuplicateKind, Nobody
 from ..observers import Deaf
 from .forms import Duplicate, instant_of
 
@@ -17,7 +17,7 @@ OF_EACH = 20
 @dataclass(slots=True)
 class _Seen:
     count: int
-    last: deque[tuple[int, str, str, int]]
+    last: deque[tuple[int, str, DuplicateKind, int]]
 
 
 class Recent(Deaf, Nobody):
@@ -42,7 +42,7 @@ class Recent(Deaf, Nobody):
         else:
             self._seen.move_to_end(account.name)
         seen.count += 1
-        seen.last.append((self._clock.wall(), account.peer, account.duplicate.value, account.status))
+        seen.last.append((self._clock.wall(), account.peer, account.duplicate, account.status))
 
     def of(self, name: bytes) -> list[Duplicate]:
         """The last duplicates under this name, the oldest first."""
@@ -50,6 +50,6 @@ class Recent(Deaf, Nobody):
         if seen is None:
             return []
         return [
-            Duplicate(time=instant_of(time), client=peer, kind=kind, status=status, worker=self._worker)
+            Duplicate(time=instant_of(time), client=peer, kind=kind.value, status=status, worker=self._worker)
             for time, peer, kind, status in seen.last
         ]

@@ -28,6 +28,9 @@ class RedisError(Exception):
         self.code = text.partition(" ")[0]
 
 
+_ERROR = hiredis.ReplyError
+
+
 def pack(*words: bytes) -> bytes:
     """A command as it goes on the wire."""
     packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows tuples of one
@@ -99,7 +102,7 @@ class Pipeline(asyncio.Protocol):
         gets = reader.gets
         try:
             while (reply := gets()) is not Ellipsis:
-                if isinstance(reply, hiredis.ReplyError):
+                if isinstance(reply, _ERROR):
                     reply = RedisError(str(reply))
                 elif unasked is not None and unasked(reply, pending[0][0] if pending else None):
                     continue
@@ -108,10 +111,11 @@ class Pipeline(asyncio.Protocol):
                     return
                 told, wanted, _ = pending[0]
                 if wanted > 1:
-                    self._replies.append(reply)
-                    if len(self._replies) < wanted:
+                    replies = self._replies
+                    replies.append(reply)
+                    if len(replies) < wanted:
                         continue
-                    reply, self._replies = self._replies, []
+                    reply, self._replies = replies, []
                 pending.popleft()
                 if not told.done():
                     told.set_result(reply)
