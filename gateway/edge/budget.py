@@ -23,6 +23,10 @@ class Budget:
         self.taken += size
         return True
 
+    def has_room(self, size: int) -> bool:
+        """Whether so many would fit, for whoever gives them back at once."""
+        return self.taken + size <= self.total
+
     def give(self, size: int) -> None:
         """Give back what was taken."""
         self.taken -= size

@@ -51,6 +51,9 @@ class Receiver(Protocol):
 
     def body(self, data: bytes) -> None: ...
 
+    def whole(self, head: Head, body: bytes) -> None:
+        """As `head`, `body` and `end`, of a response that came in one piece."""
+
     def fed(self) -> None:
         """What has come so far has been told, and it is not whole."""
 
@@ -107,6 +110,8 @@ class Connection(asyncio.Protocol):
         self._whole = False
         #: The parser has seen the end of a final response, and is as it was made.
         self._parsed = False
+        #: The parser was asked of this response.
+        self._asked = False
         self._early = False
         self._head_bytes = 0
         self._interims = 0
@@ -173,15 +178,13 @@ class Connection(asyncio.Protocol):
         self._receiver = receiver
         if self._parser is None or not self._parsed:
             self._parser = httptools.HttpResponseParser(self)
-        self._parsed = False
+        self._parsed = self._whole = False
         self._head = None
-        self._lines = []
-        self._reason = b""
         self._bodiless = bodiless
-        self._whole = self._early = False
-        if self._trailers:
-            self._trailers = []
-        self._head_bytes = self._interims = 0
+        if self._asked:
+            self._asked = self._early = False
+            self._lines, self._trailers, self._reason = [], [], b""
+            self._head_bytes = self._interims = 0
         self._writing = more
         self.served += 1
         self._transport.write(data)
@@ -241,6 +244,7 @@ class Connection(asyncio.Protocol):
         if self._like is not None and self._head_bytes == 0 and self._read_whole(data, self._like):
             return
         self._head_bytes += len(data)
+        self._asked = True
         assert self._parser is not None
         try:
             self._parser.feed_data(data)
@@ -273,11 +277,10 @@ class Connection(asyncio.Protocol):
             return False
         status, reason, fields, body = read
         head = self._head = Head(int(status), reason, fields, len(body), False, False)
-        self._receiver.head(head)
-        if body and self._receiver is not None:
-            self._receiver.body(body)
         self._whole = self._parsed = True  # the parser is as it was made, for nobody has asked it
-        self._finish()
+        receiver, self._receiver = self._receiver, None
+        receiver.whole(head, body)
+        self._free()
         return True
 
     def eof_received(self) -> bool:
@@ -324,6 +327,10 @@ class Connection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.end()
+        self._free()
+
+    def _free(self) -> None:
+        """The response was told, whole."""
         if self._paused:
             self.resume_reading()  # for its reader's sake; the next one, and its end, must be heard
         if not (self._tainted or self._early or self._writing):

@@ -186,7 +186,8 @@ class Express(Visit):
             else:
                 self._claimed(reply)
         except Exception as error:
-            self._failed(error)
+            read = self._sending and self._answered is None  # and its attempt is what failed
+            self._failed(error, None if read else _comes(reply))
 
     def set_exception(self, away: StoreAway) -> None:
         if self._onward is not None:
@@ -225,7 +226,7 @@ class Express(Visit):
         try:
             self._keep(outcome)
         except Exception as error:
-            self._failed(error)
+            self._failed(error, None)
 
     def _keep(self, outcome: Outcome | None) -> None:
         if type(outcome) is not Answered or outcome.completeness is not Completeness.WHOLE:
@@ -327,12 +328,12 @@ class Express(Visit):
         assert self._flight is not None
         return self._flight
 
-    def _failed(self, error: Exception) -> None:
-        """A fault of ours. The exchange that goes on lets go of the key as it must."""
+    def _failed(self, error: Exception, reply: Reply | None) -> None:
+        """A fault of ours. The exchange that goes on does what was to be done, or lets go of the key as it must."""
         self._way.gate.tasks.failed(error)
         if self._flight is None and not self._over:
             self._failure = error
-            self._hand_over(None if self._sending else _raises(error))
+            self._hand_over(reply)
 
     def _hand_over(self, reply: Reply | None) -> None:
         """Go on as an exchange. `reply` awaits what the store says to what it was asked last; None where that has been

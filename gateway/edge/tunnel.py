@@ -242,6 +242,12 @@ class Tunnel:
             framed = head + framed
         self._guest.write(framed)
 
+    def whole(self, head: Head, body: bytes) -> None:
+        self.head(head)
+        if body:
+            self.body(body)
+        self.end()
+
     def fed(self) -> None:
         if self._unwritten:
             head, self._unwritten = self._unwritten, b""

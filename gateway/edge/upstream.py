@@ -130,8 +130,9 @@ class GuardedAttempt:
     def _conclude(self, outcome: Outcome) -> None:
         if self._outcome is None:
             self._outcome = outcome
-            self._budget.give(self._size)
-            self._size = 0
+            if self._size:
+                self._budget.give(self._size)
+                self._size = 0
             if self._waiter is not None or self._told is not None:
                 self._pool.deadlines.clear(self, self._tick)
                 self._tell(outcome)
@@ -215,6 +216,17 @@ class GuardedAttempt:
         response = Response(head.status, head.fields, body)
         completeness = Completeness.UNTIL_CLOSE if head.until_close else Completeness.WHOLE
         self._conclude(Answered(response, completeness))
+
+    def whole(self, head: Head, body: bytes) -> None:
+        size = len(body)
+        if failpoints.armed or size > self._limit or not self._budget.has_room(size) or is_stream(head.fields):
+            self.head(head)
+            if body:
+                self.body(body)
+            self.end()
+            return
+        self._head = head
+        self._conclude(Answered(Response(head.status, head.fields, body)))
 
     def lost(self, reason: LostReason, detail: str) -> None:
         if self.stream is not None:

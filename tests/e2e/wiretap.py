@@ -36,6 +36,9 @@ class Wiretap:
         self._tasks: set[asyncio.Task[None]] = set()
         self.heard: list[Chunk] = []
         self.lose_a_reply = False
+        #: While it is clear, what Redis says is held back.
+        self.talks = asyncio.Event()
+        self.talks.set()
         self.port = 0
 
     async def start(self) -> Wiretap:
@@ -77,6 +80,8 @@ class Wiretap:
 
     async def _pump(self, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
+            if direction == FROM_REDIS:
+                await self.talks.wait()
             if direction == FROM_REDIS and self.lose_a_reply:
                 # Redis has done it, and the connection ends before anybody hears of it.
                 self.lose_a_reply = False
