@@ -54,8 +54,8 @@ class ClientConnection(Turns):
         self._lines: list[bytes] = []
         self._in_head = False
         self._fed = 0
-        #: What the last head looked like, where it can be said; and whether the parser is in the midst of a message.
-        self._like: Likeness | None = server.like
+        #: What its last head looked like, where it can be said; and whether the parser is in the midst of a message.
+        self._like: Likeness | None = None
         self._amid = False
         self._upgrading = False
         self._synthetic = False
@@ -111,11 +111,13 @@ class ClientConnection(Turns):
             return
         if len(data) > _PIECE:
             self._feed_by_pieces(data)
-        elif self._like is None or self._queue or self._amid or not self._read_whole(data, self._like):
+        elif self._queue or self._amid or not self._read_whole(data, self._like or self.server.like):
             self._feed(data)
 
-    def _read_whole(self, data: bytes, like: Likeness) -> bool:
+    def _read_whole(self, data: bytes, like: Likeness | None) -> bool:
         """Take `data` for the one whole request that it is, if it looks like those before it."""
+        if like is None:
+            return False
         server, read = self.server, like.read(data)
         if read is None or len(data) > server.door.bounds.head:
             return False
@@ -274,7 +276,8 @@ class ClientConnection(Turns):
             fields = without_hearsay(fields)
         head = Head(parser.get_method(), self._target, fields, version, size, self._certificate, self._secure)
         self._upgrading = parser.should_upgrade()
-        server.like = self._like = head_like.met()
+        self._like = head_like.met()
+        server.like = self._like or server.like
         first = not self._queue
         visit = self._reading = self._seat(head, keep_alive)
         if self._upgrading and isinstance(visit.way, Passing) and first:

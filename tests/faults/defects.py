@@ -19,7 +19,9 @@ import gateway.core.decide as decide
 import gateway.core.policy as policy
 import gateway.core.record as record
 import gateway.edge.client as client
+import gateway.edge.express as express
 import gateway.edge.server as server
+import gateway.edge.shared as shared
 import gateway.edge.upstream as upstream
 import gateway.edge.visit as visits
 import gateway.exchange as exchange
@@ -35,6 +37,17 @@ DEFECTS: dict[str, Callable[[], None]] = {}
 
 
 def defect(install: Callable[[], None]) -> Callable[[], None]:
+    """A defect of exchanges: nothing goes the express way, where it would not be met."""
+
+    def installed() -> None:
+        shared.Shared._express = lambda self: None  # type: ignore[method-assign]
+        install()
+
+    DEFECTS[install.__name__.replace("_", "-")] = installed
+    return install
+
+
+def express_defect(install: Callable[[], None]) -> Callable[[], None]:
     DEFECTS[install.__name__.replace("_", "-")] = install
     return install
 
@@ -322,6 +335,53 @@ def body_not_awaited() -> None:
         eof(self, error)
 
     client.ClientConnection.connection_lost = lost  # type: ignore[method-assign]
+
+
+@express_defect
+def express_answers_first() -> None:
+    """On the express way the client is told first, and the record is written a moment later."""
+    kept = redis_store.RedisStore.ask_keep
+    later: set[asyncio.TimerHandle] = set()
+
+    def at_leisure(self: Any, name: bytes, holder: bytes, value: bytes, life: int, told: Any) -> bool:
+        class Nobody:
+            def done(self) -> bool:
+                return True
+
+        loop = asyncio.get_running_loop()
+        later.add(loop.call_later(0.02, kept, self, name, holder, value, life, Nobody()))
+        loop.call_soon(told.set_result, 1)
+        return True
+
+    redis_store.RedisStore.ask_keep = at_leisure  # type: ignore[method-assign]
+
+
+@express_defect
+def express_replays_anything() -> None:
+    """On the express way the key alone says what the request is."""
+    stored = redis_store.stored
+    redis_store.stored = lambda value, mark: stored(value, value[17:53])
+
+
+@express_defect
+def express_tries_again() -> None:
+    """On the express way a request whose connection broke is sent once more."""
+    keep = express.Express._keep
+
+    def again(self: Any, outcome: Any) -> None:
+        if getattr(outcome, "reason", None) is LostReason.CLOSED and not hasattr(self, "tried"):
+            self.tried = True
+            self._forward(self._sent_at, self.started + 1)
+        else:
+            keep(self, outcome)
+
+    express.Express._keep = again  # type: ignore[method-assign]
+
+
+@express_defect
+def express_not_mustered() -> None:
+    """A stop waits for tasks alone, and ends what goes the express way."""
+    exchange.Gate.muster = lambda self: None  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -36,8 +36,9 @@ def names(what: str, count: int) -> list[str]:
 # ── Processes ─────────────────────────────────────────────────────────────────────────────────────
 
 
-async def killed(folder: Path, defect: str, *, store: str, point: Point) -> list[str]:
-    """A gate dies when a third exchange gets to `point`; another takes its place; all clients retry."""
+async def killed(folder: Path, defect: str, *, store: str, point: Point, copies: int = 3) -> list[str]:
+    """A gate dies when a third exchange gets to `point`; another takes its place; all clients retry. With one copy of
+    each request nobody waits for it: on Redis all but the first go the express way."""
     async with Stage(folder, store, defect=defect) as stage:
         keys: list[str] = []
         doomed = await stage.gate(failpoint=f"{point.value}:kill@3")
@@ -50,7 +51,7 @@ async def killed(folder: Path, defect: str, *, store: str, point: Point) -> list
             tries = [
                 stage.ask(doomed, key, f"{key}/{copy}", origin=f"linger={0.02 + 0.004 * number:.3f}")
                 for number, key in enumerate(fresh)
-                for copy in range(3)
+                for copy in range(copies)
             ]
             await asyncio.gather(*tries)
             if doomed.reached:
@@ -169,9 +170,9 @@ async def crowd(folder: Path, defect: str) -> list[str]:
         return stage.faults()
 
 
-async def another_body(folder: Path, defect: str) -> list[str]:
+async def another_body(folder: Path, defect: str, *, store: str = "sqlite") -> list[str]:
     """A key is used again for another request: refused, whatever the state; nobody gets another's answer."""
-    async with Stage(folder, "sqlite", defect=defect) as stage:
+    async with Stage(folder, store, defect=defect) as stage:
         gate = await stage.gate()
         first = asyncio.create_task(stage.ask(gate, "reused", "first", origin="linger=0.3"))
         await asyncio.sleep(0.1)
@@ -190,12 +191,14 @@ async def another_body(folder: Path, defect: str) -> list[str]:
 # ── Upstreams ─────────────────────────────────────────────────────────────────────────────────────
 
 
-async def upstream_fails(folder: Path, defect: str, *, origin: str, store: str = "sqlite") -> list[str]:
+async def upstream_fails(
+    folder: Path, defect: str, *, origin: str, store: str = "sqlite", copies: int = 3
+) -> list[str]:
     """The origin has done it, and what it says does not say so: never run again; every duplicate is told so."""
     async with Stage(folder, store, defect=defect) as stage:
         gate = await stage.gate()
         keys = names(origin.partition("=")[0], 5)
-        await stage.crowd([gate], keys, 3, origin=origin)
+        await stage.crowd([gate], keys, copies, origin=origin)
         await stage.settle(gate, keys, origin=origin)
         return stage.faults()
 

@@ -42,6 +42,10 @@ CAUGHT: dict[str, scenes.Scene] = {
     "guests-cut-off": rolling,
     "drained-without-settling": rolling,
     "body-not-awaited": scenes.cut_clients,
+    "express-answers-first": partial(scenes.killed, store="redis", point=Point.HALF_REPLIED, copies=1),
+    "express-replays-anything": partial(scenes.another_body, store="redis"),
+    "express-tries-again": partial(scenes.upstream_fails, origin="cut", store="redis", copies=1),
+    "express-not-mustered": rolling,
 }
 #: Cheap ones, one of each kind: the claim, the settlement, the lease, the wire.
 SHORT = ("check-then-set", "bare-503-released", "lapse-frees-the-key", "sent-again-when-lost")

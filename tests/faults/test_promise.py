@@ -28,6 +28,13 @@ SCENES: dict[str, scenes.Scene] = {
     "the origin does it and says 503": partial(scenes.upstream_fails, origin="status=503"),
     "the origin does it and never answers": partial(scenes.upstream_fails, origin="linger=2.5"),
     "the origin answers late": scenes.late_answer,
+    "a key used for another request, on Redis": partial(scenes.another_body, store="redis"),
+    **{
+        f"the origin does it and {what}, for one client each": partial(
+            scenes.upstream_fails, origin=origin, store="redis", copies=1
+        )
+        for what, origin in (("breaks", "cut"), ("answers half", "short"), ("says 503", "status=503"))
+    },
     "a window shorter than the exchange": scenes.short_window,
     "a wall clock an hour ahead": scenes.skewed,
     "a Release lands late": scenes.late_release,
@@ -40,12 +47,15 @@ SCENES: dict[str, scenes.Scene] = {
 }
 
 
-@pytest.mark.parametrize("store", ["sqlite", "redis"])
-async def test_a_gate_is_killed_at_each_failpoint(store: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("store", "copies"), [("sqlite", 3), ("redis", 3), ("redis", 1)])
+async def test_a_gate_is_killed_at_each_failpoint(store: str, copies: int, tmp_path: Path) -> None:
     """kill -9 at eight places, side by side: all eight are reached, no key runs twice, none is stuck."""
     for turn in range(TIMES):
         found = await asyncio.gather(
-            *(scenes.killed(tmp_path / f"{turn}-{point.value}", "", store=store, point=point) for point in Point)
+            *(
+                scenes.killed(tmp_path / f"{turn}-{point.value}", "", store=store, point=point, copies=copies)
+                for point in Point
+            )
         )
         assert found == [[]] * len(Point), dict(zip(Point, found, strict=True))
 

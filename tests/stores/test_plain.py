@@ -1,0 +1,190 @@
+"""Plain records as bytes, and what is sent of them: the same as by way of a Record, to the byte."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core import record as records
+from gateway.core.fields import fields_of
+from gateway.core.fingerprint import Recipe, fingerprint, of_plain, plainly
+from gateway.core.key import Key, record_name, sent_name
+from gateway.core.message import Answer, Request
+from gateway.core.record import Doubt, Found, State
+from gateway.ports import Nobody, Told
+from gateway.stores.codec import PlainForm, decode, encode, stored
+from gateway.stores.redis.pipeline import pack
+from gateway.stores.redis.servers import Address, Servers
+from gateway.stores.redis.store import RedisStore
+from tests.stores.worlds import FINGERPRINT, a_claim
+
+times = st.integers(0, 2**48 - 1)
+durations = st.integers(1, 2**40 - 1)
+prints = st.builds(
+    lambda request, credentials, tags: replace(FINGERPRINT, request=request, credentials=credentials, tags=tags),
+    st.binary(min_size=16, max_size=16),
+    st.binary(min_size=16, max_size=16),
+    st.integers(0, 8).flatmap(lambda n: st.binary(min_size=2 * n, max_size=2 * n)),
+)
+holders = st.binary(min_size=12, max_size=12)
+
+
+@given(prints, holders, st.text(max_size=300), st.integers(0, 2**46), durations, durations, durations, st.data())
+def test_a_form_writes_what_the_codec_does(
+    printed: Any, holder: bytes, route: str, wall: int, lease: int, life: int, window: int, data: st.DataObject
+) -> None:
+    """A claim and its answer, for any route, instants, durations and bytes."""
+    form = PlainForm(route=route, lease=lease, life=life, window=window)
+    claim = records.claim(printed, holder=holder, route=route, lease=lease, life=life, window=window, wall=wall)
+    mark, tags = printed.recipe + printed.request + printed.credentials, printed.tags
+    assert form.claim(mark, tags, holder=holder, wall=wall) == encode(claim)
+    later = data.draw(st.integers(wall, wall + 10**9))
+    answer = Answer(
+        data.draw(st.integers(200, 599)), data.draw(st.binary(max_size=60)), data.draw(st.binary(max_size=60))
+    )
+    kept = records.keep(claim, answer, wall=later).record
+    assert kept is not None
+    assert answer.body is not None
+    value = form.kept(
+        mark, tags, holder=holder, first_seen=wall, wall=later, status=answer.status, head=answer.head, body=answer.body
+    )
+    assert value == encode(kept)
+    assert stored(value, mark) == (answer.status, answer.head, answer.body, wall, kept.expires)
+
+
+@given(
+    prints,
+    st.sampled_from(State),
+    st.sampled_from(Doubt),
+    st.none() | st.builds(Answer, st.just(201), st.binary(max_size=20), st.none() | st.binary(max_size=20)),
+    st.sampled_from([b"", b"t" * 24]),
+    st.integers(0, 400),
+    st.booleans(),
+)
+def test_an_answer_is_read_where_it_is_one(
+    printed: Any, state: State, doubt: Doubt, answer: Answer | None, trace: bytes, cut: int, mine: bool
+) -> None:
+    """Of any record, cut anywhere: the answer of a completed one of this very request, with its body; of no other."""
+    record = replace(a_claim(), state=state, doubt=doubt, answer=answer, trace=trace, fingerprint=printed, status=201)
+    value = encode(record)
+    value = value[: len(value) - min(cut, len(value))]
+    mark = printed.recipe + printed.request + printed.credentials
+    found = stored(value, mark if mine else b"\0" * 36)
+    try:
+        told = decode(value)
+    except ValueError:
+        assert found is None
+        return
+    if (
+        not mine
+        or told.state is not State.COMPLETED
+        or told.answer is None
+        or told.answer.body is None
+        or doubt is not Doubt.NONE
+    ):
+        assert found is None
+    else:
+        assert found == (201, told.answer.head, told.answer.body, told.first_seen, told.expires)
+
+
+names = [
+    b"Host",
+    b"Content-Type",
+    b"Content-Encoding",
+    b"Authorization",
+    b"X-API-Key",
+    b"Cookie",
+    b"X-Tenant",
+    b"Accept",
+]
+said = [b"", b" a", b"application/json", b"multipart/form-data; boundary=x", b"MULTIPART/mixed", b"gzip", b"x" * 600]
+recipes = [
+    Recipe(), Recipe(bind=()), Recipe(bind=("default", "header:x-tenant")), Recipe(bind=("header:x-tenant",)),
+    Recipe(headers=(b"accept",)), Recipe(body="canonical-json"), Recipe(bind=("cookie:session",)),
+]  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(names), st.sampled_from(said)), max_size=6),
+    st.sampled_from([b"/", b"/pay?n=1", b"/" + b"x" * 600]),
+    st.binary(max_size=40) | st.just(b"x" * 20_000),
+    st.sampled_from(recipes),
+    st.sampled_from([b"", b"secret"]),
+)
+def test_a_plain_fingerprint_is_the_fingerprint(
+    lines: list[tuple[bytes, bytes]], target: bytes, body: bytes, recipe: Recipe, secret: bytes
+) -> None:
+    """Of any request: the same as bytes, or nothing."""
+    fields = fields_of(lines)
+    plain = plainly(fields, b"POST", target, body, recipe, secret)
+    if plain is None:
+        return
+    assert not recipe.headers
+    assert not recipe.elsewhere
+    assert recipe.body == "raw"
+    assert of_plain(plain) == fingerprint(Request(b"POST", target, fields, body), recipe, secret=secret)
+
+
+@given(st.binary(min_size=1, max_size=60), st.sampled_from([b"", b"secret"]))
+def test_a_sent_keys_name_is_its_records(text: bytes, secret: bytes) -> None:
+    """The same service, namespace and key: the same name."""
+    assert sent_name(b"shop", b"default", text, secret=secret) == record_name(
+        b"shop", b"default", (), Key(text), secret=secret
+    )
+
+
+class Pipe:
+    """Takes down what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, int]] = []
+
+    def tell(self, packed: bytes, replies: int, told: Told) -> None:
+        self.sent.append((packed, replies))
+
+    async def call(self, packed: bytes, replies: int = 1) -> Any:
+        self.sent.append((packed, replies))
+        return [None, -2] if replies == 2 else 1
+
+
+async def test_what_is_sent_is_what_the_store_sends() -> None:
+    """A claim and a Keep, word for word."""
+    store = RedisStore(Servers((Address("127.0.0.1", 1),)), Nobody(), prefix="some:")
+    (primary,) = store._fleet.primaries
+    pipe = Pipe()
+    primary.main.pipeline = pipe  # type: ignore[assignment]
+    primary.main.call = pipe.call  # type: ignore[method-assign, assignment]
+    primary._met = pipe  # type: ignore[assignment]
+    claim = a_claim()
+    settlement = records.keep(claim, Answer(200, b"A: b\r\n", b"body"), wall=5)
+    assert settlement.record is not None
+    await store.claim(b"name", claim)
+    assert store.ask_claim(b"name", encode(claim), claim.life, None)  # type: ignore[arg-type]
+    await store.settle(b"name", settlement)
+    assert store.ask_keep(b"name", claim.holder, encode(settlement.record), settlement.record.life, None)  # type: ignore[arg-type]
+    assert pipe.sent[0] == pipe.sent[1]
+    assert pipe.sent[2] == pipe.sent[3]
+    assert pipe.sent[0][0].startswith(
+        pack(b"SET", b"some:name", encode(claim), b"NX", b"GET", b"PX", b"%d" % claim.life)
+    )
+
+
+def test_only_a_done_keep_is_kept() -> None:
+    """Written anew, gone, an error or another's record: an exchange says what that means."""
+    store = RedisStore.kept
+    assert store(None, 1)  # type: ignore[arg-type]
+    for reply in (0, 2, True, b"1", [b"x", 5], RuntimeError()):
+        assert not store(None, reply)  # type: ignore[arg-type]
+
+
+def test_a_record_without_an_expiry_is_not_replayed() -> None:
+    """Nor one whose time to live is an error, or that ended between the two commands."""
+    value = encode(records.keep(a_claim(), Answer(200, b"", b""), wall=5).record or a_claim())
+    mark = value[17:53]
+    assert RedisStore.stored(None, [value, 5], mark) is not None  # type: ignore[arg-type]
+    for left in (-1, -2, RuntimeError(), None):
+        assert RedisStore.stored(None, [value, left], mark) is None  # type: ignore[arg-type]
+    assert Found(decode(value), 0).record.answer is not None
