@@ -443,7 +443,8 @@ class App:
         await self._upkeep.cancel()
         grace = self.settings.grace / 1000
         began = self.clock.now()
-        self.log.say("info", "stopping", in_flight=len(self.tasks), grace_s=grace)
+        under_way = len(self.tasks) + len(self._gate.flights.alone())
+        self.log.say("info", "stopping", in_flight=under_way, grace_s=grace)
         await self._server.drain(grace)
         self._gate.muster()
         await self.tasks.finish(max(grace - (self.clock.now() - began), 0))

@@ -276,6 +276,8 @@ class Connection(asyncio.Protocol):
         if read is None or self._wire.get_write_buffer_size():
             return False
         status, reason, fields, body = read
+        if len(data) - len(body) > HEAD_LIMIT:
+            return False
         head = self._head = Head(int(status), reason, fields, len(body), False, False)
         self._whole = self._parsed = True  # the parser is as it was made, for nobody has asked it
         receiver, self._receiver = self._receiver, None

@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from .. import failpoints
 from ..core import record as records
@@ -49,16 +49,15 @@ from .visit import Host, Visit
 class Lane:
     """What the requests of one `Met` have in common."""
 
-    __slots__ = ("form", "kept", "key", "limit", "policy", "route", "upstream")
+    __slots__ = ("form", "kept", "key", "limit", "policy", "route")
 
-    def __init__(self, met: Met, prompt: Prompt, upstream: GuardedUpstream) -> None:
+    def __init__(self, met: Met, prompt: Prompt) -> None:
         route = self.route = met.route
         policy = self.policy = route.policy
         self.key = met.key
         self.limit = policy.max_request
         self.kept = kept(policy)
         self.form = prompt.form(route=route.name, lease=policy.lease, life=policy.claim_life, window=policy.window)
-        self.upstream = upstream
 
 
 class Expressway:
@@ -92,8 +91,13 @@ class Expressway:
         express = Express(conn, self, lane, request, name, text, printed)
         if not gate.flights.enter(express):
             return None
-        if not express.begin():
-            gate.flights.forget(express)
+        begun = False
+        try:
+            begun = express.begin()
+        finally:
+            if not begun:
+                gate.flights.forget(express)
+        if not begun:
             return None
         door.fits(fields, lane.route)
         return express
@@ -101,18 +105,17 @@ class Expressway:
     def _lane(self, met: Met, fields: Fields) -> Lane | bool:
         """How such requests go; False where more is to be asked of them than is asked here."""
         policy = met.route.policy
-        upstream = self.gate.upstreams.get(met.route.upstream)
         if (
             met.passes is not None
             or met.key < 0
             or fields.shape.made(Framing, Framing).length < 0
             or policy.bound
             or policy.send_key
-            or not isinstance(upstream, GuardedUpstream)
+            or not isinstance(self.gate.upstreams.get(met.route.upstream), GuardedUpstream)
             or self.gate.trace is not untraced
         ):
             return False
-        return Lane(met, self.prompt, upstream)
+        return Lane(met, self.prompt)
 
 
 class Express(Visit):
@@ -162,15 +165,16 @@ class Express(Visit):
         other ways."""
         lane, door = self._lane, self._way.door
         size = len(self._request.body)
-        if not door.budget.take(size):
+        if not door.budget.has_room(size):
             return False
-        self.reserved = self.size = size
         mark, tags = self._printed
         value = lane.form.claim(mark, tags, holder=self._holder, wall=self._wall)
-        if self._way.prompt.ask_claim(self.name, value, lane.policy.claim_life, self):
-            return True
-        door.budget.give(size)
-        return False
+        self.size = size
+        if not self._way.prompt.ask_claim(self.name, value, lane.policy.claim_life, self):
+            return False
+        door.budget.take(size)
+        self.reserved = size
+        return True
 
     def done(self) -> bool:
         """`ports.Told`: it wants to be told."""
@@ -192,8 +196,11 @@ class Express(Visit):
     def set_exception(self, away: StoreAway) -> None:
         if self._onward is not None:
             self._onward.set_exception(away)
-        else:
+            return
+        try:
             self._hand_over(_raises(away))
+        except Exception as error:
+            self._failed(error, _raises(away))
 
     def _claimed(self, reply: Any) -> None:
         prompt, gate = self._way.prompt, self._way.gate
@@ -216,9 +223,12 @@ class Express(Visit):
         if failpoints.armed:
             failpoints.reach(Point.CLAIMED)
         lane = self._lane
+        upstream = cast(
+            GuardedUpstream, self._way.gate.upstreams[lane.route.upstream]
+        )  # it may have been taken up anew
         self._sent_at = now
         self._sending = True
-        attempt = lane.upstream.attempt(self._request, number=1, send_by=send_by, limit=lane.policy.max_response)
+        attempt = upstream.attempt(self._request, number=1, send_by=send_by, limit=lane.policy.max_response)
         self._attempt = attempt
         attempt.tell(self._came, self.started + lane.policy.timeout / 1000)
 
@@ -330,10 +340,17 @@ class Express(Visit):
 
     def _failed(self, error: Exception, reply: Reply | None) -> None:
         """A fault of ours. The exchange that goes on does what was to be done, or lets go of the key as it must."""
-        self._way.gate.tasks.failed(error)
-        if self._flight is None and not self._over:
-            self._failure = error
+        gate = self._way.gate
+        gate.tasks.failed(error)
+        if self._flight is not None or self._over:
+            return
+        self._failure = error
+        try:
             self._hand_over(reply)
+        except Exception as again:  # then the lease must lapse; its client, and whoever waits, must not wait for that
+            gate.tasks.failed(again)
+            gate.flights.forget(self)
+            self._conn.unsaid(again)
 
     def _hand_over(self, reply: Reply | None) -> None:
         """Go on as an exchange. `reply` awaits what the store says to what it was asked last; None where that has been

@@ -20,7 +20,7 @@ from gateway.stores.redis.store import RedisStore
 from tests.e2e.wiretap import Wiretap
 from tests.edge.stand import ByHand, Edge, Peer, edge, eventually
 from tests.harness import Client, Response, configuration, request
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 
 BODY = b'{"amount":1999}'
 #: Keys drawn at random, as clients should.
@@ -479,16 +479,50 @@ async def test_a_claim_that_cannot_be_asked_for_is_none(road: Road, monkeypatch:
     assert road.taken == []
 
 
+async def test_a_cluster_that_is_away_hangs_nobody(hand: ByHand) -> None:
+    """No slot has a primary: every request is told so at once, and nothing is left of the tries. (The first version
+    cut the clients off, and each key was in flight for good.)"""
+    away = f"redis+cluster://127.0.0.1:{free_port()}"
+    async with edge(configuration(hand.url, store=away, policy="store_wait: 50ms")) as gate:
+        client = await gate.connect()
+        for key in (*KEYS[:5], KEYS[0]):
+            await client.send(request(key=key, body=BODY))
+            said = await client.read()
+            assert (said.status, said.problem) == (503, "store-unavailable")
+        assert gate.server.express is not None
+
+
+async def test_a_body_that_does_not_fit_is_refused_once(hand: ByHand, redis: RedisServer) -> None:
+    """A gate whose memory is full says so, and counts that once."""
+    async with edge(configuration(hand.url, store=redis.url)) as gate:
+        client = await gate.connect()
+        road = Road(gate, hand, client, await warmed(client, hand), [])
+        budget = gate.server.door.budget
+        budget.taken += budget.total
+        await road.send(KEYS[0])
+        said = await client.read()
+        budget.taken -= budget.total
+        assert (said.status, said.problem) == (503, "overloaded")
+        assert gate.count("oncegate_limits_total", limit="buffers") == 1
+
+
+async def warmed(client: Client, hand: ByHand) -> Peer:
+    """What a first request has made ready: the door has met its head, and there is a connection to the origin."""
+    await client.send(request(key="9b1e7f60-warm", body=BODY))
+    peer = await hand.accept()
+    await peer.head()
+    await peer.read(len(BODY))
+    await peer.answer(b"warm")
+    assert (await client.read()).label == "stored"
+    return peer
+
+
 async def test_a_stop_waits_for_what_flies_alone(hand: ByHand, redis: RedisServer) -> None:
     """A client asks and leaves, and the gate is stopped: its answer is kept before the process ends."""
     async with edge(configuration(hand.url, store=redis.url)) as gate:
         client = await gate.connect()
-        await client.send(request(key=KEYS[0], body=BODY))
-        peer = await hand.accept()
+        peer = await warmed(client, hand)
         road = Road(gate, hand, client, peer, [])
-        await road.arrives()
-        await peer.answer(b"warm")
-        await client.read()
         await road.send(KEYS[1])
         await road.arrives()
         assert road.alone.name

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,9 +17,9 @@ from gateway.core.fingerprint import Recipe, fingerprint, of_plain, plainly
 from gateway.core.key import Key, record_name, sent_name
 from gateway.core.message import Answer, Request
 from gateway.core.record import Doubt, Found, State
-from gateway.ports import Nobody, Told
+from gateway.ports import Nobody, StoreAway, Told
 from gateway.stores.codec import PlainForm, decode, encode, stored
-from gateway.stores.redis.pipeline import pack
+from gateway.stores.redis.pipeline import Pipeline, pack
 from gateway.stores.redis.servers import Address, Servers
 from gateway.stores.redis.store import RedisStore
 from tests.stores.worlds import FINGERPRINT, a_claim
@@ -170,6 +173,45 @@ async def test_what_is_sent_is_what_the_store_sends() -> None:
     assert pipe.sent[0][0].startswith(
         pack(b"SET", b"some:name", encode(claim), b"NX", b"GET", b"PX", b"%d" % claim.life)
     )
+
+
+async def test_whoever_fails_when_told_costs_nobody_else_the_news() -> None:
+    """A connection ends under three commands, and the first that hears of it fails: the others hear it too, and the
+    connection is known to be lost."""
+    lost: list[str] = []
+    unexpected: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: unexpected.append(context["exception"]))
+
+    class Failing:
+        def done(self) -> bool:
+            return False
+
+        def set_result(self, reply: Any) -> None: ...
+
+        def set_exception(self, away: StoreAway) -> None:
+            raise RuntimeError("failed on purpose")
+
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        gone.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    _, pipeline = await loop.create_connection(lambda: Pipeline(lost.append), *server.sockets[0].getsockname())
+    pipeline.tell(pack(b"PING"), 1, Failing())
+    behind = pipeline.call(pack(b"PING"))
+    pipeline.abort("it is over")
+    with pytest.raises(StoreAway, match="it is over"):
+        await behind
+    assert lost == ["it is over"]
+    assert [str(error) for error in unexpected] == ["failed on purpose"]
+    await gone.wait()
+    server.close()
+    loop.set_exception_handler(None)
 
 
 def test_only_a_done_keep_is_kept() -> None:

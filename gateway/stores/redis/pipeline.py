@@ -145,6 +145,9 @@ class Pipeline(asyncio.Protocol):
         self._unsent = []
         first = self._asked - len(pending)
         for position, (told, _, _) in enumerate(pending):
-            if not told.done():
-                told.set_exception(StoreAway(why, ambiguous=first + position < self._written))
+            try:
+                if not told.done():
+                    told.set_exception(StoreAway(why, ambiguous=first + position < self._written))
+            except Exception as error:  # whatever one of them makes of it, the others must hear
+                self._loop.call_exception_handler({"message": "somebody failed who was told", "exception": error})
         self._lost(why)

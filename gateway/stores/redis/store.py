@@ -123,8 +123,13 @@ class RedisStore:
         return self.claim_on(name, claim, None)
 
     async def claim_on(self, name: bytes, claim: Record, reply: Reply) -> Done | Found:
+        if reply is not None and reply[0] is None:
+            return Done.WON  # it was asked where one trip is all, whatever that server has become since
         key = self._prefix + name
-        primary = self._fleet.of(key)
+        try:
+            primary = self._fleet.of(key)
+        except StoreAway as away:
+            raise away if reply is None else StoreAway(away.why, ambiguous=True) from away
         if reply is None:
             primary.trusted()
         both = _taken(key, encode(claim), b"%d" % claim.life)
@@ -197,22 +202,32 @@ class RedisStore:
 
     def ask_claim(self, name: bytes, value: bytes, life: int, told: Told) -> bool:
         key = self._prefix + name
-        primary = self._fleet.of(key)
-        pipeline = primary.main.pipeline
-        if pipeline is None or primary.waited is not None or primary.refuses:
+        primary = self._at_once(key)
+        if primary is None or primary.refuses:
             return False
+        pipeline = primary.main.pipeline
+        assert pipeline is not None
         pipeline.tell(_taken(key, value, b"%d" % life), 2, told)
         return True
 
     def ask_keep(self, name: bytes, holder: bytes, value: bytes, life: int, told: Told) -> bool:
         key = self._prefix + name
-        primary = self._fleet.of(key)
-        pipeline = primary.main.pipeline
-        if pipeline is None or primary.waited is not None:
+        primary = self._at_once(key)
+        if primary is None:
             return False
+        pipeline = primary.main.pipeline
+        assert pipeline is not None
         lasts = b"%d" % life
         pipeline.tell(self._keep % (len(key), key, holder, len(value), value, len(lasts), lasts), 1, told)
         return True
+
+    def _at_once(self, key: bytes) -> Primary | None:
+        """The primary of a key, where a write to it takes one trip; None where there is none, too."""
+        try:
+            primary = self._fleet.of(key)
+        except StoreAway:  # nobody has its slot
+            return None
+        return None if primary.waited is not None or primary.main.pipeline is None else primary
 
     def won(self, reply: Reply) -> bool:
         return reply[0] is None
