@@ -206,7 +206,7 @@ async def test_whoever_fails_when_told_costs_nobody_else_the_news() -> None:
     behind = pipeline.call(pack(b"PING"))
     pipeline.abort("it is over")
     with pytest.raises(StoreAway, match="it is over"):
-        await behind
+        await asyncio.wait_for(behind, 5)
     assert lost == ["it is over"]
     assert [str(error) for error in unexpected] == ["failed on purpose"]
     await gone.wait()
