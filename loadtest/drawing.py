@@ -33,4 +33,5 @@ def _draw(
     chart.x_labels = list(dict.fromkeys(name for figures in series.values() for name in figures))
     for name, figures in series.items():
         chart.add(name, [figures.get(label) for label in chart.x_labels])
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(chart.render(disable_xml_declaration=True).encode())
