@@ -14,7 +14,7 @@ settlement does is read from the same places, and where the answer is not the pl
 
 At every step: killed or paused, the lease lapses, as with an exchange. Its client may leave: nothing here waits for it.
 There is no task to be cancelled; what is under way is listed among the flights, and a stop makes exchanges of it all
-(`Gate.muster`). A first request costs half of what it costs as an exchange, a replay a third (loadtest/README.md).
+(`Gate.muster`). It saves a third of what a request costs as an exchange (loadtest/README.md).
 """
 
 from __future__ import annotations

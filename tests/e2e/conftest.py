@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.wiretap import Wiretap
 from tests.harness import Origin
 from tests.servers import RedisServer, binaries, preferred
 
@@ -23,6 +24,14 @@ def redis() -> Iterator[RedisServer]:
     server = RedisServer(preferred(), aof=True).start()
     yield server
     server.close()
+
+
+@pytest.fixture
+async def tap(redis: RedisServer) -> AsyncIterator[Wiretap]:
+    """A proxy before that Redis, which writes down what passes."""
+    tap = await Wiretap(redis.port).start()
+    yield tap
+    await tap.stop()
 
 
 @pytest.fixture

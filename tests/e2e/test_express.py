@@ -28,13 +28,6 @@ KEYS = [f"3f2a91c4-7e0b-4d58-9c36-{number:012x}" for number in range(50)]
 
 
 @pytest.fixture
-async def tap(redis: RedisServer) -> AsyncIterator[Wiretap]:
-    tap = await Wiretap(redis.port).start()
-    yield tap
-    await tap.stop()
-
-
-@pytest.fixture
 async def hand() -> AsyncIterator[ByHand]:
     """An origin whose every byte the test writes."""
     origin = await ByHand().start()

@@ -22,13 +22,6 @@ NAME = re.compile(rb"og:[A-Za-z0-9_-]{43}")
 
 
 @pytest.fixture
-async def tap(redis: RedisServer) -> AsyncIterator[Wiretap]:
-    tap = await Wiretap(redis.port).start()
-    yield tap
-    await tap.stop()
-
-
-@pytest.fixture
 async def running(origin: Origin, tap: Wiretap) -> AsyncIterator[RunningGate]:
     async with gate(configuration(origin.url, store=tap.url)) as running:
         # Warm: the connection is greeted, the script is loaded.
