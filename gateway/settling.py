@@ -105,9 +105,13 @@ class Settler:
                 return result
             except StoreAway:
                 self._observer.store_called("settle", self._clock.now() - begun, failed=True)
+                away = not self._store.available
+                if away and await self._store.wait_available(min(_LONGEST_PAUSE, left)):
+                    # The moment it is back: before those whom a claim of ours keeps waiting find that it has lapsed.
+                    pause = _FIRST_PAUSE
+                    continue
                 await asyncio.sleep(min(pause, left))
                 pause = min(pause * 2, _LONGEST_PAUSE)
-                await self._store.wait_available(min(_LONGEST_PAUSE, left))
         return None
 
     async def _repeat(self, name: bytes, settlement: Settlement, route: str, lease_ends: float) -> None:

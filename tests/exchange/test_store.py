@@ -370,6 +370,24 @@ async def test_a_store_that_is_away_for_long_at_the_keep() -> None:
 
 
 @virtual
+async def test_it_is_told_the_moment_it_is_back() -> None:
+    """However long it was away: a settlement is made within a tenth of a second of its return, before those whom the
+    lapsed claim would put off ask again."""
+    for away in (5.0, 5.7, 7.1, 9.4, 23.9):
+        async with World() as world:
+            gate = world.process()
+            world.service.will(answers(after=1))
+            first = gate.send()
+            await world.passes(0.5)
+            gate.wire.cut(away)
+            assert await first.answer() == "201 not-stored: run 1"
+            await world.passes(away - 0.5 - 0.05)
+            assert len(gate.settler) == 1
+            await world.passes(0.15)
+            assert await world.state() == "completed #1", away
+
+
+@virtual
 async def test_what_the_store_never_acknowledges_is_let_go_with_its_life() -> None:
     """Past the record's life there is nothing to say any more: the flight goes, a person is told."""
     async with World(window=60_000) as world:
