@@ -78,9 +78,23 @@ class Road:
         )
 
 
+async def warmed(client: Client, hand: ByHand) -> Peer:
+    """What a first request has made ready: the door has met its head, and there is a connection to the origin."""
+    await client.send(request(key="9b1e7f60-warm", body=BODY))
+    peer = await hand.accept()
+    await peer.head()
+    await peer.read(len(BODY))
+    await peer.answer(b"warm")
+    assert (await client.read()).label == "stored"
+    return peer
+
+
 @pytest.fixture
-async def road(hand: ByHand, tap: Wiretap, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Road]:
+async def road(
+    request: pytest.FixtureRequest, hand: ByHand, tap: Wiretap, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Road]:
     """Warm: one request has gone the ordinary way, so that the next ones look like it."""
+    upstream: str = getattr(request, "param", "timeout: 10s")
     take, go_on = Expressway.take, Gate.go_on
     taken: list[str] = []
 
@@ -91,20 +105,15 @@ async def road(hand: ByHand, tap: Wiretap, monkeypatch: pytest.MonkeyPatch) -> A
         return found
 
     monkeypatch.setattr(Expressway, "take", taking)
-    async with edge(configuration(hand.url, store=tap.url, upstream="timeout: 600ms, late: 400ms")) as gate:
+    async with edge(configuration(hand.url, store=tap.url, upstream=upstream)) as gate:
         client = await gate.connect()
-        await client.send(request(key="9b1e7f60-warm", body=BODY))
-        peer = await hand.accept()
-        road = Road(gate, hand, client, peer, taken)
+        road = Road(gate, hand, client, await warmed(client, hand), taken)
 
         def going_on(self: Gate, ask: object, visit: object, begun: object) -> None:
             road.handed_over.append(ask.key.text.decode())  # type: ignore[attr-defined]
             go_on(self, ask, visit, begun)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Gate, "go_on", going_on)
-        await road.arrives()
-        await peer.answer(b"warm", 201, b"Content-Type: application/json\r\n")
-        assert (await client.read()).label == "stored"
         assert taken == []
         yield road
 
@@ -355,6 +364,7 @@ async def test_a_client_that_leaves_changes_nothing(road: Road) -> None:
     assert road.handed_over == []
 
 
+@pytest.mark.parametrize("road", ["timeout: 600ms, late: 10s"], indirect=True)
 async def test_no_answer_in_time_is_a_504_and_the_late_one_is_kept(road: Road) -> None:
     """As an exchange does it: the client hears that nobody knows, and a retry is given what came of it."""
     await road.send(KEYS[0])
@@ -497,17 +507,6 @@ async def test_a_body_that_does_not_fit_is_refused_once(hand: ByHand, redis: Red
         budget.taken -= budget.total
         assert (said.status, said.problem) == (503, "overloaded")
         assert gate.count("oncegate_limits_total", limit="buffers") == 1
-
-
-async def warmed(client: Client, hand: ByHand) -> Peer:
-    """What a first request has made ready: the door has met its head, and there is a connection to the origin."""
-    await client.send(request(key="9b1e7f60-warm", body=BODY))
-    peer = await hand.accept()
-    await peer.head()
-    await peer.read(len(BODY))
-    await peer.answer(b"warm")
-    assert (await client.read()).label == "stored"
-    return peer
 
 
 async def test_a_stop_waits_for_what_flies_alone(hand: ByHand, redis: RedisServer) -> None:
