@@ -99,7 +99,7 @@ def _rules(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if statuses["503_with_retry_after"] == "key_is_free_again":
         free.append("503 with Retry-After")
     yield "The key is free again after", ", ".join(free)
-    yield "Nobody knows after", ", ".join(map(str, statuses["outcome_is_unknown"]))
+    yield "Nobody knows after", ", ".join((*map(str, statuses["outcome_is_unknown"]), "600 to 999"))
 
 
 def _keys(key: dict[str, Any]) -> Iterator[tuple[str, str]]:

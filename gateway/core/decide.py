@@ -19,7 +19,7 @@ from .keyed import NO_STRING, Keyed, derived, keyed
 from .keyform import Weakness, weakness
 from .message import Lines, Request, Response
 from .outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
-from .policy import HELD, RELEASED, Missing, OnDoubt, Policy
+from .policy import HELD, RELEASED, UNDEFINED, Missing, OnDoubt, Policy
 from .problem import Problem, Refusal
 from .record import Doubt, Found, Kind, Record, State
 from .scope import Prove, nobody, shown
@@ -314,7 +314,7 @@ def kept(policy: Policy) -> frozenset[int]:
 def _kept(release: frozenset[int], hold: frozenset[int], keep: frozenset[int]) -> frozenset[int]:
     policy = Policy(release=release, hold=hold, keep=keep)
     return frozenset(
-        status for status in range(200, 600) if settle(Answered(Response(status, NONE)), policy) == _PLAIN_KEEP
+        status for status in range(200, UNDEFINED) if settle(Answered(Response(status, NONE)), policy) == _PLAIN_KEEP
     )
 
 
@@ -337,7 +337,7 @@ def _settle_answer(answered: Answered, policy: Policy) -> Settle:
         if status not in policy.keep:
             if status in RELEASED or (status == 503 and b"retry-after" in fields.shape.at):
                 return _RELEASE_STATUS
-            if status in HELD:
+            if status in HELD or status >= UNDEFINED:
                 return _HOLD_STATUS
     if answered.completeness is Completeness.WHOLE:
         return _PLAIN_KEEP if declared is None else Settle(Kind.KEEP, Reason.DECLARED)

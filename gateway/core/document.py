@@ -113,6 +113,7 @@ def rules_of(policy: Policy) -> dict[str, Any]:
             "key_is_free_again": _statuses((RELEASED | policy.release) - policy.hold - policy.keep),
             "outcome_is_unknown": _statuses((HELD | policy.hold) - policy.release - policy.keep),
             "503_with_retry_after": _with_retry_after(policy),
+            "600_to_999": "outcome_is_unknown",
         },
         "without_store": "unprotected"
         if policy.store_down is StoreDown.FORWARD

@@ -59,6 +59,8 @@ class StoreDown(Enum):
 RELEASED = frozenset((401, 407, 421, 423, 425, 429))
 #: … and those by which somebody between us and the effect gave up while it may still happen.
 HELD = frozenset((408, 502, 503, 504, *range(520, 528), 598, 599))
+#: HTTP defines no status from here on (RFC 9110 §15). Those that services send all the same are held too.
+UNDEFINED = 600
 
 
 @dataclass(frozen=True, slots=True)

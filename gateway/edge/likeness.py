@@ -26,7 +26,7 @@ _LEFT_ALONE = frozenset(
     (b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer", b"proxy-connection", b"http2-settings")
 )
 _REQUEST = rb"(POST|PUT|PATCH|DELETE|GET) (/[!-\"$-~]*) HTTP/1\.1\r\n"
-_RESPONSE = rb"HTTP/1\.1 (?!204|304)([2-5][0-9][0-9]) ([\t -~\x80-\xff]*)\r\n"
+_RESPONSE = rb"HTTP/1\.1 (?!204|304)([2-9][0-9][0-9]) ([\t -~\x80-\xff]*)\r\n"
 _VALUE = rb"([!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)"
 _VALUES = {b"content-length": rb"(0|[1-9][0-9]{0,7})", b"connection": rb"([Kk]eep-[Aa]live)"}
 

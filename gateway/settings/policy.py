@@ -278,7 +278,7 @@ class PolicyShape(Shape):
     hold: Statuses = Field(
         _POLICY.hold,
         description="Statuses after which nobody knows whether it ran, besides 408, 502, 503, 504, 520 to "
-        "527, 598 and 599; none by default.",
+        "527, 598, 599, and 600 to 999; none by default.",
     )
     keep: Statuses = Field(
         _POLICY.keep,

@@ -18,6 +18,7 @@ from gateway.core.decide import (
     Wait,
     admit,
     in_doubt,
+    kept,
     resolve,
     settle,
 )
@@ -398,6 +399,17 @@ def test_what_every_status_means() -> None:
     """Keep, but for 401 407 421 423 425 429 (Release) and 408 502 503 504 520–527 598 599 (Hold)."""
     expected = {status: FREED if status in RELEASED else LEFT if status in HELD else KEPT for status in range(200, 600)}
     assert {status: answered(status) for status in range(200, 600)} == expected
+
+
+def test_a_status_that_http_does_not_define_is_held() -> None:
+    """600 to 999 mean what a bare 5xx of a proxy means; Retry-After changes nothing; the service may declare more."""
+    undefined = range(600, 1000)
+    assert {answered(status) for status in undefined} == {LEFT}
+    assert {answered(status, RETRY_AFTER) for status in undefined} == {LEFT}
+    assert {answered(status, completeness=Completeness.UNTIL_CLOSE) for status in undefined} == {LEFT}
+    assert {answered(status, outcome(b"keep")) for status in undefined} == {KEPT_BY_WORD}
+    assert {answered(status, outcome(b"no-effect")) for status in undefined} == {FREED_BY_WORD}
+    assert kept(HOLD).isdisjoint(undefined)
 
 
 def test_what_every_status_means_with_retry_after() -> None:

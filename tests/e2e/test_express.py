@@ -215,6 +215,7 @@ OUTCOMES = {
     "busy": b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\nno",
     "bare 503": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno",
     "503 with Retry-After": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\nRetry-After: 1\r\n\r\nno",
+    "an undefined status": b"HTTP/1.1 799 Odd\r\nContent-Length: 2\r\n\r\nno",
     "gateway timeout": b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 2\r\n\r\nno",
     "no effect": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nIdempotency-Outcome: no-effect\r\n\r\nno",
     "unknown": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nIdempotency-Outcome: unknown\r\n\r\nno",

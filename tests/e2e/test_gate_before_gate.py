@@ -14,6 +14,7 @@ from tests.harness import Exchange, Origin, ask, configuration, gate
         (422, b"unknown", ""),
         (418, b"", "hold: [418]"),
         (503, b"", ""),
+        (799, b"", ""),
     ],
 )
 async def test_a_doubt_is_passed_on(origin: Origin, status: int, declared: bytes, back_policy: str) -> None:

@@ -104,7 +104,6 @@ BROKEN = {
     "ICY": Broken(b"ICY 200 OK\r\nContent-Length: 0\r\n\r\n"),
     "bare line feeds": Broken(b"HTTP/1.1 200 OK\nContent-Length: 0\n\n"),
     "status 99": Broken(b"HTTP/1.1 99 Odd\r\nContent-Length: 0\r\n\r\n"),
-    "status 600": Broken(b"HTTP/1.1 600 Odd\r\nContent-Length: 0\r\n\r\n"),
     "status 2000": Broken(b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n"),
     "status abc": Broken(b"HTTP/1.1 abc OK\r\nContent-Length: 0\r\n\r\n"),
     "101": Broken(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", "stay"),
@@ -196,6 +195,14 @@ BROKEN = {
     "a bare 503": Broken(
         b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbody", "close", 503, None
     ),
+    "status 600": Broken(
+        b"HTTP/1.1 600 Odd\r\nContent-Length: 4\r\n\r\nbody", "stay", 600, None, reused=True
+    ),
+    "status 999 in chunks": Broken(
+        b"HTTP/1.1 999 Odd\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        "stay", 999, None, reused=True,
+    ),
+    "status 799 and the end": Broken(b"HTTP/1.1 799 Odd\r\n\r\nbody", "close", 799, None),
 }  # fmt: skip
 
 
@@ -250,7 +257,7 @@ async def test_a_broken_upstream_is_told_as_what_it_is(hand: ByHand, name: str) 
 
 #: Whose head is none, so that nothing of it may be passed on.
 HEADLESS = [
-    "rubbish", "HTTP/2", "HTTP/3.7", "ICY", "bare line feeds", "status 99", "status 600", "status 2000", "status abc",
+    "rubbish", "HTTP/2", "HTTP/3.7", "ICY", "bare line feeds", "status 99", "status 2000", "status abc",
     "a head that is too large", "NUL in a value", "CR in a value", "LF in a value", "a control byte in a value",
     "DEL in a value", "NUL in the reason", "a space before the colon", "a folded value", "no colon", "no name",
     "two lengths", "one length twice", "a list of lengths", "a negative length", "a length without end",

@@ -174,6 +174,16 @@ async def test_the_key_goes_on_under_its_own_name(hand: ByHand) -> None:
 # ── What is kept of an answer ─────────────────────────────────────────────────────────────────────
 
 
+async def test_a_status_that_http_does_not_define_can_be_kept(origin: Origin) -> None:
+    """A service that declares it an answer gets it replayed."""
+    origin.answer = lambda exchange: exchange.respond(799, b"odd", fields=[(b"Idempotency-Outcome", b"keep")])
+    async with edge(configuration(origin.url)) as gate:
+        for label in ("stored", "replayed"):
+            answer = await ask(gate.port, key="k", body=b"")
+            assert (answer.status, answer.body, answer.label) == (799, b"odd", label)
+        assert origin.effects == {b"k": 1}
+
+
 async def test_a_replay_is_the_answer_less_what_spoke_of_the_moment(hand: ByHand) -> None:
     """Status, body bytes, and every field with its case, order and repetition; not Date, Set-Cookie, or what was
     for one hop. The upstream's own words under the gate's names reach nobody."""

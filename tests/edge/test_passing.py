@@ -118,6 +118,25 @@ async def test_the_first_bytes_of_a_body_wait_for_the_connection(hand: ByHand) -
         assert (await client.read()).status == 200
 
 
+@pytest.mark.parametrize("status", [600, 999])
+async def test_a_status_that_http_does_not_define_is_passed_on(hand: ByHand, status: int) -> None:
+    """Status, reason, fields and body as the service sent them, and its connection serves the next request."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(GET)
+        peer = await hand.accept()
+        for turn in range(3):  # the first head like it, and heads like one before
+            if turn:
+                await client.send(GET)
+            await peer.head()
+            await peer.send(b"HTTP/1.1 %d Odd Indeed\r\nX-Odd: yes\r\nContent-Length: 4\r\n\r\nbody" % status)
+            head = await head_of(client)
+            assert head.startswith(b"HTTP/1.1 %d Odd Indeed\r\n" % status)
+            assert values(fields_of(head), b"x-odd") == [b"yes"]
+            assert await piece(client, 4) == b"body"
+        assert hand.connections == 1
+
+
 # ── Fields ────────────────────────────────────────────────────────────────────────────────────────
 
 ODD = [

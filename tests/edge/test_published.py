@@ -51,6 +51,7 @@ async def test_it_says_what_the_configuration_says(origin: Origin) -> None:
     assert (pay["in_doubt"]["then"], pay["in_doubt"]["max_attempts"]) == ("run again", 2)
     assert 409 in pay["statuses"]["key_is_free_again"]
     assert 502 in pay["statuses"]["outcome_is_unknown"]
+    assert pay["statuses"]["600_to_999"] == "outcome_is_unknown"
     assert (new, opened) == (
         {"path": "/new/**", "methods": None, "guarded": False},
         {"path": "/open/**", "methods": None, "guarded": False},

@@ -108,12 +108,17 @@ async def test_two_at_once_are_both_run_at_once(origin: Origin) -> None:
 
 @pytest.mark.parametrize(
     ("status", "settlement", "again"),
-    [(429, "release", ("forward", "", 2)), (502, "hold", ("refuse", "in-doubt", 1)), (404, "keep", ("replay", "", 1))],
+    [
+        (429, "release", ("forward", "", 2)),
+        (502, "hold", ("refuse", "in-doubt", 1)),
+        (799, "hold", ("refuse", "in-doubt", 1)),
+        (404, "keep", ("replay", "", 1)),
+    ],
 )
 async def test_answers_settle_as_they_would(
     origin: Origin, status: int, settlement: str, again: tuple[str, str, int]
 ) -> None:
-    """429 frees the key, 502 leaves it in doubt, 404 is an answer: so the next one would be run, refused, replayed."""
+    """429 frees the key, 502 and 799 hold it, 404 is an answer: the next one would be run, refused, replayed."""
     origin.answer = lambda exchange: exchange.respond(status)
     async with edge(configuration(origin.url, policy=SHADOW)) as gate:
         for _ in range(2):
