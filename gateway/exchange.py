@@ -526,7 +526,7 @@ class Exchange:
             self.sending = True
             request = self.account.trace.onward(self.ask.request)
             attempt = flight.attempt = upstream.attempt(
-                request, number=claim.attempt, send_by=send_by, limit=policy.max_response
+                request, number=claim.attempt, send_by=send_by, limit=policy.max_response, streams=policy.streams
             )
         outcome = await attempt.outcome(self.t0 + policy.timeout / 1000)
         if outcome is None:

@@ -22,6 +22,7 @@ from .core.message import Request
 from .core.outcome import LostReason, Outcome
 from .core.record import Done, Found, Record, Settlement, Stamp
 from .core.reply import Reply
+from .core.streams import StreamTypes
 from .core.values import value
 from .trace import UNTRACED, Trace, untraced
 
@@ -308,9 +309,9 @@ class Attempt(Protocol):
 class Upstream(Protocol):
     """A service behind the gate."""
 
-    def attempt(self, request: Request, *, number: int, send_by: float, limit: int) -> Attempt:
+    def attempt(self, request: Request, *, number: int, send_by: float, limit: int, streams: StreamTypes) -> Attempt:
         """Begin an attempt. The first byte is sent by `send_by` or never. A response whose body passes
-        `limit` bytes, or that shows itself a stream, is reported before it is whole."""
+        `limit` bytes, or that is a stream by one of these types, is reported before it is whole."""
 
 
 class Client(Protocol):

@@ -16,6 +16,7 @@ from .keyform import KeyRule
 from .scope import Tokens
 from .sent import SendKey
 from .source import Place, Source, in_body
+from .streams import DEFAULT, StreamTypes, stream_types
 
 SECOND = 1_000
 MINUTE = 60 * SECOND
@@ -92,6 +93,8 @@ class Policy:
     keep: frozenset[int] = frozenset()
     max_request: int = 10 << 20
     max_response: int = 1 << 20
+    #: Content types of responses that are streams, as `core.streams` spells them.
+    stream_types: tuple[str, ...] = (DEFAULT,)
     store_down: StoreDown = StoreDown.REFUSE
     store_wait: int = 3 * SECOND
     keep_headers: frozenset[bytes] | None = None
@@ -111,6 +114,8 @@ class Policy:
     bound: tuple[Source, ...] = field(init=False)
     #: Whether anything but the fingerprint is read from the body.
     parses_body: bool = field(init=False)
+    #: What `stream_types` matches.
+    streams: StreamTypes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         lease = self.timeout + self.late + self.margin
@@ -123,6 +128,7 @@ class Policy:
         read = [*self.sources, *bound, *(part for part in self.derive.parts if derives and isinstance(part, Source))]
         object.__setattr__(self, "bound", bound)
         object.__setattr__(self, "parses_body", in_body(read))
+        object.__setattr__(self, "streams", stream_types(self.stream_types))
 
     @property
     def enforced(self) -> bool:

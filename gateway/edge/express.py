@@ -228,9 +228,12 @@ class Express(Visit):
         )  # it may have been taken up anew
         self._sent_at = now
         self._sending = True
-        attempt = upstream.attempt(self._request, number=1, send_by=send_by, limit=lane.policy.max_response)
+        policy = lane.policy
+        attempt = upstream.attempt(
+            self._request, number=1, send_by=send_by, limit=policy.max_response, streams=policy.streams
+        )
         self._attempt = attempt
-        attempt.tell(self._came, self.started + lane.policy.timeout / 1000)
+        attempt.tell(self._came, self.started + policy.timeout / 1000)
 
     def _came(self, outcome: Outcome | None) -> None:
         try:

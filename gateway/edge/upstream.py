@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import lru_cache
 
 from .. import failpoints
-from ..core.fields import Fields, Shape, fields_of
+from ..core.fields import fields_of
 from ..core.limit import Limit
 from ..core.message import Request, Response
 from ..core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
+from ..core.streams import StreamTypes
 from ..failpoints import Point
 from ..ports import Sink
 from .budget import Budget
 from .connection import Connection, Head
 from .pool import Pool
 from .wire import PLAIN, RequestHeads, sized
-
-#: Content types whose body is a stream: it may never end, and is not worth keeping.
-_STREAMS = (b"text/event-stream", b"multipart/x-mixed-replace", b"application/x-ndjson", b"application/grpc")
 
 
 class GuardedUpstream:
@@ -34,8 +31,10 @@ class GuardedUpstream:
         self._budget = budget
         self._heads = heads
 
-    def attempt(self, request: Request, *, number: int, send_by: float, limit: int) -> GuardedAttempt:
-        attempt = GuardedAttempt(self._pool, self._budget, self._bytes(request, number), send_by, limit)
+    def attempt(
+        self, request: Request, *, number: int, send_by: float, limit: int, streams: StreamTypes
+    ) -> GuardedAttempt:
+        attempt = GuardedAttempt(self._pool, self._budget, self._bytes(request, number), send_by, limit, streams)
         self._pool.acquire(attempt)
         return attempt
 
@@ -51,16 +50,19 @@ class GuardedAttempt:
 
     __slots__ = (
         "_budget", "_chunks", "_connection", "_data", "_head", "_limit", "_outcome", "_pool", "_send_by", "_size",
-        "_tick", "_told", "_until", "_waiter", "sent", "stream",
+        "_streams", "_tick", "_told", "_until", "_waiter", "sent", "stream",
     )  # fmt: skip
     guarded = True
 
-    def __init__(self, pool: Pool, budget: Budget, data: bytes, send_by: float, limit: int) -> None:
+    def __init__(
+        self, pool: Pool, budget: Budget, data: bytes, send_by: float, limit: int, streams: StreamTypes
+    ) -> None:
         self._pool = pool
         self._budget = budget
         self._data = data
         self._send_by = send_by
         self._limit = limit
+        self._streams = streams
         self._connection: Connection | None = None
         self._head: Head | None = None
         self._chunks: list[bytes] = []
@@ -183,7 +185,7 @@ class GuardedAttempt:
         if failpoints.armed:
             failpoints.reach(Point.HEAD_READ)
         self._head = head
-        if is_stream(head.fields):
+        if is_stream(head, self._streams):
             self._overflow(Completeness.STREAM)
         elif head.length is not None and head.length > self._limit:
             self._overflow(Completeness.OVER_LIMIT)
@@ -219,7 +221,7 @@ class GuardedAttempt:
 
     def whole(self, head: Head, body: bytes) -> None:
         size = len(body)
-        if failpoints.armed or size > self._limit or not self._budget.has_room(size) or is_stream(head.fields):
+        if failpoints.armed or size > self._limit or not self._budget.has_room(size):
             self.head(head)
             if body:
                 self.body(body)
@@ -306,28 +308,15 @@ class LiveStream:
                 self._sink.end(clean=clean)
 
 
-def is_stream(fields: Fields) -> bool:
-    """Whether a response with these fields shows itself a stream."""
-    types, unbuffered = fields.shape.made(_showing, _showing)
-    for position in types:
-        value = fields.values[position]
-        if _streams(value) if len(value) <= _REMEMBERED else _streams.__wrapped__(value):
-            return True
-    return unbuffered and any(value.lower() == b"no" for value in fields.all(b"x-accel-buffering"))
-
-
-#: Bytes of a content type beyond which nothing is remembered of it.
-_REMEMBERED = 128
-
-
-@lru_cache(maxsize=256)
-def _streams(content_type: bytes) -> bool:
-    return content_type.lstrip(b" \t").lower().startswith(_STREAMS)
-
-
-def _showing(shape: Shape) -> tuple[tuple[int, ...], bool]:
-    """Where a head of this shape has its content types, and whether it speaks of buffering."""
-    return shape.at.get(b"content-type", ()), b"x-accel-buffering" in shape.at
+def is_stream(head: Head, types: StreamTypes) -> bool:
+    """Whether a response is a stream: it does not declare its length, and its fields show what it is."""
+    if not (head.chunked or head.until_close):
+        return False
+    fields = head.fields
+    at = fields.shape.at
+    if any(types.match(fields.values[position]) for position in at.get(b"content-type", ())):
+        return True
+    return b"x-accel-buffering" in at and any(value.lower() == b"no" for value in fields.all(b"x-accel-buffering"))
 
 
 def _declares_body(request: Request) -> bool:

@@ -128,7 +128,7 @@ class Watch:
     @quietly
     def response_head(self, head: ResponseHead) -> None:
         self._response = head
-        if is_stream(head.fields):
+        if is_stream(head, self._way.route.policy.streams):
             self._answered(Completeness.STREAM)
         elif head.length is not None and head.length > self._way.route.policy.max_response:
             self._answered(Completeness.OVER_LIMIT)

@@ -554,6 +554,7 @@ def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings
         keep=shape.keep,
         max_request=shape.max_request,
         max_response=shape.max_response,
+        stream_types=shape.stream_types,
         store_down=shape.store_down,
         store_wait=shape.store_wait,
         keep_headers=shape.keep_headers,

@@ -295,6 +295,16 @@ class PolicyShape(Shape):
         description="The longest body that is kept for replays, a size, beyond which only the fact is "
         "remembered; 1MiB by default.",
     )
+    stream_types: Annotated[
+        tuple[Annotated[str, PlainValidator(values.stream_type)], ...],
+        BeforeValidator(values.listing("a list such as [default, application/x-feed]")),
+        AfterValidator(values.in_any_order),
+    ] = Field(
+        _POLICY.stream_types,
+        description="Content types of answers that are streams, unless they declare their length: they go out piece by "
+        "piece and are not kept. `default` stands for the built-in list (docs/upstreams.md), * for anything, ;NAME for "
+        "a parameter; [default] by default.",
+    )
     store_down: Annotated[StoreDown, PlainValidator(values.one_of({each.value: each for each in StoreDown}))] = Field(
         _POLICY.store_down,
         description="What becomes of guarded requests while the store is away: refuse (503) or forward (they run, "

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from ..core.fingerprint import DEFAULT_BIND
 from ..core.message import ALWAYS_REPLAYED, FRAMING, HOP_BY_HOP, NEVER_REPLAYED, OWN_RESPONSE_FIELDS
 from ..core.policy import glob, normalised, statuses
+from ..core.streams import DEFAULT, PATTERN
 from . import addresses, units
 from .addresses import NOT_BUILT
 from .faults import short
@@ -385,6 +386,18 @@ def status(value: object) -> int:
             statuses([int(text)])
             return int(text)
     raise ValueError(f"expected a status such as 409, found {found(value)}")
+
+
+def stream_type(value: object) -> str:
+    """A content type of responses that are streams, in lower case; or `default`, for those that are built in."""
+    text = _text(value, "a content type such as application/x-ndjson")
+    if text == DEFAULT:
+        return text
+    if "=" in text:
+        raise ValueError(f"a parameter stands without its value; use {re.sub('=[^;]*| ', '', text)}")
+    if PATTERN.fullmatch(text) is None:
+        raise ValueError(f"expected a content type such as application/x-ndjson, found {found(value)}")
+    return text.lower()
 
 
 def listing(expected: str) -> Callable[[object], object]:

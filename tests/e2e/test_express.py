@@ -219,7 +219,9 @@ OUTCOMES = {
     "gateway timeout": b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 2\r\n\r\nno",
     "no effect": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nIdempotency-Outcome: no-effect\r\n\r\nno",
     "unknown": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nIdempotency-Outcome: unknown\r\n\r\nno",
-    "a stream": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/event-stream\r\n\r\nno",
+    "a stream": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/event-stream\r\n\r\n"
+    b"2\r\nno\r\n0\r\n\r\n",
+    "sized lines": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/jsonl\r\n\r\n1\n",
     "over the limit": b"HTTP/1.1 200 OK\r\nContent-Length: 1100000\r\n\r\n" + b"x" * 1_100_000,
     "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
     "without a body": b"HTTP/1.1 204 No Content\r\n\r\n",

@@ -57,8 +57,11 @@ async def test_a_record_outlives_its_exchange(store: str, point: Point, tmp_path
                 await exchange.send(piece)
             return
         await asyncio.sleep(point.delay)
-        kind = b"text/event-stream" if point.stream else b"application/json"
-        await exchange.respond(201, b"01234567", [(b"Content-Type", kind)])
+        if point.stream:
+            await exchange.send(b"HTTP/1.1 201 Created\r\nContent-Type: text/event-stream\r\n")
+            await exchange.send(b"Transfer-Encoding: chunked\r\n\r\n8\r\n01234567\r\n0\r\n\r\n")
+            return
+        await exchange.respond(201, b"01234567", [(b"Content-Type", b"application/json")])
 
     origin = await Origin(answers).start()
     policy = "window: 200ms, doubt_window: 10s, wait: 3s"

@@ -379,7 +379,7 @@ async def early(gate: Edge, narrow: ByHand, response: bytes) -> tuple[Client, Pe
     [
         OK + b"Content-Length: 4\r\n\r\nbody",
         OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
-        OK + b"Content-Type: text/event-stream\r\nContent-Length: 4\r\n\r\nbody",
+        OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
         OK + b"Content-Length: %d\r\n\r\nbody" % (2 << 20),
         b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
     ],

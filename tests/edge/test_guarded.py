@@ -13,6 +13,7 @@ from tests.edge.stand import (
     GET,
     OK,
     ByHand,
+    Peer,
     drain,
     edge,
     eventually,
@@ -356,12 +357,11 @@ async def valve() -> AsyncIterator[tuple[Valve, redis.Redis]]:
         await valve.stop()
 
 
-@pytest.mark.parametrize("kind", ["answer", "stream"])
 async def test_nothing_is_said_before_the_store_has_acknowledged(
-    hand: ByHand, valve: tuple[Valve, redis.Redis], kind: str
+    hand: ByHand, valve: tuple[Valve, redis.Redis]
 ) -> None:
     """The answer is whole, the store has it, and its acknowledgement is on its way: not a byte has gone to the
-    client. With a stream it is the tombstone that comes first."""
+    client."""
     held, store = valve
     async with edge(configuration(hand.url, store=held.url)) as gate:
         client = await gate.connect()
@@ -371,7 +371,7 @@ async def test_nothing_is_said_before_the_store_has_acknowledged(
         held.open.clear()
         (name,) = [name for name in store.keys("*") if store.type(name) == b"string" and len(name) > 40]
         claim = store.get(name)
-        await peer.answer(b"made", 201, b"Content-Type: text/event-stream\r\n" if kind == "stream" else b"")
+        await peer.answer(b"made", 201)
         await eventually(lambda: store.get(name) != claim, "the store has the settlement")
         # The gate is not stuck: others are served meanwhile.
         other = await gate.connect()
@@ -383,7 +383,7 @@ async def test_nothing_is_said_before_the_store_has_acknowledged(
         held.open.set()
         answer = await client.read()
         assert (answer.status, answer.body) == (201, b"made")
-        assert answer.label == ("not-kept" if kind == "stream" else "stored")
+        assert answer.label == "stored"
 
 
 # ── Clients that leave ────────────────────────────────────────────────────────────────────────────
@@ -507,6 +507,10 @@ async def test_a_body_over_the_limit_is_passed_on_and_not_kept(
         assert (await client.read()).body == b"next"
 
 
+#: The fields of a stream, and the end of its head.
+EVENTS = b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 @pytest.mark.parametrize(
     "field",
     [
@@ -514,7 +518,14 @@ async def test_a_body_over_the_limit_is_passed_on_and_not_kept(
         b"content-type:  Text/Event-Stream; charset=utf-8",
         b"Content-Type: multipart/x-mixed-replace; boundary=x",
         b"Content-Type: application/x-ndjson",
+        b"Content-Type: application/jsonl; charset=utf-8",
+        b"Content-Type: application/json-seq",
+        b"Content-Type: application/stream+json",
         b"Content-Type: application/grpc+proto",
+        b"Content-Type: application/connect+json",
+        b"Content-Type: application/vnd.amazon.eventstream",
+        b'Content-Type: multipart/mixed; boundary="-"; deferSpec=20220824',
+        b'Content-Type: multipart/mixed;boundary="graphql";subscriptionSpec="1.0"',
         b"X-Accel-Buffering: no",
         b"x-accel-buffering: No",
     ],
@@ -540,6 +551,58 @@ async def test_a_stream_flows_and_is_not_kept(hand: ByHand, field: bytes) -> Non
         assert hand.connections == 1
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Type: application/x-ndjson\r\nContent-Length: 8\r\n",
+        b"Content-Type: text/event-stream\r\nContent-Length: 8\r\n",
+        b"X-Accel-Buffering: no\r\nContent-Length: 8\r\n",
+        b'Content-Type: multipart/mixed; boundary="-"\r\nTransfer-Encoding: chunked\r\n',
+    ],
+    ids=["ndjson", "events", "unbuffered", "multipart"],
+)
+@pytest.mark.parametrize("pace", ["at once", "byte by byte"])
+async def test_an_answer_whose_end_is_known_is_no_stream(hand: ByHand, fields: bytes, pace: str) -> None:
+    """One that declares its length is kept and replayed, of whatever type it is; so is a finite `multipart/mixed`."""
+    body = b'8\r\n{"a": 1}\r\n0\r\n\r\n' if b"chunked" in fields else b'{"a": 1}'
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        peer: Peer | None = None
+        for key in ("k", "other"):
+            await client.send(keyed(key))
+            peer = peer or await hand.accept()
+            await peer.head()
+            response = OK + fields + b"\r\n" + body
+            for piece_of_it in [response] if pace == "at once" else [bytes([byte]) for byte in response]:
+                await peer.send(piece_of_it)
+                await asyncio.sleep(0)
+            answer = await client.read()
+            assert (answer.status, answer.body, answer.label) == (200, b'{"a": 1}', "stored")
+        again = await ask(gate.port, key="k", body=b"", host="a")
+        assert (again.status, again.body, again.label) == (200, b'{"a": 1}', "replayed")
+
+
+async def test_a_route_says_which_types_are_streams(hand: ByHand) -> None:
+    """`stream_types` takes the place of the built-in list: an endless feed of its own type goes out piece by piece, and
+    finite JSON Lines without a length are kept."""
+    async with edge(configuration(hand.url, policy="stream_types: [application/x-feed]")) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + b"Content-Type: application/x-feed\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        assert values(fields_of(await head_of(client)), b"idempotency-status") == [b"not-kept"]
+        assert await piece(client, 8) == b"3\r\none\r\n"
+        await peer.send(b"0\r\n\r\n")
+        assert await piece(client, 5) == b"0\r\n\r\n"
+        await client.send(keyed("lines"))
+        await peer.head()
+        await peer.send(OK + b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await peer.send(b"3\r\none\r\n0\r\n\r\n")
+        answer = await client.read()
+        assert (answer.body, answer.label) == (b"one", "stored")
+
+
 async def test_an_answer_that_ends_with_its_connection_is_not_kept(hand: ByHand) -> None:
     """It may have been cut off and nobody could tell; the first client gets what came."""
     async with edge(configuration(hand.url)) as gate:
@@ -562,7 +625,7 @@ async def test_a_small_stream_that_is_whole_leaves_its_connection_in_order(hand:
         await client.send(keyed("stream"))
         peer = await hand.accept()
         await peer.head()
-        await peer.answer(b"data: 1\n\n", 200, b"Content-Type: text/event-stream\r\n")
+        await peer.send(OK + EVENTS + b"9\r\ndata: 1\n\n\r\n0\r\n\r\n")
         assert (await client.read()).body == b"data: 1\n\n"
         await client.send(keyed("next"))
         await peer.head()

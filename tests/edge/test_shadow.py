@@ -140,6 +140,29 @@ async def test_an_answer_that_would_not_be_kept(origin: Origin) -> None:
         await counted(gate, "refuse", "response-not-kept")
 
 
+@pytest.mark.parametrize(
+    ("types", "content_type", "length", "again"),
+    [
+        ("default", b"application/jsonl", b"", ("refuse", "response-not-kept")),
+        ("default", b"application/jsonl", b"Content-Length: 3\r\n", ("replay",)),
+        ("application/x-feed", b"application/x-feed", b"", ("refuse", "response-not-kept")),
+        ("application/x-feed", b"application/jsonl", b"", ("replay",)),
+    ],
+)
+async def test_streams_are_the_same_in_shadow(
+    origin: Origin, types: str, content_type: bytes, length: bytes, again: tuple[str, ...]
+) -> None:
+    """By the route's `stream_types`, and by whether the answer declares its length."""
+    framed = length + b"\r\none" if length else b"Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n"
+    response = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n%b" % (content_type, framed)
+    origin.answer = lambda exchange: exchange.send(response)
+    async with edge(configuration(origin.url, policy=f"{SHADOW}, stream_types: [{types}]")) as gate:
+        for _ in range(2):
+            assert (await ask(gate.port, key="k")).body == b"one"
+            await counted(gate, "forward")
+        await counted(gate, *again)
+
+
 async def test_a_client_that_leaves_takes_its_request_with_it(origin: Origin) -> None:
     """As without a gate. Its retry would have been given the answer that came: it is counted as a replay."""
 

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.core import record as records
 from gateway.core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason
+from gateway.core.policy import Policy
 from gateway.core.record import Done, Found, Record
 from gateway.ports import StoreAway, StoreFull
 
@@ -151,7 +152,9 @@ async def test_the_service_says_what_came_of_it() -> None:
         clock = VirtualClock(asyncio.get_running_loop())
         service = Service(clock)
         service.will(plan)
-        attempt = service.attempt(ask().request, number=1, send_by=clock.now() + send_by, limit=limit)
+        attempt = service.attempt(
+            ask().request, number=1, send_by=clock.now() + send_by, limit=limit, streams=Policy().streams
+        )
         assert not attempt.sent
         found = await attempt.outcome(clock.now() + until)
         sent = not isinstance(found, NotSent)
@@ -183,7 +186,7 @@ async def test_an_abandoned_attempt_has_had_its_effect() -> None:
     clock = VirtualClock(asyncio.get_running_loop())
     service = Service(clock)
     service.will(never())
-    attempt = service.attempt(ask().request, number=1, send_by=clock.now() + 1, limit=10)
+    attempt = service.attempt(ask().request, number=1, send_by=clock.now() + 1, limit=10, streams=Policy().streams)
     assert await attempt.outcome(clock.now() + 5) is None
     attempt.abandon(LostReason.TIMEOUT)
     assert await attempt.outcome(clock.now() + 5) == Lost(LostReason.TIMEOUT)

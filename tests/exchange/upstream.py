@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from gateway.core.message import Field, Request, Response, values
 from gateway.core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
+from gateway.core.streams import StreamTypes
 from gateway.ports import Clock, Sink
 
 
@@ -99,9 +100,9 @@ class Service:
         """The attempt numbers, in the order in which the requests came."""
         return [ran.number for ran in self.ran]
 
-    def attempt(self, request: Request, *, number: int, send_by: float, limit: int) -> Attempt:
+    def attempt(self, request: Request, *, number: int, send_by: float, limit: int, streams: StreamTypes) -> Attempt:
         plan = self.plans.popleft() if len(self.plans) > 1 else self.plans[0]
-        attempt = Attempt(self, plan, request, number, send_by, limit)
+        attempt = Attempt(self, plan, request, number, send_by, limit, streams)
         self.attempts.append(attempt)
         return attempt
 
@@ -109,7 +110,16 @@ class Service:
 class Attempt:
     """One request on its way, as `ports.Attempt` says."""
 
-    def __init__(self, service: Service, plan: Plan, request: Request, number: int, send_by: float, limit: int) -> None:
+    def __init__(
+        self,
+        service: Service,
+        plan: Plan,
+        request: Request,
+        number: int,
+        send_by: float,
+        limit: int,
+        streams: StreamTypes,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._service = service
         self._plan = plan
@@ -117,6 +127,7 @@ class Attempt:
         self._number = number
         self._send_by = send_by
         self._limit = limit
+        self._streams = streams
         self._outcome: Outcome | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._read: list[bytes] = []
@@ -192,7 +203,7 @@ class Attempt:
             self._conclude(Lost(self._plan.breaks))
             return
         self._headed = True
-        if any(value == b"text/event-stream" for _, value in self._plan.fields):
+        if any(self._streams.match(value) for value in values(self._plan.fields, b"content-type")):
             self._overflow(Completeness.STREAM)
         self._drip()
 

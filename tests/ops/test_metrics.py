@@ -102,7 +102,8 @@ class Origins(Origin):
             case b"large":
                 await exchange.respond(201, b"x" * 2000)
             case b"stream":
-                await exchange.respond(200, b"data: 1\n\n", [(b"Content-Type", b"text/event-stream")])
+                await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+                await exchange.send(b"Transfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n0\r\n\r\n")
             case b"until-close":
                 await exchange.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it")
                 exchange.close()

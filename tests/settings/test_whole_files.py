@@ -86,6 +86,7 @@ routes:
     keep: [429, 502]
     max_request: 2KiB
     max_response: 0B
+    stream_types: [Application/X-Feed, default, "multipart/mixed;live"]
     store_wait: 250ms
     keep_headers: [Content-Type]
     drop_headers: [ETag]
@@ -119,6 +120,7 @@ trusted_proxies: [10.0.0.0/8, "::1"]
         keep=frozenset((429, 502)),
         max_request=2048,
         max_response=0,
+        stream_types=("default", "application/x-feed", "multipart/mixed;live"),
         store_wait=250,
         keep_headers=frozenset((b"content-type",)),
         drop_headers=frozenset((b"etag",)),

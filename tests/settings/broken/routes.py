@@ -38,6 +38,26 @@ ROUTES = [
         "max_request",
         "more than limits.buffers, which all bodies share; use 256MiB at most",
     ),
+    (
+        "stream_types: [ndjson]",
+        "stream_types[0]",
+        "expected a content type such as application/x-ndjson, found `ndjson`",
+    ),
+    (
+        "stream_types: ['*/*']",
+        "stream_types[0]",
+        "expected a content type such as application/x-ndjson, found `*/*`",
+    ),
+    (
+        "stream_types: ['multipart/mixed; deferSpec=20220824']",
+        "stream_types[0]",
+        "a parameter stands without its value; use multipart/mixed;deferSpec",
+    ),
+    (
+        "stream_types:",
+        "stream_types",
+        "expected a list such as [default, application/x-feed], found nothing",
+    ),
     ("max_attempts: 0", "max_attempts", "0 is out of bounds; use 1 to 255"),
     ("max_attempts: two", "max_attempts", "expected a number from 1 to 255, found `two`"),
     ("release: [200, 600]", "release[1]", "600 is not a final status code (200–599)"),
