@@ -154,6 +154,9 @@ def _named(old: Policy, new: Policy, probe: Probe, show: Callable[[int], str]) -
     yield from _keyed(old, new, probe)
     if new.key_rule != old.key_rule and _stricter(old.key_rule, new.key_rule):
         yield Effect.REFUSES, "key", "another rule of keys: a retry whose key does not keep it is a 400 key-invalid"
+    if new.key_rule.spelling != old.key_rule.spelling:
+        text = "another format of keys: a retry whose key is not in the format's canonical spelling runs again"
+        yield Effect.FORGETS, "key", text
     if old.missing is Missing.DERIVE:
         if _derives_otherwise(old, new):
             moment = show(old.derive.window)

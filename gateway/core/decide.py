@@ -168,10 +168,10 @@ def identify(
 
 
 def _in_headers(fields: Fields, policy: Policy) -> Keyed | Unreadable | None:
-    key = find(fields, policy.headers)
+    rule = policy.key_rule
+    key = find(fields, policy.headers, rule.format.canonical)
     if not isinstance(key, Key):
         return key
-    rule = policy.key_rule
     if rule.in_quotes and not all(each.startswith(b'"') for name in policy.headers for each in fields.all(name)):
         return Unreadable(NO_STRING)
     if not rule.plain and (fault := rule.fault(key.text)):

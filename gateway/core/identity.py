@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .digest import Purpose, digest
+from .keyed import minted
 from .policy import Policy, Route
 
 #: Of how records are named. Another one forgets every live key (tests/core/test_pinned.py).
@@ -64,8 +65,12 @@ class Identity:
 
 
 def _sources(policy: Policy) -> tuple[str, ...]:
-    """Where a key is looked for: in any of some fields, or by all of the sources in their order."""
-    return tuple(map(str, policy.sources)) or tuple(sorted(map(_text, policy.headers)))
+    """Where a key is looked for: in any of some fields, or by all of the sources in their order. A format whose
+    canonical spelling names records is part of it."""
+    spelled = f" as {policy.key_rule.spelling}" if policy.key_rule.spelling else ""
+    by_client = minted(policy.sources)
+    sources = tuple(f"{source}{spelled if source in by_client else ''}" for source in policy.sources)
+    return sources or tuple(sorted(_text(name) + spelled for name in policy.headers))
 
 
 def _scope(policy: Policy) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from binascii import b2a_base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -103,8 +103,13 @@ def read(value: bytes) -> Key | Unreadable:
     return Key(text)
 
 
-def find(fields: Lines, headers: Sequence[bytes] = DEFAULT_HEADERS) -> Key | Unreadable | None:
-    """The key that a request carries in one of `headers` (lower case), or None."""
+def find(
+    fields: Lines,
+    headers: Sequence[bytes] = DEFAULT_HEADERS,
+    canonical: Callable[[bytes], bytes] | None = None,
+) -> Key | Unreadable | None:
+    """The key that a request carries in one of `headers` (lower case), or None. `canonical` spells its text in the one
+    way of the route's key format."""
     fields = fields_of(fields)
     at, found = fields.shape.at, None
     for name in headers:
@@ -116,6 +121,8 @@ def find(fields: Lines, headers: Sequence[bytes] = DEFAULT_HEADERS) -> Key | Unr
         key = read(fields.values[positions[0]])
         if isinstance(key, Unreadable):
             return key
+        if canonical is not None:
+            key = Key(canonical(key.text))
         if found is not None and key != found:
             return Unreadable("two fields carry different keys")
         found = key

@@ -39,19 +39,19 @@ def keyed(reader: Reader, sources: Sequence[Source], rule: KeyRule) -> Keyed | U
     parts: list[bytes] = []
     absent: list[Source] = []
     weak: list[Weakness | None] = []
-    minted = [source for source in sources if source.place is not Place.PATH] or list(sources)
+    by_client = minted(sources)
     for source in sources:
-        found = _part(reader, source, rule if source in minted else _NO_RULE)
+        found = _part(reader, source, rule if source in by_client else _NO_RULE)
         if isinstance(found, Unreadable):
             return found if len(sources) == 1 else Unreadable(f"of its part {source}: {found.why}")
         if found is None:
             absent.append(source)
             continue
         parts.append(found.text)
-        if source in minted:
+        if source in by_client:
             weak.append(weakness(found.text))
     if absent:
-        partly = any(source not in absent for source in minted)
+        partly = any(source not in absent for source in by_client)
         return Unreadable(f"its part {absent[0]} is not there") if partly else None
     text = parts[0] if len(sources) == 1 else b", ".join(map(quoted, parts))
     weakly = weak[0] if all(weak) else None
@@ -60,6 +60,11 @@ def keyed(reader: Reader, sources: Sequence[Source], rule: KeyRule) -> Keyed | U
 
 
 _NO_RULE = KeyRule()
+
+
+def minted(sources: Sequence[Source]) -> list[Source]:
+    """The parts of a key that its client chooses: all but the segments of a path, unless there is nothing else."""
+    return [source for source in sources if source.place is not Place.PATH] or list(sources)
 
 
 def _part(reader: Reader, source: Source, rule: KeyRule) -> Key | Unreadable | None:
@@ -72,8 +77,11 @@ def _part(reader: Reader, source: Source, rule: KeyRule) -> Key | Unreadable | N
         key = read(found)
     else:
         key = _plain(found)
-    if isinstance(key, Key) and not rule.plain and (fault := rule.fault(key.text)):
-        return Unreadable(fault)
+    if isinstance(key, Key) and not rule.plain:
+        if fault := rule.fault(key.text):
+            return Unreadable(fault)
+        if rule.format.canonical is not None:
+            return Key(rule.format.canonical(key.text))
     return key
 
 
@@ -151,4 +159,4 @@ def _said(reader: Reader, part: Part | Source, credentials: bytes, secret: bytes
     return reader.read(part)
 
 
-__all__ = ["NO_STRING", "Derive", "Keyed", "Part", "derived", "keyed", "quoted", "written"]
+__all__ = ["NO_STRING", "Derive", "Keyed", "Part", "derived", "keyed", "minted", "quoted", "written"]

@@ -21,10 +21,12 @@ _ULID = re.compile(rb"[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}")
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A form that keys must have. `matches` takes a key's whole text, in time linear in it."""
+    """A form that keys must have. `matches` takes a key's whole text, in time linear in it. `canonical` returns the one
+    spelling of a key that matches, if the form allows several; it accepts any text."""
 
     name: str
     matches: Callable[[bytes], object] = field(compare=False, repr=False)
+    canonical: Callable[[bytes], bytes] | None = field(default=None, compare=False, repr=False)
 
 
 def _any(_: bytes) -> bool:
@@ -34,8 +36,9 @@ def _any(_: bytes) -> bool:
 ANY = Format("any", _any)
 #: Decided where the key is read: its text alone does not tell whether it stood in quotes.
 SF_STRING = Format("sf-string", _any)
-UUID = Format("uuid", _UUID.fullmatch)
-ULID = Format("ulid", _ULID.fullmatch)
+#: RFC 9562 §4 writes UUIDs in small letters, the specification of ULIDs writes them in capitals.
+UUID = Format("uuid", _UUID.fullmatch, bytes.lower)
+ULID = Format("ulid", _ULID.fullmatch, bytes.upper)
 
 
 class WeakKeys(Enum):
@@ -108,6 +111,11 @@ class KeyRule:
         if not self.format.matches(text):
             return f"it has not the format that this route asks for, {self.format.name}"
         return ""
+
+    @property
+    def spelling(self) -> str:
+        """The format whose canonical spelling names records; empty if a key names its record byte for byte."""
+        return self.format.name if self.format.canonical else ""
 
     def refusal(self, weak: Weakness | None) -> Unreadable | None:
         """Why a weak key is refused; None where it is not."""

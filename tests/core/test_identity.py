@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from gateway.core.identity import Identity, dumped
+from gateway.core.keyform import SF_STRING, ULID, UUID, Format, KeyRule
 from gateway.core.policy import DAY, Match, OnDoubt, Policy, Route
 from gateway.core.scope import Tokens
+from gateway.core.source import Source
 
 PAY = Route("pay", "app", Match("/pay/**"), Policy(scope=(b"header:x-tenant",)))
 ORDERS = Route("orders", "app", Match("/orders/**"), Policy(namespace=b"orders", headers=(b"x-request-id",)))
@@ -85,6 +87,20 @@ def test_the_order_of_default_headers_is_nothing() -> None:
     """A key is looked for in all of them at once."""
     turned = changed(PAY, headers=tuple(reversed(PAY.policy.headers)))
     assert Identity.of([turned]) == Identity.of([PAY])
+
+
+def test_a_format_that_spells_keys_in_one_way_is_part_of_it() -> None:
+    """A gateway that takes keys byte for byte does not find a UUID in capitals. A pattern or a length names nothing."""
+    here = Identity.of([ORDERS])
+    there = Identity.of([changed(ORDERS, key_rule=KeyRule(UUID))])
+    assert here != there
+    assert "key from x-request-id as uuid)" in here.difference(there)
+    assert Identity.of([changed(ORDERS, key_rule=KeyRule(ULID))]) != there
+    two = (Source.of("path:2"), Source.of("header:x-id"))
+    composite = Identity.of([changed(ORDERS, headers=(), sources=two, key_rule=KeyRule(ULID))])
+    assert composite.keys == (("orders", (), ("path:2", "header:x-id as ulid")),)
+    for rule in (KeyRule(SF_STRING), KeyRule(min_length=20), KeyRule(Format("/[a-z]+/", bytes.islower))):
+        assert Identity.of([changed(ORDERS, key_rule=rule)]) == here
 
 
 def test_it_is_read_as_it_was_told() -> None:

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.decide import Guard, Refuse, admit
 from gateway.core.key import COMPOSITE, SENT, Key, Unreadable, record_name
 from gateway.core.keyed import Keyed, keyed, quoted
 from gateway.core.keyform import ANY, SF_STRING, ULID, UUID, Format, KeyRule, WeakKeys
 from gateway.core.message import Field, Request
+from gateway.core.policy import Policy
 from gateway.core.source import Place, Reader, Source
 
 JSON: Field = (b"Content-Type", b"application/json")
@@ -175,11 +177,52 @@ def test_a_format_is_for_the_whole_key(label: str, form: Format, text: bytes, ke
     """A key of it is taken; anything else is refused with the format's name, and the key is not quoted."""
     request = post((b"X-Id", text), target=b"/?id=" + quote(text).encode())
     if kept:
-        assert of(request, label, rule=KeyRule(form)).key.text == text  # type: ignore[union-attr]
+        canonical = form.canonical or bytes
+        assert of(request, label, rule=KeyRule(form)).key.text == canonical(text)  # type: ignore[union-attr]
     else:
         said = why(request, label, rule=KeyRule(form))
         assert form.name in said
         assert text.decode() not in said
+
+
+SMALL_UUID = SOME_UUID.lower()
+SPELLINGS = [
+    (UUID, SMALL_UUID.upper(), SMALL_UUID),
+    (UUID, SOME_UUID, SMALL_UUID),
+    (ULID, SOME_ULID.lower(), SOME_ULID),
+    (ULID, SOME_ULID[:9].lower() + SOME_ULID[9:], SOME_ULID),
+    (HEX, b"0af4", b"0af4"),
+    (ANY, SMALL_UUID.upper(), SMALL_UUID.upper()),
+    (SF_STRING, SMALL_UUID.upper(), SMALL_UUID.upper()),
+    (Format("/[0-9A-Fa-f-]{36}/", UUID.matches), SMALL_UUID.upper(), SMALL_UUID.upper()),
+]
+
+
+@pytest.mark.parametrize(("form", "sent", "named"), SPELLINGS)
+def test_a_format_has_one_spelling_that_names_the_record(form: Format, sent: bytes, named: bytes) -> None:
+    """A UUID in capitals is the UUID in small letters, and a ULID in small letters is the ULID in capitals. A pattern,
+    a quoted string and any other key stay byte for byte."""
+    assert of(post((b"X-Id", b'"%b"' % sent)), "header:x-id", rule=KeyRule(form)) == Keyed(Key(named))
+    found = admit(b"POST", [(b"Idempotency-Key", b'"%b"' % sent)], Policy(key_rule=KeyRule(form)))
+    assert isinstance(found, Guard)
+    assert found.key == Key(named)
+
+
+def test_two_fields_may_spell_one_uuid_in_two_ways() -> None:
+    """With the format they carry one key. Without it they are two keys, which is refused."""
+    fields = [(b"Idempotency-Key", SMALL_UUID), (b"X-Idempotency-Key", SMALL_UUID.upper())]
+    found = admit(b"POST", fields, Policy(key_rule=KeyRule(UUID)))
+    assert isinstance(found, Guard)
+    assert found.key == Key(SMALL_UUID)
+    assert isinstance(admit(b"POST", fields, Policy()), Refuse)
+
+
+def test_of_a_composite_key_the_parts_of_the_client_have_the_format() -> None:
+    """A segment of the path beside them stays byte for byte."""
+    request = post((b"X-Id", SMALL_UUID.upper()), target=b"/Acme/pay")
+    found = of(request, "path:1", "header:x-id", rule=KeyRule(UUID))
+    assert isinstance(found, Keyed)
+    assert found.key == Key(b'"Acme", "%b"' % SMALL_UUID)
 
 
 def test_a_key_that_is_too_short_or_not_in_quotes() -> None:
@@ -367,3 +410,7 @@ def test_every_source_with_every_format(label: str, form: Format, data: st.DataO
         assert each.key == Key(text.encode())
         assert name_of(each) == record_name(b"shop", b"default", (), Key(text.encode()))
     assert (found[0] == found[1]) == (texts[0] == texts[1])
+    if form in (UUID, ULID):
+        text = texts[0].swapcase()
+        swapped = data.draw(st.composite(lambda draw: spelled({label: text}, draw))())
+        assert of(swapped, label, rule=KeyRule(form)) == found[0]

@@ -303,6 +303,72 @@ async def test_the_service_gets_the_key_in_its_own_field(origin: Origin) -> None
     assert other.values(b"paypal-request-id") != first.values(b"paypal-request-id")
 
 
+@pytest.mark.parametrize("form", ["uuid", "ulid"])
+async def test_a_key_of_a_format_is_one_key_in_either_case(origin: Origin, form: str) -> None:
+    """In capitals and in small letters it is one record: the second request gets the first answer, and the log shows
+    the canonical form. The service gets the field as its client wrote it, and `send_key` in the canonical form. Another
+    body under the other spelling is still 422, and without a format the two spellings are two keys."""
+    small = KEY if form == "uuid" else "01arz3ndektsv4rrffq69g5fav"
+    canonical = small if form == "uuid" else small.upper()
+    text = configuration(
+        origin.url,
+        policy=f"key: {{format: {form}}}, send_key: header:X-Operation",
+        routes="  - {name: bytes, match: {path: /bytes}, upstream: origin, namespace: bytes}",
+        top="log: {keys: full}",
+    )
+    async with gate(text) as running:
+        first = await ask(running.port, key=small.swapcase())
+        again = await ask(running.port, key=small)
+        mixed = await ask(running.port, key=f'"{small[:20].upper()}{small[20:]}"')
+        assert [each.label for each in (first, again, mixed)] == ["stored", "replayed", "replayed"]
+        assert again.body == first.body
+        assert (await ask(running.port, key=small, body=b'{"amount":2}')).problem == "key-reused"
+        assert {line["key"] for line in running.lines if "verdict" in line} == {canonical}
+        for key in (small, small.upper()):
+            assert (await ask(running.port, target="/bytes", key=key)).label == "stored"
+    assert len(origin.requests) == 3
+    assert origin.requests[0].key == small.swapcase().encode()
+    assert origin.requests[0].values(b"x-operation") == [canonical.encode()]
+
+
+async def test_a_uuid_in_a_body_runs_once_however_it_is_spelled(origin: Origin) -> None:
+    """The body counts byte for byte, so the other spelling is 422; what counts as equal there is replayed."""
+    policy = "key: {{from: 'body:/id', format: uuid}}, fingerprint: {{{}}}"
+    for body, label in (("body: raw", "refused"), ("body: canonical-json, ignore: [/id]", "replayed")):
+        async with gate(configuration(origin.url, policy=policy.format(body))) as running:
+            assert (await Sent(body=b'{"id":"%b"}' % KEY.encode()).to(running)).label == "stored"
+            again = await Sent(body=b'{"id":"%b"}' % KEY.upper().encode()).to(running)
+            assert again.label == label
+            assert again.problem == (None if label == "replayed" else "key-reused")
+    assert len(origin.requests) == 2
+
+
+async def test_a_shadow_sees_the_duplicate_in_the_other_spelling(origin: Origin) -> None:
+    """It counts the duplicate that a route which enforces would have caught, and runs both requests."""
+    async with gate(configuration(origin.url, policy="mode: shadow, key: {format: uuid}")) as running:
+        assert (await ask(running.port, key=KEY)).label == "unprotected"
+
+        def counted(verdict: str) -> float:
+            return running.count("oncegate_shadow_requests_total", route="all", verdict=verdict, problem="")
+
+        async with asyncio.timeout(10):
+            while counted("forward") < 1:
+                await asyncio.sleep(0.01)
+            assert (await ask(running.port, key=KEY.upper())).label == "unprotected"
+            while counted("replay") + counted("wait") < 1:
+                await asyncio.sleep(0.01)
+    assert len(origin.requests) == 2
+
+
+async def test_gates_that_differ_in_the_format_of_keys_do_not_share_a_store(origin: Origin, redis: RedisServer) -> None:
+    """One takes keys byte for byte, the other does not: neither would find what the other stored."""
+    async with gate(configuration(origin.url, store=redis.url)) as one:
+        assert (await ask(one.port, key=KEY.upper())).label == "stored"
+        async with gate(configuration(origin.url, store=redis.url, policy="key: {format: uuid}")) as other:
+            assert (await ask(other.port, key=KEY.upper())).problem == "identity-changed"
+    assert len(origin.requests) == 1
+
+
 async def test_a_weak_key_is_counted_or_refused_and_never_told(origin: Origin) -> None:
     """By its kind, in the metric and in the log; where the route refuses it, with what to do."""
     text = configuration(

@@ -443,12 +443,14 @@ def test_recent_duplicates_are_bounded_and_of_their_own_key() -> None:
 
 
 async def test_every_kind_of_key_is_found_by_what_was_sent(origin: Origin) -> None:
-    """In a field, quoted or bare; in the body; of two parts; in shadow: each is found by the key that its route reads,
-    and not by another route's."""
+    """In a field, quoted or bare; in the body; of two parts; in shadow; in any spelling of its format: each is found by
+    the key that its route reads, and not by another route's."""
     routes = """
   - {name: body, match: {path: /body}, upstream: origin, key: {from: body:/id}, namespace: body}
   - {name: two, match: {path: /two}, upstream: origin, key: {from: [header:X-A, query:b]}, namespace: two}
-  - {name: shade, match: {path: /shade}, upstream: origin, mode: shadow, namespace: shade}"""
+  - {name: shade, match: {path: /shade}, upstream: origin, mode: shadow, namespace: shade}
+  - {name: uuid, match: {path: /uuid}, upstream: origin, key: {format: uuid}}
+  - {name: pair, match: {path: /pair/*}, upstream: origin, key: {from: [path:2, header:X-A], format: uuid}}"""
     async with gate(configuration(origin.url, routes=routes)) as one:
         desk = Desk(one.port, one.admin_port, str, Path("/nowhere"))
         await ask(one.port, "POST", "/all", key='"quoted \\" one"')
@@ -467,6 +469,15 @@ async def test_every_kind_of_key_is_found_by_what_was_sent(origin: Origin) -> No
             assert (await desk.story(key, route=route))["record"]["name"] == listed[
                 "shade/shadow" if route == "shade" else route
             ], route
+        capitals = "8E03978E-40D5-43E8-BC93-6894A57F9324"
+        await ask(one.port, "POST", "/uuid", key=capitals)
+        await ask(one.port, "POST", "/pair/Acme", fields=[("X-A", capitals)])
+        for key, route in (
+            (capitals, "uuid"), (capitals.lower(), "uuid"), (f'"{capitals.title()}"', "uuid"),
+            (f'"Acme", "{capitals}"', "pair"), (f'"Acme", "{capitals.lower()}"', "pair"),
+        ):  # fmt: skip
+            assert (await desk.story(key, route=route))["record"]["route"] == route, key
+        assert (await desk.post("/keys/find", key=f'"acme", "{capitals}"', route="pair"))[0] == 404
         assert (await desk.post("/keys/find", key="fir", route="two"))[0] == 422
         assert (await desk.post("/keys/find", key="shadow-key", route="all"))[0] == 404
         assert "is needed" in (await desk.post("/keys/find", key="x"))[1]["detail"]

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...core.key import COMPOSITE, LONGEST, SENT, Key, Unreadable, read, record_name, shadowed
+from ...core.keyed import minted
 from ...core.policy import Mode, Policy, Route
 from ...core.scope import said
-from ...core.source import Place, Source
+from ...core.source import Place
 from .forms import Find
 
 
@@ -34,7 +35,7 @@ class Names:
         """The name of the key's record. Raises Unnamed."""
         policy = self._route(find.route).policy
         try:
-            key = _key(find.key.encode("ascii"), policy.sources)
+            key = _key(find.key.encode("ascii"), policy)
         except UnicodeEncodeError:
             raise Unnamed("key", "has a character that is not ASCII") from None
         if isinstance(key, Unreadable):
@@ -68,10 +69,14 @@ class Names:
             return found
         if not guarded:
             raise Unnamed("route", "no route of this gate is guarded")
-        ways = {(each.policy.namespace, each.policy.scope, each.policy.sources, each.policy.mode) for each in guarded}
-        if len(ways) > 1:
+        if len({_way(each.policy) for each in guarded}) > 1:
             raise Unnamed("route", f"is needed, since routes differ in namespace, scope or key; there are {names}")
         return guarded[0]
+
+
+def _way(policy: Policy) -> tuple[object, ...]:
+    """What of a policy decides which record a key names."""
+    return policy.namespace, policy.scope, policy.sources, policy.mode, policy.key_rule.spelling
 
 
 #: The parts of a composite key, as `core.keyed` writes them.
@@ -79,14 +84,17 @@ _STRING = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"'
 _COMPOSITE = re.compile(f"({_STRING}), *".encode())
 
 
-def _key(text: bytes, sources: Sequence[Source]) -> Key | Unreadable:
-    """The key that `text` spells where it stands in `sources`: as its field has it, as it is, or part by part."""
+def _key(text: bytes, policy: Policy) -> Key | Unreadable:
+    """The key that `text` spells where the policy finds keys: as its field has it, as it is, or part by part."""
+    sources, canonical = policy.sources, policy.key_rule.format.canonical or bytes
     if not sources or (len(sources) == 1 and sources[0].place is Place.HEADER):
-        return read(text)
+        key = read(text)
+        return Key(canonical(key.text)) if isinstance(key, Key) else key
     if len(sources) == 1:
         if len(text) > LONGEST or not text.isascii() or not text.decode().isprintable():
             return Unreadable(f"a key has up to {LONGEST} printable ASCII characters")
-        return Key(text)
+        return Key(canonical(text))
+    by_client = minted(sources)
     parts: list[bytes] = []
     at, rest = 0, text + b","
     while at < len(rest) and (found := _COMPOSITE.match(rest, at)) is not None:
@@ -95,4 +103,5 @@ def _key(text: bytes, sources: Sequence[Source]) -> Key | Unreadable:
     if at < len(rest) or len(parts) != len(sources):
         order = ", ".join(map(str, sources))
         return Unreadable(f'it has {len(sources)} parts, each in quotation marks: "…", "…", in the order {order}')
-    return Key(b", ".join(parts))
+    spelled = (canonical(part) if source in by_client else part for source, part in zip(sources, parts, strict=True))
+    return Key(b", ".join(spelled))
