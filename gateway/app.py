@@ -205,6 +205,7 @@ class App:
         self._plan = plan
         self._reloading = asyncio.Lock()
         self._upkeep = Tasks(lambda error: self.observer.alarm("reading the configuration failed", error=repr(error)))
+        self._waiting = Tasks(lambda error: self.observer.alarm("waiting for the store failed", error=repr(error)))
         self._issuers = Issuers(
             self.clock,
             self.log.say,
@@ -234,6 +235,7 @@ class App:
         self._stack.push_async_callback(self._traces.close)
         await self.store.open()
         self._stack.push_async_callback(self.store.close)
+        self._await_store()
         self._stack.push_async_callback(self.settler.close)
         self._budget = Budget(limits.buffers, lambda: self.observer.limited(Limit.BUFFERS))
         flights = Flights(per_key=limits.waiters_per_key, in_all=limits.waiters)
@@ -307,6 +309,25 @@ class App:
                 self.log.say("note", note)
         if not self.store.available:
             self.log.say("warning", "the store is away; guarded requests are refused", reason=self.store.trouble)
+
+    def _await_store(self) -> None:
+        """Hold `/ready` back until the store was available once. Without enforced routes nothing depends on it."""
+        needed = self.settings.startup_wait and any(route.policy.enforced for route in self.settings.routes.routes)
+        if self.store.available or not needed:
+            return
+        self.readiness.awaits_store = True
+        self._waiting.start(self._first_available(self.settings.startup_wait / 1000))
+        self._stack.push_async_callback(self._waiting.cancel)
+
+    async def _first_available(self, seconds: float) -> None:
+        available = await self.store.wait_available(seconds)
+        self.readiness.awaits_store = False
+        if not available:
+            self.log.say(
+                "warning",
+                "the store was not available within startup_wait; /ready does not wait for it any longer",
+                reason=self.store.trouble,
+            )
 
     def _papers(self, number: int) -> Papers | None:
         """What a listener shows from the next connection on; files that are read anew are another context."""

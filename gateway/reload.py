@@ -25,6 +25,7 @@ FIXED = (
     "store_scope",
     "store_check",
     "on_amnesia",
+    "startup_wait",
     "limits",
     "log",
     "tracing",

@@ -510,6 +510,7 @@ class _Check:
             trusted_proxies=file.trusted_proxies,
             tracing=None if file.tracing is None else TracingSettings(**file.tracing.model_dump()),
             policy_path=file.policy_path,
+            startup_wait=file.startup_wait,
             grace=max(route.policy.lease for route in routes) if file.grace is None else file.grace,
         )
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
-from ..core.policy import MARGIN
+from ..core.policy import MARGIN, SECOND
 from . import values
 from .addresses import Address, Upstream
 from .fields import (
@@ -362,6 +362,11 @@ class FileShape(Shape):
         MARGIN,
         description="How long before its lease an exchange must have ended, and how long past it a takeover "
         "waits, a duration of at least 100ms: more than a host's clock and scheduler may be late; 5s by default.",
+    )
+    startup_wait: DurationOrZero = Field(
+        30 * SECOND,
+        description="How long after a start /ready stays 503 while the store was not available yet, a duration; then "
+        "it is ready for unguarded traffic; 0s is ready at once; 30s by default.",
     )
     grace: Annotated[int | None, PlainValidator(values.duration_or_zero)] = Field(
         None,

@@ -104,6 +104,8 @@ class Settings:
     limits: Limits
     log: LogSettings
     grace: int
+    #: How long after a start `/ready` waits for the store to be available once.
+    startup_wait: int = 30 * SECOND
     #: What operators must send; empty: nothing, and then they must come from this host.
     admin_token: bytes = field(default=b"", repr=False)
     #: Where their changes are written down besides the log.

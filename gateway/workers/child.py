@@ -133,6 +133,7 @@ class Worker:
     def _told(self) -> dict[str, object]:
         readiness = self._app.readiness
         return {
+            "ready": readiness.ready(),
             "why": readiness.guarded(),
             "findings": dict(readiness.findings()),
             "metrics": self._app.tally.state(),

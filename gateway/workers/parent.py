@@ -145,6 +145,7 @@ class Parent:
         self._places: list[list[Bound] | int] = []
         self._admin: list[Bound] = []
         self._started = False
+        self._ready = False
         self._stop = asyncio.Event()
         self._failed: GaveUp | None = None
         self._graceless = 0
@@ -434,17 +435,26 @@ class Parent:
     # ── ops.admin.Witness ─────────────────────────────────────────────────────────────────────────
 
     async def ready(self) -> Ready:
-        """Some are enough: the kernel sends nobody to one that is dead."""
+        """Some are enough: the kernel sends nobody to one that is dead. The first worker that is ready closes a latch:
+        they share the store, and a worker that is started again must not clear what the others serve."""
+        why = self._not_serving() or ("" if self._up else "no worker serves")
+        if not why and not self._ready:
+            answers = await self._ask("tell")
+            reasons = [answer["told"]["ready"] for _, answer in answers if answer is not None]
+            why = "" if "" in reasons else next(iter(reasons), "no worker answers")
+            self._ready = not why
         facts = {"store": self._kind} | ({"note": self._note} if self._note else {})
-        ready = self._started and not self._stop.is_set() and self._up > 0
-        return Ready(ready, {**facts, "workers": f"{self._up} of {len(self._workers)}"})
+        return Ready(why, {**facts, "workers": f"{self._up} of {len(self._workers)}"})
+
+    def _not_serving(self) -> str:
+        if not self._started:
+            return "the gate is starting"
+        return "the gate is stopping" if self._stop.is_set() else ""
 
     async def guarded(self) -> Guarded:
         """All who serve must say so: a client cannot choose whom it meets."""
-        if not self._started:
-            return Guarded("the gate is starting")
-        if self._stop.is_set():
-            return Guarded("the gate is stopping")
+        if not_serving := self._not_serving():
+            return Guarded(not_serving)
         why, findings = "", dict[str, str]()
         answers = await self._ask("tell")
         for worker, answer in answers:

@@ -69,6 +69,15 @@ def test_the_gate_is_a_sidecar_with_probes_on_its_own_listeners() -> None:
     assert int(annotations["prometheus.io/port"]) == ports["admin"]
 
 
+def test_a_rollout_with_a_wrong_secret_fails_before_it_replaces_a_pod() -> None:
+    """No pod that serves is given up for one that is not ready, and a gate without its store is not ready for longer
+    than a rollout may make no progress."""
+    settings = load_text(settings_text(), name="gateway.yaml", environ=environment())
+    deployment = one("Deployment", "orders")["spec"]
+    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    assert settings.startup_wait / 1000 > deployment["progressDeadlineSeconds"]
+
+
 def test_the_gate_has_room_for_its_buffers() -> None:
     """The limit of memory is above limits.buffers and what the process itself takes."""
     settings = load_text(settings_text(), name="gateway.yaml", environ=environment())

@@ -129,7 +129,7 @@ async def test_who_does_not_fit_claims_nothing(
         "a stranger's": f"{authority.ca}&{authority.client('stranger-client')}",
         "another authority": f"ca={authority.file('stranger.pem')}&{authority.client()}",
     }[shown]
-    text = configuration(origin.url, store=f"{cluster.url}?{options}", policy="store_wait: 0s")
+    text = configuration(origin.url, store=f"{cluster.url}?{options}", policy="store_wait: 0s", top="startup_wait: 0s")
     gate = GateProcess(text)
     try:
         await gate.start()

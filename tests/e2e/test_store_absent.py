@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.e2e.crowd import Caller, admin, callers, eventually
-from tests.harness import Exchange, Origin, RunningGate, ask, configuration, gate, request
+from tests.harness import Exchange, GateProcess, Origin, RunningGate, ask, configuration, gate, request
 from tests.servers import RedisServer, preferred
 
 
@@ -40,9 +41,9 @@ async def until_guarded(running: RunningGate) -> None:
 
 
 async def test_without_redis_the_gate_starts_and_passes_what_needs_none(origin: Origin, later: RedisServer) -> None:
-    """No Redis: the gate starts, /ready is 200, /ready/guarded 503 and says why; a guarded POST is 503
-    store-unavailable with Retry-After after store_wait, and not forwarded; what is not guarded passes."""
-    async with gate(before(origin, later, policy="store_wait: 300ms")) as running:
+    """No Redis: the gate starts, /ready (with startup_wait: 0s) is 200, /ready/guarded 503 and says why; a guarded POST
+    is 503 store-unavailable with Retry-After after store_wait, and not forwarded; what is not guarded passes."""
+    async with gate(before(origin, later, policy="store_wait: 300ms", top="startup_wait: 0s")) as running:
         assert await admin(running.admin_port, "/ready") == (200, {"status": "ready", "store": "redis"})
         status, told = await guarded(running)
         assert status == 503
@@ -84,6 +85,83 @@ async def test_a_request_that_has_patience_is_served_when_redis_comes(origin: Or
         answers = await asyncio.gather(*waiting)
         assert Counter(answer.label for answer in answers) == {"stored": 1, "replayed": 4}
         assert origin.effects == {b"k1": 1}
+
+
+# ── Whether clients may be sent to a gateway that has not met its store ───────────────────────────
+
+
+async def ready(running: RunningGate) -> tuple[int, dict[str, str]]:
+    return await admin(running.admin_port, "/ready")
+
+
+@pytest.mark.parametrize("policy", ["store_down: refuse", "store_down: forward"])
+async def test_not_ready_until_redis_was_there_once(origin: Origin, later: RedisServer, policy: str) -> None:
+    """No Redis at the start: /ready is 503 and gives the reason, whatever `store_down` is; unguarded traffic passes
+    all the same. Redis comes: 200. Redis goes: /ready stays 200, /ready/guarded is 503."""
+    async with gate(before(origin, later, policy=f"store_wait: 0s, {policy}")) as running:
+        status, told = await ready(running)
+        assert (status, told["status"]) == (503, "not ready")
+        assert told["reason"].startswith(f"store-unavailable: Redis at 127.0.0.1:{later.port} cannot be reached: ")
+        assert (await ask(running.port, "POST", "/open/orders")).status == 201
+        await asyncio.to_thread(later.start)
+        await eventually(lambda: ready(running), lambda seen: seen[0] == 200)
+        assert (await guarded(running))[0] == 200
+        later.kill()
+        await eventually(lambda: guarded(running), lambda seen: seen[0] == 503)
+        assert await ready(running) == (200, {"status": "ready", "store": "redis"})
+
+
+async def test_ready_without_redis_once_startup_wait_is_over(origin: Origin, later: RedisServer) -> None:
+    """startup_wait: 1s, and no Redis: /ready is 503, then 200, and the log says so; /ready/guarded stays 503."""
+    async with gate(before(origin, later, top="startup_wait: 1s")) as running:
+        assert (await ready(running))[0] == 503
+        await eventually(lambda: ready(running), lambda seen: seen[0] == 200)
+        assert (await guarded(running))[0] == 503
+    messages = [line["message"] for line in running.lines if line["level"] == "warning"]
+    assert "the store was not available within startup_wait; /ready does not wait for it any longer" in messages
+
+
+async def test_a_redis_with_another_password_keeps_clients_away(origin: Origin, redis: RedisServer) -> None:
+    """A rollout with a wrong password: /ready is 503 with WRONGPASS, so that it replaces no gateway that serves; Redis
+    accepts the password: 200."""
+    with redis.client() as client:
+        client.config_set("requirepass", "correct-horse")
+        store = redis.url.replace("//", "//:battery-staple@")
+        async with gate(configuration(origin.url, store=store)) as running:
+            status, told = await ready(running)
+            assert status == 503
+            assert told["reason"].startswith("store-unavailable: Redis refused AUTH: WRONGPASS ")
+            client.config_set("requirepass", "battery-staple")
+            await eventually(lambda: ready(running), lambda seen: seen[0] == 200)
+
+
+@pytest.mark.parametrize("policy", ["guard: false", "mode: shadow"])
+async def test_without_enforced_routes_no_store_is_waited_for(origin: Origin, later: RedisServer, policy: str) -> None:
+    """No Redis, and no route whose keys protect anything: /ready is 200 at once."""
+    async with gate(before(origin, later, policy=policy)) as running:
+        assert (await ready(running))[0] == 200
+
+
+async def test_the_wait_does_not_hold_up_a_stop(origin: Origin, later: RedisServer) -> None:
+    """No Redis, startup_wait: 10m, SIGTERM: the process ends with exit code 0, as without it."""
+    process = Unready(before(origin, later, top="startup_wait: 10m"))
+    try:
+        await process.start()
+        assert (await admin(process.admin_port, "/ready"))[0] == 503
+        assert await process.terminate() == 0
+    finally:
+        process.close()
+
+
+class Unready(GateProcess):
+    """A gateway that is started once its admin listener answers, ready or not."""
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/live", timeout=2):
+                return True
+        except OSError:
+            return False
 
 
 # ── Gone for a while ──────────────────────────────────────────────────────────────────────────────

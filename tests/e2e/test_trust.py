@@ -65,15 +65,15 @@ async def _ready(admin_port: int) -> bool:
 
 
 async def test_a_redis_that_evicts_is_named_everywhere(origin: Origin, redis: RedisServer) -> None:
-    """503 store-unavailable and nothing forwarded; /ready stays, /ready/guarded says by which name and what to change;
-    the metric and one alarm say the same; mended, all of it is gone."""
+    """503 store-unavailable and nothing forwarded; /ready (such a store was not good yet) and /ready/guarded say by
+    which name and what to change; the metric and one alarm say the same; mended, all of it is gone."""
     configured(redis, maxmemory="64mb", maxmemory_policy="volatile-lru")
     async with gate(text(origin, redis, policy="store_wait: 0s")) as running:
         refused = await ask(running.port, key="k1")
         assert (refused.status, refused.problem) == (503, "store-unavailable")
         assert (await ask(running.port, "GET", body=b"")).status == 201
         assert len(origin.requests) == 1
-        assert (await admin(running.admin_port, "/ready"))[0] == 200
+        assert (await admin(running.admin_port, "/ready"))[0] == 503
         status, told = await admin(running.admin_port, "/ready/guarded")
         assert status == 503
         assert told["reason"].startswith("store-unavailable: evicts: at its limit of ")
@@ -83,6 +83,7 @@ async def test_a_redis_that_evicts_is_named_everywhere(origin: Origin, redis: Re
         configured(redis, maxmemory_policy="noeviction")
         assert (await eventually(lambda: ask(running.port, key="k1"), lambda seen: seen.status == 201, IN_TIME)).label
         assert await admin(running.admin_port, "/ready/guarded") == (200, {"status": "ready"})
+        assert (await admin(running.admin_port, "/ready"))[0] == 200
         assert running.count("oncegate_store_finding", name="evicts") == 0
         assert alarms(running) == ["evicts"]
     assert origin.effects[b"k1"] == 1

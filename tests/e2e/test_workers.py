@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, suppress
@@ -22,7 +23,7 @@ from gateway.plan import Plan
 from tests.e2e.crowd import Caller, admin, callers, eventually
 from tests.e2e.test_storms import DUPLICATES, KEYS, a_distinct_answer, assert_one_effect_and_one_answer, storm
 from tests.harness import Client, Exchange, GateProcess, Origin, Response, ask, configuration, request
-from tests.servers import RedisServer
+from tests.servers import RedisServer, preferred
 
 WORKERS = 4
 KINDS = ["sqlite", "redis"]
@@ -204,6 +205,45 @@ async def test_a_killed_worker_is_started_again_and_what_it_counted_stays(
             (number, "killed by SIGKILL", 0.1) for number in (1, 2, 3, 4)
         ]
         assert await gate.terminate() == 0
+
+
+async def test_workers_are_ready_once_one_has_met_the_store(origin: Origin) -> None:
+    """No Redis at the start: all workers serve, and /ready of their parent is 503 with the reason. Redis comes: 200.
+    Redis goes, and every worker is killed and started again without it: /ready stays 200."""
+    redis = RedisServer(preferred())
+    gate = Unready(configuration(origin.url, store=redis.url), count=2)
+    try:
+        await gate.start()
+        status, told = await admin(gate.admin_port, "/ready")
+        assert (status, told["workers"]) == (503, "2 of 2")
+        assert told["reason"].startswith(f"store-unavailable: Redis at 127.0.0.1:{redis.port} cannot be reached: ")
+        assert (await ask(gate.port, "POST", "/open/orders")).status == 201
+        await asyncio.to_thread(redis.start)
+
+        async def ready() -> int:
+            return (await admin(gate.admin_port, "/ready"))[0]
+
+        await eventually(ready, lambda status: status == 200)
+        redis.kill()
+        for number, pid in gate.pids.items():
+            os.kill(pid, signal.SIGKILL)
+            await gate.restarted(number, pid)
+        assert await ready() == 200
+        assert (await admin(gate.admin_port, "/ready/guarded"))[0] == 503
+    finally:
+        gate.close()
+        redis.close()
+
+
+class Unready(Gate):
+    """Workers whose parent is started once its admin listener answers and all serve, ready or not."""
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/live", timeout=2):
+                return True
+        except OSError:
+            return False
 
 
 async def test_one_that_dies_again_is_waited_for_longer(origin: Origin, store_url: Callable[[str], str]) -> None:

@@ -46,11 +46,12 @@ async def test_ready_is_two_latches(aiohttp_client: Serve, ready: Readiness) -> 
     client = await aiohttp_client(admin_app(ready, Tally()))
     told = {"store": "memory", "note": "this store protects one gateway; a second instance of the service needs redis"}
     ready.started = False
-    assert await said(client, "/ready") == (503, {"status": "not ready", **told})
+    starting = {"status": "not ready", "reason": "the gate is starting"}
+    assert await said(client, "/ready") == (503, starting | told)
     ready.started = True
     assert await said(client, "/ready") == (200, {"status": "ready", **told})
     ready.stopping = True
-    assert await said(client, "/ready") == (503, {"status": "not ready", **told})
+    assert await said(client, "/ready") == (503, {"status": "not ready", "reason": "the gate is stopping", **told})
 
 
 async def test_ready_guarded_says_why_not(aiohttp_client: Serve, ready: Readiness) -> None:

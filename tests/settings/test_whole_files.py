@@ -94,6 +94,7 @@ routes:
 limits: {waiters: 1_000}
 log: {format: json, keys: full}
 grace: 1m
+startup_wait: 2m
 store_check: warn
 on_amnesia: refuse
 upgrades: [WebSocket, SSH/2]
@@ -147,6 +148,7 @@ trusted_proxies: [10.0.0.0/8, "::1"]
     assert settings.limits == Limits(waiters=1_000)
     assert settings.log == LogSettings("json", "full")
     assert settings.grace == MINUTE
+    assert settings.startup_wait == 2 * MINUTE
     assert (settings.store_check, settings.on_amnesia) == ("warn", "refuse")
 
 

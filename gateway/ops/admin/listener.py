@@ -38,8 +38,8 @@ def admin_app_of(
 
     async def ready(_: web.Request) -> web.Response:
         said = await witness.ready()
-        told = {"status": "ready" if said.ready else "not ready", **said.facts}
-        return web.json_response(told, status=200 if said.ready else 503)
+        told: dict[str, object] = {"status": "not ready", "reason": said.why} if said.why else {"status": "ready"}
+        return web.json_response(told | dict(said.facts), status=503 if said.why else 200)
 
     async def ready_guarded(_: web.Request) -> web.Response:
         said = await witness.guarded()

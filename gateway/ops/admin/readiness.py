@@ -21,7 +21,8 @@ async def _nothing_to_read() -> str:
 
 @dataclass(slots=True)
 class Readiness:
-    """Latches: `started` closes once, `stopping` closes once. `findings` are the store's, by name; `exhausted` says
+    """Latches: `started` closes once, `stopping` closes once. `awaits_store` is true from a start without the store
+    until the store was available once, or `startup_wait` is over. `findings` are the store's, by name; `exhausted` says
     whether no file descriptor is left; `accept` is
     told that an operator knows of what the store lost, and says whether it lost anything; `reread` reads the
     configuration anew, and says why it is not gone by, if so."""
@@ -30,10 +31,22 @@ class Readiness:
     note: str = ""
     started: bool = False
     stopping: bool = False
+    awaits_store: bool = False
     findings: Callable[[], Mapping[str, str]] = dict
     exhausted: Callable[[], bool] = bool
     accept: Callable[[], bool] = bool
     reread: Callable[[], Awaitable[str]] = _nothing_to_read
+
+    def ready(self) -> str:
+        """Return why clients may not be sent here; empty if they may.
+
+        A store that is lost later changes nothing: unguarded traffic does not need it.
+        """
+        if not self.started:
+            return "the gate is starting"
+        if self.stopping:
+            return "the gate is stopping"
+        return self._store() if self.awaits_store else ""
 
     def guarded(self) -> str:
         """Why guarded routes would not be served; empty if they would."""
@@ -43,17 +56,20 @@ class Readiness:
             return "the gate is stopping"
         if self.exhausted():
             return "file descriptors have run out: the service cannot be connected to (ulimit -n)"
-        if not self.store.available:
-            trouble = self.store.trouble
-            return trouble if trouble.startswith(_IDENTITY_CHANGED) else f"store-unavailable: {trouble}"
-        return ""
+        return self._store()
+
+    def _store(self) -> str:
+        if self.store.available:
+            return ""
+        trouble = self.store.trouble
+        return trouble if trouble.startswith(_IDENTITY_CHANGED) else f"store-unavailable: {trouble}"
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Whether clients may be sent here, and `facts` beside it."""
+    """Why clients may not be sent here, empty if they may; and `facts` beside it."""
 
-    ready: bool
+    why: str
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -91,10 +107,9 @@ class Itself:
     tally: Tally
 
     async def ready(self) -> Ready:
-        # A store that is away does not clear it: unguarded traffic does not need the store.
         readiness = self.readiness
         facts = {"store": readiness.store.kind} | ({"note": readiness.note} if readiness.note else {})
-        return Ready(readiness.started and not readiness.stopping, facts)
+        return Ready(readiness.ready(), facts)
 
     async def guarded(self) -> Guarded:
         return Guarded(self.readiness.guarded(), self.readiness.findings())
