@@ -160,9 +160,10 @@ class ClientConnection(Turns):
                 self._unread += data[start:]
             if self._paused or self._deaf:
                 return
-            self._feed(data[start : start + _PIECE])
+            self._feed(data[start : start + _PIECE], more=start + _PIECE < len(data))
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes, *, more: bool = False) -> None:
+        """Parse `data`. `more`: the client has sent what follows it, too."""
         self._fed += len(data)
         self._feeding = self._amid = True
         try:
@@ -186,8 +187,11 @@ class ClientConnection(Turns):
             self._feeding = False
         visit = self._reading
         self._amid = visit is not None or self._in_head or self._synthetic or type(self._parser) is not _PARSER
-        if visit is not None and visit.tunnel is not None:
-            visit.tunnel.request_fed()
+        if visit is not None:
+            if visit.tunnel is not None:
+                visit.tunnel.request_fed()
+            elif visit.started and not more and not isinstance(visit.way, Guarded | Passing):
+                self._answer(visit, visit.way)  # without the rest of its body
         if self._fed > self.server.longest_head and not self._deaf:
             self._refuse_head()
 

@@ -20,7 +20,8 @@ from .upgrade import Relay
 from .visit import Visit
 from .watched import Watch, WatchedTunnel
 
-#: A refused request's body up to this size is read and dropped, so that the connection can go on.
+#: Largest body of a refused request, in bytes, that is dropped so that its connection goes on. The response does not
+#: wait for a body that has not arrived: it is sent at once, and the connection is closed.
 DROPPED = 64 << 10
 
 
@@ -57,8 +58,8 @@ class Turns(Line):
         elif isinstance(way, Guarded):
             if visit.head.expects and not visit.size:
                 self.write(CONTINUE)
-        elif visit.head.expects or (visit.head.length or visit.size) > DROPPED:
-            self._answer(visit, way)
+        elif visit.head.expects or (visit.head.length or visit.size) > DROPPED or not self._feeding:
+            self._answer(visit, way)  # else once all that has arrived is parsed: the body may be in it
 
     def _body_complete(self, visit: Visit) -> None:
         way = visit.way

@@ -4,16 +4,15 @@ be one message that no two readers can read in two ways."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from tests.edge.stand import (
-    drain,
-    edge,
-    eventually,
-)
+from tests.edge.stand import ByHand, drain, edge, eventually, head_of
 from tests.harness import Origin, Received, ask, configuration
+from tests.tokens.issuer import EC_KEY, ISSUER, jwk, published
 
 KEY = b"Idempotency-Key: k\r\n"
 HEAD = b"POST /orders HTTP/1.1\r\nHost: a\r\n"
@@ -530,3 +529,123 @@ async def test_a_bad_request_in_small_pieces(origin: Origin, name: str) -> None:
         answer = await client.read(method=row.method)
         assert (answer.status, answer.problem) == (row.status, row.problem)
         assert len(origin.requests) == row.forwards
+
+
+# ── Refused by the head alone ─────────────────────────────────────────────────────────────────────
+
+#: What is wrong with a head, and how it is refused. The fields that announce a body are added to each.
+BY_HEAD = {
+    "no Host": (b"POST /orders HTTP/1.1\r\n" + KEY, 400, "request-malformed"),
+    "two Hosts": (HEAD + b"Host: b\r\n" + KEY, 400, "request-malformed"),
+    "no route": (b"POST /nowhere HTTP/1.1\r\nHost: other.test\r\n" + KEY, 404, "no-route"),
+    "a path that reads two ways": (b"POST /open/../orders HTTP/1.1\r\nHost: a\r\n" + KEY, 400, "request-malformed"),
+    "no key": (HEAD, 400, "key-missing"),
+    "two keys": (POST + b"Idempotency-Key: l\r\n", 400, "key-invalid"),
+    "a malformed key": (HEAD + b'Idempotency-Key: "k\r\n', 400, "key-invalid"),
+    "no scope": (b"POST /scoped HTTP/1.1\r\nHost: a\r\n" + KEY, 400, "scope-missing"),
+    "an invalid token": (
+        b"POST /proved HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer none\r\n" + KEY, 401, "scope-invalid"
+    ),
+    "Connection names the key": (POST + b"Connection: Idempotency-Key\r\n", 400, "key-invalid"),
+    "a bad expectation": (POST + b"Expect: 200-ok\r\n", 400, "request-malformed"),
+    "a head that is too large": (POST + b"X: " + b"x" * (70 << 10) + b"\r\n", 431, "head-too-large"),
+    "a target that is too long": (
+        b"POST /" + b"x" * (16 << 10) + b" HTTP/1.1\r\nHost: a\r\n" + KEY, 414, "target-too-long"
+    ),
+    "a body that is too large": (b"POST /small HTTP/1.1\r\nHost: a\r\n" + KEY, 413, "body-too-large"),
+    "a page of another origin": (HEAD + b"Origin: https://shop.test\r\n", 400, "key-missing"),
+    "the published policy": (b"GET /.well-known/idempotency HTTP/1.1\r\nHost: a\r\n", 200, None),
+}  # fmt: skip
+#: How a body is announced, and what of it arrives with the head.
+BODIES = {
+    "a length and nothing of it": (b"Content-Length: 1000\r\n", b""),
+    "a length and some of it": (b"Content-Length: 1000\r\n", b"abc"),
+    "chunks and none": (b"Transfer-Encoding: chunked\r\n", b""),
+    "chunks and half of one": (b"Transfer-Encoding: chunked\r\n", b"3e8\r\nabc"),
+    "an expectation": (b"Content-Length: 1000\r\nExpect: 100-continue\r\n", b""),
+}
+#: No refusal may wait for one of these.
+PATIENT = "limits: {body_timeout: 1h, body_rate: 0B, head_timeout: 1h}\ncors: {origins: ['https://shop.test']}"
+
+
+def strict(origin: Origin, keys: Path) -> str:
+    """A configuration in which every refusal that a head can bring about comes about."""
+    jwks = keys / "keys.json"
+    jwks.write_bytes(published(jwk(EC_KEY)))
+    routes = f"""
+  - {{name: small, match: {{path: /small}}, upstream: origin, max_request: 100B}}
+  - {{name: scoped, match: {{path: /scoped}}, upstream: origin, scope: [header:X-Tenant]}}
+  - {{name: proved, match: {{path: /proved}}, upstream: origin, namespace: p, scope: [jwt:sub], bind: [],
+      jwt: {{jwks: {jwks}, issuer: '{ISSUER}'}}}}
+  - {{name: strict, match: {{host: a, path: /orders}}, upstream: origin, missing: refuse}}
+"""
+    text = configuration(origin.url, top=PATIENT, routes=routes)
+    return text.replace("{name: all, match: {path: /**}", "{name: all, match: {host: a, path: /**}")
+
+
+@pytest.mark.parametrize("announced", BODIES)
+@pytest.mark.parametrize("fault", BY_HEAD)
+async def test_a_refusal_does_not_wait_for_the_body(origin: Origin, tmp_path: Path, fault: str, announced: str) -> None:
+    """The final response comes at once, without a 100 before it. The client may then send the rest of its body without
+    a reset, and the request behind that body is not run."""
+    head, status, problem = BY_HEAD[fault]
+    fields, body = BODIES[announced]
+    if fault == "a body that is too large" and b"chunked" in fields:
+        body = b"3e8\r\n" + b"x" * 200
+    async with edge(strict(origin, tmp_path)) as gate:
+        client = await gate.connect()
+        await client.send(head + fields + b"\r\n" + body)
+        first = await head_of(client)
+        assert first.startswith(b"HTTP/1.1 %d " % status)
+        assert b"\r\nConnection: close\r\n" in first
+        rest = b"x" * (1000 - len(body)) if b"Length" in fields else b"0\r\n\r\n"
+        client.writer.write(rest + b"POST /open/smuggled HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        data = await drain(client)  # and no reset
+        if problem is not None:
+            assert json.loads(data)["type"] == f"urn:oncegate:problem:{problem}"
+        client.close()
+        await gate.emptied()
+        assert origin.requests == []
+
+
+async def test_a_refusal_leaves_a_connection_whose_body_has_arrived(origin: Origin) -> None:
+    """A client that sends the body along with the head keeps its connection, because nothing is missing."""
+    async with edge(configuration(origin.url, top=PATIENT)) as gate:
+        client = await gate.connect()
+        for size in (0, 100, 60_000):  # in one piece, and in several
+            await client.send(with_key(b"").removesuffix(EMPTY) + b"Content-Length: %d\r\n\r\n" % size + b"x" * size)
+            answer = await client.read()
+            assert (answer.status, answer.problem, answer.get("Connection")) == (400, "key-invalid", None)
+
+
+async def test_a_refusal_behind_a_slow_request_does_not_wait_for_its_body(hand: ByHand) -> None:
+    """It waits for its turn and for nothing else."""
+    async with edge(configuration(hand.url, top=PATIENT)) as gate:
+        client = await gate.connect()
+        await client.send(POST + EMPTY + with_key(b"").removesuffix(EMPTY) + b"Content-Length: 9\r\n\r\nx")
+        peer = await hand.accept()
+        await peer.head()
+        await peer.answer(b"first")
+        assert (await client.read()).body == b"first"
+        answer = await client.read()
+        assert (answer.status, answer.problem, answer.get("Connection")) == (400, "key-invalid", "close")
+        assert await drain(client) == b""
+
+
+@pytest.mark.parametrize("reason", ["its size", "the memory of all bodies"])
+async def test_a_body_that_shows_itself_unfit_is_refused_at_once(origin: Origin, reason: str) -> None:
+    """The first chunk that does not fit is enough. The response does not wait for the chunks behind it."""
+    policy = "max_request: 100B" if reason == "its size" else ""
+    async with edge(configuration(origin.url, top=PATIENT, policy=policy)) as gate:
+        budget, held = gate.server.door.budget, 0
+        if reason != "its size":
+            held = budget.total - budget.taken
+            assert budget.take(held)
+        client = await gate.connect()
+        await client.send(CHUNKED + b"65\r\n" + b"x" * 101 + b"\r\n")
+        answer = await client.read()
+        budget.give(held)
+        expected = (413, "body-too-large") if policy else (503, "overloaded")
+        assert (answer.status, answer.problem, answer.get("Connection")) == (*expected, "close")
+        assert await drain(client) == b""
+        assert origin.requests == []
