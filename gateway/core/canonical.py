@@ -4,7 +4,8 @@ A canonical form may never make one request of two. RFC 8785 is defined for I-JS
 number for a double: 9007199254740993 would become …992, and of two members with one name a parser keeps one. So a body
 has a canonical form only where nothing is lost on the way: UTF-8, no name twice in an object, no lone surrogate, every
 number a double that is written back as the same number, and no more than DEEPEST levels. Any other body has none,
-and is digested as it came, under another kind, so that it is equal to nothing but itself.
+and is digested as it came, under another kind, so that it is equal to nothing but itself. A byte order mark before the
+JSON is ignored (RFC 8259 §8.1).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def canonical(body: bytes, ignored: Sequence[Pointer] = ()) -> bytes | None:
     all pointers are followed before anything is taken out.
     """
     try:
-        value = _DECODER.decode(body.decode("utf-8"))
+        value = _DECODER.decode(body.decode("utf-8-sig"))
         _measured(value)
         _leave_out(value, ignored)
         return rfc8785.dumps(value)

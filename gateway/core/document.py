@@ -141,7 +141,7 @@ def _key(policy: Policy) -> dict[str, Any]:
     if rule.min_length > 1:
         told["min_length"] = rule.min_length
     if rule.weak is WeakKeys.REFUSE:
-        told["weak"] = "refused: a point in time, a counter, few different characters"
+        told["weak"] = "refused: a point in time, a counter, an unset variable, few different characters"
     if policy.missing is Missing.DERIVE:
         told["derived_otherwise"] = {
             "from": [_source(str(part)) for part in policy.derive.parts],

@@ -64,11 +64,11 @@ _DECODER = json.JSONDecoder(
 
 
 def parsed(body: bytes) -> Any | Unreadable:
-    """The document in a body of JSON."""
+    """The document in a body of JSON. A byte order mark before it is ignored (RFC 8259 §8.1)."""
     if body.count(b",") + body.count(b"[") + body.count(b"{") > MOST_VALUES:
         return Unreadable(f"the body has more than {MOST_VALUES} values")
     try:
-        return _DECODER.decode(body.decode())
+        return _DECODER.decode(body.decode("utf-8-sig"))
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         return Unreadable("the body is not JSON in UTF-8")
 

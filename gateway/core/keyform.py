@@ -1,7 +1,8 @@
 """What a route asks of its keys besides that they can be read: their format, their length, and that they are no guess.
 
 A weak key is one that two clients may choose alike, or that one client chooses again for its next operation: the
-second operation would be given the first one's answer.
+second operation would be given the first one's answer. A key whose variable was never set is the worst of them: each
+request of each such client carries it.
 """
 
 from __future__ import annotations
@@ -53,12 +54,14 @@ class Weakness(StrEnum):
 
     TIMESTAMP = "timestamp"
     COUNTER = "counter"
+    PLACEHOLDER = "placeholder"
     LOW_VARIETY = "low_variety"
 
 
 _WEAKLY = {
     Weakness.TIMESTAMP: "looks like a point in time, which two requests may share",
     Weakness.COUNTER: "looks like a counter, which begins again",
+    Weakness.PLACEHOLDER: "looks like a variable that was never set",
     Weakness.LOW_VARIETY: "has too few different characters to be drawn at random",
 }
 
@@ -74,6 +77,22 @@ _DATE = re.compile(
 _TIMELY = re.compile(rb"[0-9TZtz:+ .,_-]{1,40}")
 #: A number of so many digits is one that somebody counts up.
 _COUNTER = re.compile(rb"[0-9]{1,12}")
+#: A key of usual characters with a digit among them. It holds no template and not only words: most keys are told by it.
+_ORDINARY = re.compile(rb"[A-Za-z_.:~+/=-]*[0-9][0-9A-Za-z_.:~+/=-]*")
+#: A template that nothing filled in (Postman, shells, JavaScript, Ruby, Windows, printf, mustache and related forms),
+#: or what a language prints for a value that is not there.
+_TEMPLATE = re.compile(
+    rb"\{\{[^{}]*\}\}|\{%[^{}]*%\}|[$#@%]\{[^{}]*\}|\{(?:[A-Za-z_$][A-Za-z0-9_.]*|[0-9]?)\}"
+    rb"|\$\([^()]*\)|\$\(\([^()]*\)\)|\$[A-Za-z_][A-Za-z0-9_]*|`[^`]*`|\[\[[^\[\]]*\]\]"
+    rb"|%!?[A-Za-z]\([^()]*\)|%\([A-Za-z0-9_]+\)[sdrx]|%[A-Za-z_][A-Za-z0-9_]*%|%[sdvixu@](?![A-Za-z0-9])"
+    rb"|<%[^<>]*%>|<(?:[A-Za-z_ .:()/-]|(?<=[A-Za-z])[0-9](?=[ >])|0x[0-9A-Fa-f]++)*+>"
+    rb"|\[object [A-Za-z]+\]|\(null\)"
+)
+_WORD = re.compile(
+    rb"(?<![A-Za-z0-9])(?:undefined|null|none|nil|nan|infinity|void|empty|string|u?uid|guid|uuidgen|optional\.empty)"
+    rb"(?:\(\))?(?![A-Za-z0-9])",
+    re.IGNORECASE,
+)
 #: Fewer different characters than this were not drawn at random.
 _VARIETY = 4
 
@@ -85,9 +104,18 @@ def weakness(text: bytes) -> Weakness | None:
             return Weakness.TIMESTAMP
         if _COUNTER.fullmatch(text):
             return Weakness.COUNTER
+    if not _ORDINARY.fullmatch(text) and _unset(text):
+        return Weakness.PLACEHOLDER
     if len(set(text[:12])) >= _VARIETY or len(set(text)) >= _VARIETY:
         return None
     return Weakness.LOW_VARIETY
+
+
+def _unset(text: bytes) -> bool:
+    """Whether all that could tell this key from another is a variable that was never set. Words beside it (`order-` in
+    `order-undefined`) tell nothing apart; a digit may."""
+    left = _WORD.sub(b"", _TEMPLATE.sub(b"", text))
+    return left != text and re.search(rb"[0-9]", left) is None
 
 
 @dataclass(frozen=True, slots=True)

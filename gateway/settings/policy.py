@@ -56,8 +56,8 @@ class KeyShape(Shape):
     )
     weak: Annotated[WeakKeys, PlainValidator(values.one_of({each.value: each for each in WeakKeys}))] = Field(
         _POLICY.key_rule.weak,
-        description="What becomes of a request whose key is a timestamp, a counter or of few different characters: "
-        "count (a metric and the log tell) or refuse (400); count by default.",
+        description="What becomes of a request whose key is a timestamp, a counter, an unset variable or of few "
+        "different characters: count (a metric and the log tell) or refuse (400); count by default.",
     )
 
 

@@ -151,7 +151,9 @@ def test_any_double_is_written_as_ecmascript_says(number: float) -> None:
         b"1e400",
         b'"\x01"',
         b'"\xff"',
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
+        b" \xef\xbb\xbf{}",
         '{"a":1}'.encode("utf-16"),
         b'{"a":1,"a":2}',
         b'{"a":1,"\\u0061":1}',
@@ -188,11 +190,12 @@ def test_what_two_readers_could_take_for_two_things_has_no_form(body: bytes) -> 
         (b'{"a":1,"b":2}', b'{"b":2,"a":1}'),
         (b'"/"', b'"\\/"'),
         ('"é"'.encode(), b'"\\u00E9"'),
+        (b'{"a":1}', b'\xef\xbb\xbf{ "a":1}'),
         (b"[" * DEEPEST + b"]" * DEEPEST, b" [" * DEEPEST + b"] " * DEEPEST),
     ],
 )
 def test_spellings_of_one_thing_are_one(one: bytes, other: bytes) -> None:
-    """White space, the order of members, escapes, and the forms of a number."""
+    """White space, the order of members, escapes, the forms of a number, and a byte order mark before the text."""
     assert canonical(one) == canonical(other) is not None
 
 

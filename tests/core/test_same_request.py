@@ -65,7 +65,7 @@ JSON = st.recursive(
 FORMS = st.tuples(st.sampled_from(["B", "C"]), st.lists(st.sampled_from(["x", "x\r\n", "--B", "1"]), max_size=3))
 BODIES = (
     st.tuples(SPACE, JSON).map(lambda parts: (parts[0] + parts[1]).encode())
-    | st.sampled_from([b"", b"a=1", b"{", b'{"a":1', b'\xef\xbb\xbf"a"'])
+    | st.sampled_from([b"", b"a=1", b"{", b'{"a":1', b'\xef\xbb\xbf"a"', b'"a"'])
     | FORMS.map(
         lambda form: "".join([f"--{form[0]}\r\n\r\n{part}\r\n" for part in form[1]] + [f"--{form[0]}--\r\n"]).encode()
     )
@@ -160,7 +160,8 @@ def meaning(request: Request, recipe: Recipe) -> Any:
         kind is None or (b"json" in kind and b"charset=x" not in kind)
     ):  # fmt: skip
         try:
-            body = ("json", without(read(request.body.decode()), recipe.ignore))
+            text = request.body.removeprefix(b"\xef\xbb\xbf").decode()
+            body = ("json", without(read(text), recipe.ignore))
         except (ValueError, NoForm):
             pass
     if kind is not None and kind.startswith(b"multipart"):

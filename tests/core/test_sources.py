@@ -70,6 +70,7 @@ READ: list[tuple[str, Request, bytes | None]] = [
     ("body:/id", post(body=b'{"x":1,"x":2,"id":"k"}'), b"k"),
     ("body:/id", post(body=b'{"id":null}'), None),
     ("body:/id/x", post(body=b'{"id":"k"}'), None),
+    ("body:/id", post(body=b'\xef\xbb\xbf{"id":"k"}'), b"k"),
     ("body:/3", post(body=b"[1]"), None),
     ("body:/01", post(body=b"[1,2]"), None),
     ("body:/id", post(body=b'"k"'), None),
@@ -113,7 +114,8 @@ REFUSED: list[tuple[str, Request, str]] = [
     ("body:/id", post(body=b'{"id":"k","x":-Infinity}'), "not JSON"),
     ("body:/id", post(body=b'{"id":"\xff"}'), "not JSON"),
     ("body:/id", post(body='{"id":"k"}'.encode("utf-16")), "not JSON"),
-    ("body:/id", post(body=b'\xef\xbb\xbf{"id":"k"}'), "not JSON"),
+    ("body:/id", post(body=b'\xef\xbb\xbf\xef\xbb\xbf{"id":"k"}'), "not JSON"),
+    ("body:/id", post(body='{"id":"k"}'.encode("utf-16-be")), "not JSON"),
     ("body:/id", post(body=b'{"id":"a\nb"}'), "not JSON"),
     ("body:/id", post(body=b"[" * 100_000), "not JSON"),
     ("body:/id", post(body=b'{"a":%b,"id":"k"}' % (b"9" * 5000)), "not JSON"),
@@ -246,7 +248,74 @@ WEAK: list[tuple[bytes, str | None]] = [
     (b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "low_variety"),
     (b"00000000-0000-0000-0000-000000000000", "low_variety"),
     (b"test", "low_variety"),
+    *(
+        (unset, "placeholder")
+        for unset in (
+            b"undefined",
+            b"null",
+            b"None",
+            b"nil",
+            b"NaN",
+            b"-Infinity",
+            b"(null)",
+            b"<nil>",
+            b"string",
+            b"Guid",
+            b"[object Object]",
+            b"[object Promise]",
+            b"<function uuid4 at 0x7f3ad0b4c0e0>",
+            b"Optional.empty",
+            b"<bound method Order.key of <shop.Order object at 0x7f3ad0b4c0e0>>",
+            b"%!s(<nil>)",
+            b"%!d(string=id)",
+            b"{{$guid}}",
+            b"{{ uuid4() }}",
+            b"${uuid}",
+            b"${{ github.run_id }}",
+            b"#{SecureRandom.uuid}",
+            b"{uuid}",
+            b"{0}",
+            b"{}",
+            b"{% uuid 'v4' %}",
+            b"<%= uuid %>",
+            b"$(uuidgen)",
+            b"$(cat /proc/sys/kernel/random/uuid)",
+            b"$((RANDOM))",
+            b"`uuidgen`",
+            b"$KEY",
+            b"%KEY%",
+            b"%s",
+            b"%(key)s",
+            b"[[uuid]]",
+            b"<uuid>",
+            b"<your-key-here>",
+            b"uuid()",
+            b"order-undefined",
+            b"undefined-undefined",
+            b"payment_${orderId}",
+            b"__UUID__",
+            b"user:null:charge",
+        )
+    ),
     (SOME_UUID, None),
+    *(
+        (ordinary, None)
+        for ordinary in (
+            b"{%b}" % SOME_UUID,
+            b"<20261130.4711.abc@mail.example>",
+            b"order-4711-undefined",
+            b"{{env}}-8e03978e40d5",
+            b"annulled",
+            b"nonexistent",
+            b"Vilnius",
+            b"nullify-order-seven",
+            b"$2b$12$R9h/cIPz0gi.URNNX3kh2O",
+            b"caf%C3%A9-of-the-day",
+            b"kJhGfTyUiOpLkJh",
+            b"a{b}c9",
+            b"<8e03978e>",
+        )
+    ),
     (SOME_ULID, None),
     (b"order-4711", None),
     (b"9999999999999", None),
@@ -256,7 +325,7 @@ WEAK: list[tuple[bytes, str | None]] = [
 @pytest.mark.parametrize(("text", "weak"), WEAK[:-1])
 def test_a_key_that_two_may_choose_alike(text: bytes, weak: str | None) -> None:
     """A point in time, a counter, few characters: named; refused where the route says so, and never quoted."""
-    request = post((b"X-Id", text))
+    request = post((b"X-Id", quoted(text)))
     found = of(request, "header:x-id")
     assert isinstance(found, Keyed)
     assert found.weak == weak

@@ -369,6 +369,20 @@ async def test_gates_that_differ_in_the_format_of_keys_do_not_share_a_store(orig
     assert len(origin.requests) == 1
 
 
+@pytest.mark.parametrize("missing", ["refuse", "derive"])
+async def test_a_byte_order_mark_before_the_json_hides_no_key(origin: Origin, missing: str) -> None:
+    """The request runs once and the service gets its bytes unchanged. Another amount under the key is 422, and under
+    `body: raw` the same JSON without the mark is other bytes."""
+    mark, body = b"\xef\xbb\xbf", b'{"id":"%b","amount":1}' % KEY.encode()
+    async with gate(configuration(origin.url, policy=f"key: {{from: 'body:/id'}}, missing: {missing}")) as running:
+        assert (await Sent(body=mark + body).to(running)).label == "stored"
+        assert (await Sent(body=mark + body).to(running)).label == "replayed"
+        for other in (mark + body.replace(b"1}", b"2}"), body):
+            assert (await Sent(body=other).to(running)).problem == "key-reused"
+    (seen,) = origin.requests
+    assert seen.body == mark + body
+
+
 async def test_a_weak_key_is_counted_or_refused_and_never_told(origin: Origin) -> None:
     """By its kind, in the metric and in the log; where the route refuses it, with what to do."""
     text = configuration(
@@ -376,18 +390,21 @@ async def test_a_weak_key_is_counted_or_refused_and_never_told(origin: Origin) -
         routes="  - {name: strict, match: {path: /strict}, upstream: origin, key: {weak: refuse}}",
     )
     async with gate(text) as running:
-        for key in ("1764004578123", "41", "aaaaaaaaaaaaaaaa", KEY):
+        for key in ("1764004578123", "41", "undefined", "aaaaaaaaaaaaaaaa", KEY):
             assert (await ask(running.port, key=key)).label == "stored"
         refused = await ask(running.port, target="/strict", key="1764004578123")
         assert (refused.status, refused.problem) == (400, "key-invalid")
         assert "looks like a point in time" in refused.body.decode()
+        unset = await ask(running.port, target="/strict", key="{{$guid}}")
+        assert (unset.status, unset.problem) == (400, "key-invalid")
+        assert "looks like a variable that was never set; draw a UUID" in unset.body.decode()
         assert (await ask(running.port, target="/strict", key=KEY)).status in (201, 422)
-        for kind, count in (("timestamp", 1), ("counter", 1), ("low_variety", 1)):
+        for kind, count in (("timestamp", 1), ("counter", 1), ("placeholder", 1), ("low_variety", 1)):
             assert running.count("oncegate_weak_keys_total", route="all", kind=kind) == count
         assert running.count("oncegate_weak_keys_total", route="strict", kind="timestamp") == 1
         lines = [line for line in running.lines if "verdict" in line]
     assert [line.get("weak_key") for line in lines] == [
-        "timestamp", "counter", "low_variety", None, "timestamp", None,
+        "timestamp", "counter", "placeholder", "low_variety", None, "timestamp", "placeholder", None,
     ]  # fmt: skip
     assert "1764004578123" not in json.dumps(lines) + refused.body.decode()
 

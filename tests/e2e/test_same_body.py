@@ -21,6 +21,7 @@ SAME = {
     "order and white space": b'{"items":[{"id":7,"nonce":1}],\n"metadata":{"shop":"caf\\u00E9","sent_at":"9:00"},'
     b'"amount":10.5}',
     "escapes": FIRST.replace(b"caf\\u00e9", "café".encode()),
+    "a byte order mark": b"\xef\xbb\xbf" + FIRST,
     "a number's form": FIRST.replace(b"10.50", b"1.05e1"),
     "what is ignored": FIRST.replace(b"9:00", b"9:01").replace(b'"nonce": 1', b'"nonce": 2'),
     "what is ignored, left out": b'{"amount": 10.5, "metadata": {"shop": "caf\\u00e9"}, "items": [{"id": 7}]}',
@@ -33,6 +34,7 @@ OTHER: dict[str, tuple[bytes, list[tuple[str, str]], str, str]] = {
     "a name twice": (FIRST.replace(b'"amount"', b'"amount": 1, "amount"'), [JSON], "/orders", "body"),
     "an item": (FIRST.replace(b'"id": 7', b'"id": 7, "x": 1'), [JSON], "/orders", "body"),
     "no JSON": (FIRST + b"x", [JSON], "/orders", "body"),
+    "two byte order marks": (b"\xef\xbb\xbf" * 2 + FIRST, [JSON], "/orders", "body"),
     "the canonical form as another type": (
         '{"amount":10.5,"items":[{"id":7}],"metadata":{"shop":"café"}}'.encode(),
         [("Content-Type", "text/plain")], "/orders", "content-type, body",
