@@ -27,7 +27,19 @@ from typing import Any, TypeVar, assert_never
 
 from . import failpoints
 from .core import record as records
-from .core.decide import Forward, PassReason, Refuse, Replay, Settle, Wait, in_doubt, mismatch, resolve, settle
+from .core.decide import (
+    Forward,
+    PassReason,
+    Refuse,
+    Replay,
+    Settle,
+    Wait,
+    in_doubt,
+    mismatch,
+    outcome_line,
+    resolve,
+    settle,
+)
 from .core.fingerprint import Fingerprint, difference
 from .core.key import Key
 from .core.message import Request, preferred_wait, remembered
@@ -551,6 +563,7 @@ class Exchange:
                     keep=self.policy.keep_headers,
                     drop=self.policy.drop_headers,
                     tombstone=verdict.tombstone,
+                    more=outcome_line(outcome.response),
                 )
                 return records.keep(claim, answer, wall=wall, trace=self.account.trace.context)
             case Kind.HOLD:
@@ -593,7 +606,8 @@ class Exchange:
         if settlement.kind is Kind.HOLD:
             assert record is not None
             return form(response, Label.IN_DOUBT, seen), _doubt(record, stored=stored)
-        label = Label.IN_DOUBT if record is not None else Label.RELEASED if stored else Label.NOT_STORED
+        # Nothing ran, whether or not the store has acknowledged that yet.
+        label = Label.IN_DOUBT if record is not None else Label.RELEASED
         if outcome.completeness is not Completeness.WHOLE:
             theirs = LOOK_AGAIN if stored else Told(Refusal(Problem.IN_FLIGHT, retry_after=1))
             return form(response, label, seen), theirs

@@ -306,7 +306,8 @@ SAYS = frozenset((b"idempotency-outcome", b"retry-after"))
 
 
 def kept(policy: Policy) -> frozenset[int]:
-    """The statuses of whole responses that `settle` keeps for this policy, where none of SAYS is there."""
+    """The statuses of whole responses that `settle` keeps for this policy if none of SAYS is there, and for which
+    `outcome_line` is empty."""
     return _kept(policy.release, policy.hold, policy.keep)
 
 
@@ -314,19 +315,38 @@ def kept(policy: Policy) -> frozenset[int]:
 def _kept(release: frozenset[int], hold: frozenset[int], keep: frozenset[int]) -> frozenset[int]:
     policy = Policy(release=release, hold=hold, keep=keep)
     return frozenset(
-        status for status in range(200, UNDEFINED) if settle(Answered(Response(status, NONE)), policy) == _PLAIN_KEEP
+        status
+        for status in range(200, UNDEFINED)
+        if status not in _DOUBTFUL and settle(Answered(Response(status, NONE)), policy) == _PLAIN_KEEP
     )
+
+
+#: Statuses that are released or held by default.
+_DOUBTFUL = RELEASED | HELD
+
+
+def outcome_line(response: Response) -> bytes:
+    """The field line that a kept response needs for a gateway in front of this one: that one would settle it
+    otherwise by its status, or the service has declared `keep`. Empty for other responses."""
+    status, fields = response.status, fields_of(response.fields)
+    doubtful = status in _DOUBTFUL or status >= UNDEFINED
+    return b"Idempotency-Outcome: keep\r\n" if doubtful or _declared(fields) == b"keep" else b""
+
+
+def _declared(fields: Fields) -> bytes | None:
+    """What the service declares of its response. Of two declarations the most cautious one counts: a service that
+    makes two has not said that nothing ran."""
+    if b"idempotency-outcome" not in fields.shape.at:
+        return None
+    said = {word.lower() for word in fields.all(b"idempotency-outcome")}
+    return next((word for word in (b"unknown", b"keep", b"no-effect") if word in said), None)
 
 
 def _settle_answer(answered: Answered, policy: Policy) -> Settle:
     response = answered.response
     status = response.status
     fields = fields_of(response.fields)
-    declared: bytes | None = None
-    if b"idempotency-outcome" in fields.shape.at:
-        said = {word.lower() for word in fields.all(b"idempotency-outcome")}
-        # Who says two things has not said that nothing ran: the most cautious one counts.
-        declared = next((word for word in (b"unknown", b"keep", b"no-effect") if word in said), None)
+    declared = _declared(fields)
     if declared is not None and declared in _DECLARATIONS:
         return _DECLARATIONS[declared]
     if declared != b"keep":

@@ -224,18 +224,20 @@ def remembered(
     drop: frozenset[bytes] = _NOTHING,
     tombstone: bool = False,
     replayed: bool = True,
+    more: bytes = b"",
 ) -> Answer:
     """What a duplicate will be given: the response less what does not survive a replay.
 
     `keep`, where it is given, lists the only fields that a replay carries; `drop` takes more away.
     Names are in lower case. Not `replayed`: it is given at once to those who wait, and a challenge holds for them too.
+    `more` has lines of the gateway's own that a replay carries.
     """
     never = _NEVER_UNASKED if keep is None and replayed else _NEVER
     fields = fields_of(response.fields)
     head = _survives(keep, drop, never).lines(fields)
     if signs_date(fields):
         head = b"%b%b\r\n%b" % (DATED, fields.all(b"date")[0], head)
-    return Answer(response.status, head, None if tombstone else response.body)
+    return Answer(response.status, head + more, None if tombstone else response.body)
 
 
 def signs_date(fields: Fields) -> bool:

@@ -6,6 +6,7 @@ import json
 from http import HTTPStatus
 from typing import assert_never
 
+from ..core.decide import outcome_line
 from ..core.fields import fields_of
 from ..core.instant import http_date, instant
 from ..core.message import DATED, Lines, returned_lines
@@ -61,7 +62,7 @@ def render(
             )
         case First():
             response = reply.response
-            lines = own(reply.label, reply.first_seen, reply.expires)
+            lines = _first(reply)
             return whole(response.status, returned(response.fields, wall), lines, b"", connection, response.body)
         case Live():
             response = reply.response
@@ -72,7 +73,7 @@ def render(
                 if http10 or response.status in _BODILESS
                 else b"Transfer-Encoding: chunked\r\n"
             )
-            lines = own(reply.label, reply.first_seen, reply.expires)
+            lines = _first(reply)
             head = (status_line(response.status), returned(response.fields, wall), lines, framing, connection, b"\r\n")
             return b"".join(head)
         case _:
@@ -133,6 +134,12 @@ def returned(lines: Lines, wall: int) -> bytes:
     if b"date" in fields.shape.at:
         return block
     return block + b"Date: %b\r\n" % http_date(wall // 1000)
+
+
+def _first(reply: First | Live) -> bytes:
+    """The gateway's own lines of a response that is not a replay. (A replay has its outcome among its stored lines.)"""
+    lines = own(reply.label, reply.first_seen, reply.expires)
+    return lines if reply.label in _OUTCOMES else lines + outcome_line(reply.response)
 
 
 #: What a gate in front of this one must hear of a response that passes through both: there it is settled by these

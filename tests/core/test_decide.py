@@ -19,6 +19,7 @@ from gateway.core.decide import (
     admit,
     in_doubt,
     kept,
+    outcome_line,
     resolve,
     settle,
 )
@@ -485,6 +486,20 @@ def test_a_route_moves_statuses_between_the_rows(status: int, verdict: Settle) -
     """`release`, `hold` and `keep`, from whichever row they stood in; with or without Retry-After."""
     assert answered(status, policy=LISTS) == verdict
     assert answered(status, RETRY_AFTER, policy=LISTS) == verdict
+
+
+def test_a_kept_answer_says_so_where_its_status_does_not() -> None:
+    """A gateway in front reads the status: `keep` goes with what it would release or hold, and with a declaration."""
+
+    def said(status: int, *fields: Field) -> bytes:
+        return outcome_line(Response(status, list(fields)))
+
+    line = b"Idempotency-Outcome: keep\r\n"
+    assert {status for status in range(200, 1000) if said(status)} == RELEASED | HELD | set(range(600, 1000))
+    assert {said(status) for status in range(200, 1000)} == {b"", line}
+    assert {said(status, outcome(b"keep")) for status in range(200, 1000)} == {line}
+    assert {said(200, outcome(word)) for word in (b"unknown", b"no-effect", b"maybe")} == {b""}
+    assert kept(Policy(keep=frozenset((503, 404)))) == kept(HOLD), "the express leaves those statuses to the exchange"
 
 
 def test_a_route_moves_no_other_status() -> None:

@@ -218,6 +218,7 @@ OUTCOMES = {
     "an undefined status": b"HTTP/1.1 799 Odd\r\nContent-Length: 2\r\n\r\nno",
     "gateway timeout": b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 2\r\n\r\nno",
     "no effect": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nIdempotency-Outcome: no-effect\r\n\r\nno",
+    "kept by its word": b"HTTP/1.1 429 Slow\r\nContent-Length: 2\r\nIdempotency-Outcome: keep\r\n\r\nno",
     "unknown": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nIdempotency-Outcome: unknown\r\n\r\nno",
     "a stream": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/event-stream\r\n\r\n"
     b"2\r\nno\r\n0\r\n\r\n",

@@ -422,17 +422,47 @@ async def test_a_doubt_whose_hold_is_not_acknowledged() -> None:
 
 @virtual
 async def test_a_release_that_is_not_acknowledged() -> None:
-    """The client gets the answer; whoever comes meanwhile gets it too; once it is released, the next one runs."""
+    """The client gets the answer, labelled released, since nothing ran; a waiter and a later duplicate get it too;
+    once the store has released it, the next one runs."""
     async with World() as world:
         gate = world.process()
-        world.service.will(refuses(429), answers())
+        world.service.will(refuses(429, after=1), answers())
         gate.wire.next("settle", *[DROPPED] * 6)
-        first = gate.send()
-        assert await first.answer() == "429 not-stored: run 1"
-        assert await gate.send().answer() == "429 not-stored: run 1"
+        first, waiter = gate.send(), gate.send()
+        assert await first.answer() == "429 released: run 1"
+        assert await waiter.answer() == "429 released: run 1"
+        assert await gate.send().answer() == "429 released: run 1"
         await world.passes(10)
         assert await world.state() == "absent"
         assert await gate.send().answer() == "201 stored: run 2"
+
+
+@virtual
+async def test_a_late_release_that_is_not_acknowledged() -> None:
+    """The first client got its 504. A waiter that joined after it gets the late answer, labelled released."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(refuses(429, after=12), answers())
+        gate.wire.next("settle", *[DROPPED] * 6)
+        assert await gate.send().answer() == "504 upstream-timeout"
+        assert await gate.send().answer() == "429 released: run 1"
+        await world.passes(10)
+        assert await gate.send().answer() == "201 stored: run 2"
+
+
+@virtual
+async def test_a_request_that_was_not_sent_and_whose_release_is_not_acknowledged() -> None:
+    """Nothing ran, and every client gets that answer until the store has released the key."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(unreachable(), answers())
+        gate.wire.next("settle", *[DROPPED] * 6)
+        for _ in range(2):
+            client = gate.send()
+            assert await client.answer() == "502 upstream-unreachable"
+            assert (client.problem.shown_as, client.problem.problem.outcome) == (Label.RELEASED, "no-effect")
+        await world.passes(10)
+        assert await gate.send().answer() == "201 stored: run 1"
 
 
 @pytest.mark.parametrize("fault", [LOST, DROPPED], ids=["made", "not made"])
@@ -459,7 +489,7 @@ async def test_a_released_stream_whose_release_is_not_acknowledged() -> None:
         gate = world.process()
         world.service.will(streams(status=429), answers())
         gate.wire.next("settle", *[DROPPED] * 3)
-        assert await gate.send().answer() == "429 not-stored, live"
+        assert await gate.send().answer() == "429 released, live"
         assert await gate.send().answer() == "409 in-flight"
         await world.passes(5)
         world.most_effects = 2

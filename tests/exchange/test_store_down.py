@@ -8,7 +8,7 @@ from gateway.core.policy import StoreDown
 from gateway.core.problem import Refusal
 from gateway.ports import RecordUnreadable
 
-from .upstream import Plan, answers, breaks, never, unreachable
+from .upstream import Plan, answers, breaks, never, refuses, unreachable
 from .virtual import virtual
 from .wire import FULL, LOST, Fault, late
 from .world import LEASE, World
@@ -121,6 +121,19 @@ async def test_what_did_not_run_leaves_nothing_behind() -> None:
         assert await world.state() == "in flight #1"
         await world.passes(5)
         assert await world.state() == "absent"
+
+
+@virtual
+async def test_what_the_service_did_not_run_is_released() -> None:
+    """The service answered that nothing ran. That is true without a store too, so the label says it."""
+    async with forwarding() as world:
+        gate = world.process()
+        gate.wire.cut()
+        world.service.will(refuses(500, (b"Idempotency-Outcome", b"no-effect")))
+        assert await gate.send().answer() == "500 released: run 1"
+        assert await gate.send().answer() == "500 released: run 1"
+        gate.wire.mend()
+        await world.passes(LEASE)
 
 
 @virtual

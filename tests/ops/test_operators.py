@@ -119,6 +119,23 @@ async def desk(
         yield one
 
 
+async def test_an_operators_answer_is_an_answer_to_a_gateway_in_front_too(
+    origin: Origin, server: RedisServer, tmp_path: Path
+) -> None:
+    """By its status alone a 504 would be held there."""
+    async with running("sqlite", 1, origin, server, tmp_path) as desk:
+        record = await desk.doubt("k")
+        asked = {
+            "as": "completed",
+            "answer": {"status": 504, "body": "no"},
+            "reason": "x",
+            "version": record["version"],
+        }
+        assert (await desk.post(f"/keys/{record['name']}/resolve", **asked))[0] == 200
+        replay = await ask(desk.port, "POST", "/doubt", key="k")
+        assert (replay.status, replay.label, replay.get("Idempotency-Outcome")) == (504, "replayed", "keep")
+
+
 async def test_the_day_of_an_operator(desk: Desk, origin: Origin) -> None:
     """Records are listed, found by key, told with their duplicates, resolved and forgotten; each change is written down
     before it is answered; no key, body or credential is in the log or in the audit."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ...core import record as records
+from ...core.decide import outcome_line
 from ...core.fields import fields_of
 from ...core.message import Answer, Response, remembered
 from ...core.policy import MARGIN
@@ -266,4 +267,5 @@ def _meant(query: Query, found: Found) -> bool:
 def answer_of(given: Given) -> Answer:
     """The answer in the form in which it is remembered, framing and the gate's own fields left out."""
     lines = [(line.name.encode(), line.value.strip(" \t").encode("latin-1")) for line in given.headers]
-    return remembered(Response(given.status, fields_of(lines), given.bytes))
+    response = Response(given.status, fields_of(lines), given.bytes)
+    return remembered(response, more=outcome_line(response))
