@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.cookies import INFRASTRUCTURE
 from gateway.core.limit import Limit
+from gateway.core.message import OPERATION_FIELDS
 from gateway.core.policy import Policy
 from gateway.core.problem import Label, Problem
 from gateway.ops.metrics import Tally
@@ -35,6 +37,16 @@ def test_the_docs_list_no_problem_that_is_gone() -> None:
     """Nor a slug that the code does not know."""
     slugs = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/problems.md").read_text(), re.MULTILINE)
     assert sorted(slugs) == sorted(problem.slug for problem in Problem)
+
+
+def test_the_docs_list_what_counts_of_a_request() -> None:
+    """docs/scopes.md lists every cookie that binds nobody, and every field that selects the operation."""
+    page = (ROOT / "docs/scopes.md").read_text()
+    rows = re.findall(r"^\| (?:load balancers|bot filters|analytics).*?\| (.*) \|$", page, re.MULTILINE)
+    assert re.findall(r"`([^`]+)`", " ".join(rows)) == list(INFRASTRUCTURE)
+    method = page.partition("**Method.**")[2].partition("\n\n")[0]
+    listed = {name.lower().encode() for name in re.findall(r"`([A-Za-z-]+)`", method)}
+    assert listed - {b"headers"} == set(OPERATION_FIELDS)
 
 
 def test_the_configuration_in_the_readme_is_that_of_the_files() -> None:

@@ -75,8 +75,7 @@ def _rules(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Same request", f"{', '.join(same['parts'])}{_read_as(same)}; otherwise {_conflict(same['otherwise'][0])}"
     if same["credentials"]:
         conflict = _conflict(same["otherwise"][1])
-        cookie = ", or else `Cookie`" if same["cookie_otherwise"] else ""
-        sent = f"{listed(same['credentials'], 'and')}{cookie}, as far as they are sent"
+        sent = f"{listed(same['credentials'], 'and')}{_or_cookie(same)}, as far as they are sent"
         yield "Same sender", f"{sent}; otherwise {conflict}"
     yield "Body", f"up to {show_size(same['max_body_bytes'])}"
     yield "Replayed for", _duration(told["window_seconds"])
@@ -139,6 +138,14 @@ def _read_as(same: dict[str, Any]) -> str:
         return ""
     without = f", less {_codes(same['body_without'])}" if same["body_without"] else ""
     return f" (of JSON what it says, however it is spelled{without})"
+
+
+def _or_cookie(same: dict[str, Any]) -> str:
+    """What counts if no other credential is sent."""
+    if not same["cookie_otherwise"]:
+        return ""
+    more = f" (and {_codes(same['cookie_without'])})" if same["cookie_without"] else ""
+    return f", or else `Cookie` without those of load balancers, bot filters and analytics{more}"
 
 
 def _conflict(conflict: dict[str, Any]) -> str:

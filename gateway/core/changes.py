@@ -218,11 +218,18 @@ def _fate(
 
 def _derives_otherwise(old: Policy, new: Policy) -> bool:
     """Whether what had no key is given another than before. What binds it is part of who sends it."""
-    return (
-        new.missing is not Missing.DERIVE
-        or old.derive.parts != new.derive.parts
-        or (Part.CREDENTIALS in old.derive.parts and old.recipe.bind != new.recipe.bind)
-    )
+    return new.missing is not Missing.DERIVE or _derived_from(old) != _derived_from(new)
+
+
+def _derived_from(policy: Policy) -> list[tuple[object, ...]]:
+    """The parts of a derived key, each with what decides how it is read."""
+    recipe = policy.recipe
+    by: dict[object, tuple[object, ...]] = {
+        Part.TARGET: (recipe.hosted, recipe.ignore),
+        Part.BODY: (recipe.body, recipe.ignore),
+        Part.CREDENTIALS: (recipe.bind, recipe.ignore_cookies),
+    }
+    return [(part, by.get(part)) for part in policy.derive.parts]
 
 
 def _stricter(old: KeyRule, new: KeyRule) -> bool:

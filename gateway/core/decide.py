@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import assert_never
 
 from .fields import NONE, Fields, fields_of
-from .fingerprint import Difference, Fingerprint, difference, differing_parts
+from .fingerprint import Counted, Difference, Fingerprint, counted, difference, differing_parts
 from .instant import instant
 from .key import SENT, Key, ScopePart, Unreadable, find, misnamed, plain
 from .keyed import NO_STRING, Keyed, derived, keyed
@@ -149,9 +149,17 @@ def admit(
 
 
 def identify(
-    request: Request, policy: Policy, later: Later, reader: Reader, *, credentials: bytes, secret: bytes = b""
+    request: Request,
+    policy: Policy,
+    later: Later,
+    reader: Reader,
+    *,
+    credentials: bytes,
+    content: Counted | None = None,
+    secret: bytes = b"",
 ) -> Pass | Refuse | Guard:
-    """Decide on a request whose key its head did not tell. `credentials` has the digest of what binds it."""
+    """Decide on a request whose key its head did not tell. `credentials` has the digest of what binds it;
+    `content` is what counts of it, if the caller has read that."""
     found: Keyed | Unreadable | None = None
     if in_body(policy.sources):
         found = keyed(reader, policy.sources, policy.key_rule)
@@ -159,7 +167,7 @@ def identify(
         missing = _without_key(request.method, policy)
         if missing is not None:
             return missing
-        found = derived(reader, policy.derive, credentials, secret)
+        found = derived(reader, policy.derive, content or counted(request, policy.recipe), credentials, secret)
     if found is None:
         return Refuse(Refusal(Problem.KEY_MISSING, "Nor is there what this route derives one from."))
     if isinstance(found, Unreadable):

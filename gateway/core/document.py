@@ -86,11 +86,12 @@ def rules_of(policy: Policy) -> dict[str, Any]:
         },
         "scope": [_source(source.decode("latin-1")) for source in policy.scope],
         "same_request": {
-            "parts": [*policy.recipe.parts[:6], *(_title(name) for name in policy.recipe.headers)],
+            "parts": _parts(policy),
             "body": policy.recipe.body,
             "body_without": list(policy.recipe.ignore),
             "credentials": _credentials(policy),
             "cookie_otherwise": DEFAULT_BIND in policy.recipe.bind,
+            "cookie_without": list(policy.recipe.ignore_cookies),
             "max_body_bytes": policy.max_request,
             "otherwise": [_conflict(Problem.KEY_REUSED), _conflict(Problem.CREDENTIALS_DIFFER)],
         },
@@ -119,6 +120,13 @@ def rules_of(policy: Policy) -> dict[str, Any]:
         if policy.store_down is StoreDown.FORWARD
         else _conflict(Problem.STORE_UNAVAILABLE),
     }
+
+
+def _parts(policy: Policy) -> list[str]:
+    """The parts of a request that count."""
+    recipe = policy.recipe
+    parts = [part for part in recipe.parts[:6] if part != "host" or recipe.host]
+    return parts + [_title(name) for name in recipe.headers]
 
 
 #: What becomes of a request without a key. (PUT and DELETE pass without one, whatever the route says.)

@@ -177,15 +177,6 @@ def _part(segments: Iterable[bytes], wanted: bytes) -> Found:
     return found
 
 
-def body_segments(types: Sequence[bytes], body: bytes) -> tuple[bytes, list[bytes]]:
-    """What of a body says the same each time that it is sent: a multipart body's boundary does not."""
-    if len(types) == 1 and types[0][:10].lower() == b"multipart/":
-        segments = multipart_segments(body, _boundary(types[0]))
-        if segments is not None:
-            return b"multipart", segments
-    return b"raw", [body]
-
-
 def _boundary(content_type: bytes) -> bytes:
     """The one boundary of a multipart type; empty where there is none, or more."""
     found = _BOUNDARY.findall(content_type)
@@ -196,7 +187,6 @@ __all__ = [
     "MOST_FIELDS",
     "MOST_VALUES",
     "Found",
-    "body_segments",
     "form_field",
     "parameter",
     "parsed",

@@ -16,16 +16,23 @@ from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
 from types import MappingProxyType
+from typing import NamedTuple
 
 from . import canonical
+from .cookies import telling
 from .digest import Purpose, begun, body_digest, digest, framed, tag
 from .fields import NONE, Fields, Shape, fields_of, picker
-from .message import Request
+from .host import site
+from .message import OPERATION_FIELDS, Request
 from .values import value
 
 #: In a route's `bind`: the default set of credentials.
 DEFAULT_BIND = "default"
 _HEADER = "header:"
+
+#: Version of how requests are digested, a part of every recipe's id. With version 1 the whole Host counted, and
+#: OPERATION_FIELDS did not.
+VERSION = b"2"
 
 #: Bound unless a route says otherwise.
 CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
@@ -54,13 +61,21 @@ class Recipe:
 
     `bind` lists SOURCEs of credentials (`default`, `header:x-tenant`); `headers` the fields (lower
     case) that count as part of the request besides. `body` is RAW or CANONICAL_JSON; `ignore` are the JSON Pointers
-    of what of a canonical body does not count.
+    of what of a canonical body does not count. `host` is false if the name in Host does not count. `beyond_site` is
+    the route's `match.host` if an address or a port in it tells the route from others: then it counts.
+    `ignore_cookies` are the names, or prefixes that end in `*`, of cookies that are no credential, besides
+    `cookies.INFRASTRUCTURE`.
     """
 
     bind: tuple[str, ...] = (DEFAULT_BIND,)
     headers: tuple[bytes, ...] = ()
     body: str = RAW
     ignore: tuple[str, ...] = ()
+    host: bool = True
+    beyond_site: bytes = b""
+    ignore_cookies: tuple[str, ...] = ()
+    #: How Host counts: None for not at all, empty for its name, else what counts beside its name.
+    hosted: bytes | None = field(init=False)
     parts: tuple[str, ...] = field(init=False)
     fields: frozenset[bytes] = field(init=False)
     #: Those of them that may bind.
@@ -72,16 +87,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         parts = _ALWAYS + tuple(name.decode("latin-1") for name in self.headers)
-        described = [
-            b"1",
-            self.body.encode(),
-            b"bind",
-            *(source.encode() for source in self.bind),
-            b"headers",
-            *self.headers,
-        ]
-        if self.ignore:  # no field's name begins with a slash, so that this is read in one way only
-            described += [b"ignore", *(each.encode() for each in self.ignore)]
+        described = [VERSION, self.body.encode(), b"host" if self.host else b"", self.beyond_site]
+        for listed in (self.bind, self.headers, self.ignore, self.ignore_cookies):
+            described += [b"%d" % len(listed), *(each.encode() if isinstance(each, str) else each for each in listed)]
+        object.__setattr__(self, "hosted", self.beyond_site if self.host else None)
         object.__setattr__(self, "parts", parts)
         object.__setattr__(self, "pointers", tuple(map(canonical.pointer, self.ignore)))
         headers = [source for source in self.bind if source.startswith(_HEADER)]
@@ -89,7 +98,7 @@ class Recipe:
         elsewhere = tuple(source for source in self.bind if source != DEFAULT_BIND and source not in headers)
         object.__setattr__(self, "elsewhere", elsewhere)
         object.__setattr__(self, "bound", frozenset((*_BOUND, *named)))
-        object.__setattr__(self, "fields", self.bound.union(_ASKED, self.headers))
+        object.__setattr__(self, "fields", self.bound.union(_ASKED, OPERATION_FIELDS, self.headers))
         object.__setattr__(self, "id", digest(Purpose.RECIPE, described)[:4])
 
     def names(self, shape: Shape) -> _Names:
@@ -98,16 +107,23 @@ class Recipe:
 
 
 class _Names:
-    """Where a shape has the fields that every fingerprint takes in (`counts` of each of _ASKED, and how they are
-    picked from the values), and whether it has any that may bind."""
+    """Where a shape has the fields that every fingerprint takes in, and whether it has any that may bind. `counts` has
+    how many there are of each of _ASKED, and then the names of OPERATION_FIELDS that are there; `pick` picks their
+    values in this order."""
 
     __slots__ = ("binding", "counts", "pick")
 
     def __init__(self, shape: Shape, bound: frozenset[bytes]) -> None:
         where = [shape.at.get(name, ()) for name in _ASKED]
-        self.counts = tuple(map(len, where))
-        self.pick: Callable[[Sequence[bytes]], tuple[bytes, ...]] = picker(tuple(sum(where, ())))
+        selecting = [(name, place) for name in OPERATION_FIELDS for place in shape.at.get(name, ())]
+        hosts, types, codings = map(len, where)
+        self.counts: _Counts = hosts, types, codings, tuple(name for name, _ in selecting)
+        places = (*sum(where, ()), *(place for _, place in selecting))
+        self.pick: Callable[[Sequence[bytes]], tuple[bytes, ...]] = picker(places)
         self.binding = not bound.isdisjoint(shape.at)
+
+
+_Counts = tuple[int, int, int, tuple[bytes, ...]]
 
 
 @value
@@ -135,6 +151,26 @@ class Difference(Enum):
     REQUEST = "request"
 
 
+class Counted(NamedTuple):
+    """What counts of a request, as its recipe reads it. `method` includes OPERATION_FIELDS; the body is a kind of
+    digest and its segments."""
+
+    method: bytes
+    host: bytes
+    target: bytes
+    content_type: bytes
+    content_encoding: bytes
+    kind: bytes
+    segments: list[bytes]
+
+
+def counted(request: Request, recipe: Recipe) -> Counted:
+    """Read what counts of `request` by `recipe`."""
+    fields = fields_of(request.fields)
+    names = fields.shape.made(recipe.bound, recipe.names)
+    return _counted(request, recipe, names.counts, names.pick(fields.values))
+
+
 def fingerprint(
     request: Request,
     recipe: Recipe,
@@ -142,17 +178,19 @@ def fingerprint(
     secret: bytes = b"",
     certificate: bytes = b"",
     elsewhere: Mapping[str, bytes | None] = _NOTHING,
+    content: Counted | None = None,
 ) -> Fingerprint:
     """The fingerprint of `request`. `certificate` stands for the client's (the SHA-256 of its DER), where TLS gave
     one; `elsewhere` has the value (None: absent) at each of the recipe's sources that stand in no field, and raises
-    KeyError where one was not read: what is bound is never left out in silence. Of a large body it takes as long as
-    reading it does, and of a canonical one a hundred times that."""
+    KeyError where one was not read: what is bound is never left out in silence. `content` is what `counted` returned,
+    if the caller has it. Of a large body it takes as long as reading it does, and of a canonical one a hundred times
+    that."""
     fields = fields_of(request.fields)
     names = fields.shape.made(recipe.bound, recipe.names)
     asked = names.pick(fields.values)
     method, target = request.method, request.target
-    small = sum(map(len, asked)) + len(target) <= _REMEMBERED
-    begun = _begun(method, target, names.counts, asked, secret) if small and recipe.body == RAW else None
+    small = content is None and sum(map(len, asked)) + len(target) <= _REMEMBERED
+    begun = _begun(method, target, names.counts, asked, recipe.hosted, secret) if small and recipe.body == RAW else None
     if begun is not None:
         front, tags = begun
         hasher = front.copy()
@@ -160,13 +198,13 @@ def fingerprint(
         hasher.update(framed(body))
         tags += body[:2]
     else:
-        hasher, tags = _anew(request, recipe, names.counts, asked, secret)
+        hasher, tags = _digested(content or _counted(request, recipe, names.counts, asked), secret)
     for name in recipe.headers:
         chosen = _present(fields.all(name))
         hasher.update(framed(chosen))
         tags += tag(name, chosen, secret)
     if names.binding or certificate or recipe.elsewhere:
-        bound = _bound(_credentials(fields, recipe.bind, certificate, elsewhere), secret)
+        bound = _bound(_credentials(fields, recipe, certificate, elsewhere), secret)
     else:
         bound = _unbound(recipe.bind, secret)
     return Fingerprint(recipe.id, hasher.digest()[:16], bound[:16], tags)
@@ -181,7 +219,7 @@ def plainly(fields: Fields, method: bytes, target: bytes, body: bytes, recipe: R
     asked = names.pick(fields.values)
     if sum(map(len, asked)) + len(target) > _REMEMBERED:
         return None
-    begun = _begun(method, target, names.counts, asked, secret)
+    begun = _begun(method, target, names.counts, asked, recipe.hosted, secret)
     if begun is None:
         return None
     front, tags = begun
@@ -189,7 +227,7 @@ def plainly(fields: Fields, method: bytes, target: bytes, body: bytes, recipe: R
     digested = body_digest(b"raw", (body,), secret)
     hasher.update(framed(digested))
     if names.binding:
-        bound = _bound(_credentials(fields, recipe.bind, b"", _NOTHING), secret)
+        bound = _bound(_credentials(fields, recipe, b"", _NOTHING), secret)
     else:
         bound = _unbound(recipe.bind, secret)
     return recipe.id + hasher.digest()[:16] + bound[:16], tags + digested[:2]
@@ -201,31 +239,52 @@ def of_plain(plain: Plain) -> Fingerprint:
     return Fingerprint(mark[:4], mark[4:20], mark[20:], tags)
 
 
-def _asked(counts: tuple[int, ...], values: tuple[bytes, ...]) -> tuple[bytes, tuple[bytes, ...], bytes, bytes, bool]:
-    """Of the fields that every fingerprint takes in: the host, the types, both and the codings as parts, and whether
-    the body is one to be digested whole whatever it says."""
+def _asked(
+    method: bytes, counts: _Counts, values: tuple[bytes, ...], hosted: bytes | None
+) -> tuple[bytes, bytes, tuple[bytes, ...], bytes, bytes, bool]:
+    """Of the fields that every fingerprint takes in: the method and the host as parts, the types, both and the codings
+    as parts, and whether the body is one to be digested whole whatever it says."""
     stripped = tuple(value.strip(b" \t") for value in values)
-    hosts, behind = counts[0], counts[0] + counts[1]
-    types = stripped[hosts:behind]
+    hosts, types, codings, selecting = counts
+    behind = hosts + types + codings
+    kinds = stripped[hosts : hosts + types]
+    if selecting:  # neither a method nor a name of a field holds a line feed, nor a name a colon
+        chosen = zip(selecting, stripped[behind:], strict=True)
+        method = b"\n".join((method, *(name + b":" + value for name, value in chosen)))
     return (
-        _present([host.lower() for host in stripped[:hosts]]),
-        types,
-        _present(types),
-        _present(stripped[behind:]),
-        len(types) != 1 or types[0][: len(_MULTIPART)].lower() != _MULTIPART,
+        method,
+        _hosted(stripped[:hosts], hosted),
+        kinds,
+        _present(kinds),
+        _present(stripped[hosts + types : behind]),
+        len(kinds) != 1 or kinds[0][: len(_MULTIPART)].lower() != _MULTIPART,
     )
 
 
-def _anew(
-    request: Request, recipe: Recipe, counts: tuple[int, ...], values: tuple[bytes, ...], secret: bytes
-) -> tuple[blake2b, bytes]:
-    """The digest of a request and the tags of its parts, up to its body."""
-    host, types, content_type, content_encoding, whole = _asked(counts, values)
+def _hosted(hosts: Sequence[bytes], hosted: bytes | None) -> bytes:
+    """Host as a part. A request that names no host, by its address or by nothing, has none."""
+    if hosted is None:
+        return _ABSENT
+    if len(hosts) > 1:  # refused before anything reads it
+        return _present([host.lower() for host in hosts])
+    name = site(hosts[0]) if hosts else b""
+    if hosted:
+        return b"\x02" + hosted + b"\n" + name
+    return _present([name]) if name else _ABSENT
+
+
+def _counted(request: Request, recipe: Recipe, counts: _Counts, values: tuple[bytes, ...]) -> Counted:
+    method, host, types, content_type, content_encoding, whole = _asked(request.method, counts, values, recipe.hosted)
     kind, segments = b"raw", [request.body]
     if not whole or recipe.body == CANONICAL_JSON:
         content_type, kind, segments = _body(types, request.body, recipe, coded=content_encoding != _ABSENT)
-    hasher, tags = _before(request.method, host, request.target, content_type, content_encoding, secret)
-    body = body_digest(kind, segments, secret)
+    return Counted(method, host, request.target, content_type, content_encoding, kind, segments)
+
+
+def _digested(content: Counted, secret: bytes) -> tuple[blake2b, bytes]:
+    """The digest of a request and the tags of its parts, up to its body."""
+    hasher, tags = _before(*content[:5], secret)
+    body = body_digest(content.kind, content.segments, secret)
     hasher.update(framed(body))
     return hasher, tags + body[:2]
 
@@ -244,11 +303,11 @@ def _before(
 
 @lru_cache(maxsize=1024)
 def _begun(
-    method: bytes, target: bytes, counts: tuple[int, ...], values: tuple[bytes, ...], secret: bytes
+    method: bytes, target: bytes, counts: _Counts, values: tuple[bytes, ...], hosted: bytes | None, secret: bytes
 ) -> tuple[blake2b, bytes] | None:
     """As `_before`, to be copied: what hardly varies among a service's requests. None where the body says what counts
     of its type."""
-    host, _, content_type, content_encoding, whole = _asked(counts, values)
+    method, host, _, content_type, content_encoding, whole = _asked(method, counts, values, hosted)
     return _before(method, host, target, content_type, content_encoding, secret) if whole else None
 
 
@@ -259,7 +318,7 @@ def _bound(credentials: list[bytes], secret: bytes) -> bytes:
 @lru_cache(maxsize=256)
 def _unbound(bind: tuple[str, ...], secret: bytes) -> bytes:
     """The digest of no credentials at all."""
-    return _bound(_credentials(NONE, bind, b"", _NOTHING), secret)
+    return _bound(_credentials(NONE, Recipe(bind), b"", _NOTHING), secret)
 
 
 #: Of at most so many bytes: whoever sends long ones must not fill the memory.
@@ -292,17 +351,18 @@ def _present(found: Sequence[bytes]) -> bytes:
 
 
 def _credentials(
-    fields: Fields, bind: Sequence[str], certificate: bytes, elsewhere: Mapping[str, bytes | None]
+    fields: Fields, recipe: Recipe, certificate: bytes, elsewhere: Mapping[str, bytes | None]
 ) -> list[bytes]:
     bound: list[bytes] = []
-    for source in bind:
+    for source in recipe.bind:
         if source == DEFAULT_BIND:
             at = fields.shape.at
             found = [(name, fields.all(name)) for name in CREDENTIALS if name in at]
             if certificate:
                 found.append((b"client-certificate", [certificate]))
             if not found and b"cookie" in at:
-                found = [(b"cookie", fields.all(b"cookie"))]
+                cookies = telling(recipe.ignore_cookies)(fields.all(b"cookie"))
+                found = [(b"cookie", cookies)] if cookies else []
             for name, each in found:
                 bound += (name, _present(each))
         elif not source.startswith(_HEADER):

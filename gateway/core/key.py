@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from .digest import Purpose, begun, digest, framed
 from .fields import fields_of
-from .message import Lines, named_by_connection
+from .message import OPERATION_FIELDS, Lines, named_by_connection
 from .values import value
 
 #: Longest key, in characters after unquoting.
@@ -34,6 +34,7 @@ _NOT_PER_HOP = frozenset(
         b"content-type",
         b"content-encoding",
         b"host",
+        *OPERATION_FIELDS,
     )
 )
 

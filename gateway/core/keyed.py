@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .digest import Purpose, body_digest, digest
-from .entity import body_segments
+from .digest import Purpose, body_digest, digest, framed
+from .fingerprint import Counted
 from .key import COMPOSITE, DERIVED, LONGEST, SENT, Key, Unreadable, read
 from .keyform import KeyRule, Weakness, weakness
 from .source import Place, Reader, Source
@@ -129,14 +129,17 @@ class Derive:
     window: int = 10_000
 
 
-def derived(reader: Reader, derive: Derive, credentials: bytes, secret: bytes = b"") -> Keyed | Unreadable | None:
-    """The key that follows from what the request says; `credentials` has the digest of those that are bound.
+def derived(
+    reader: Reader, derive: Derive, content: Counted, credentials: bytes, secret: bytes = b""
+) -> Keyed | Unreadable | None:
+    """The key that follows from `content`, which is what counts of the request; `credentials` has the digest of those
+    that are bound.
 
     None where a source that it is derived from is not there: all such requests would be one.
     """
     parts: list[bytes] = []
     for part in derive.parts:
-        found = _said(reader, part, credentials, secret)
+        found = _said(reader, part, content, credentials, secret)
         if isinstance(found, Unreadable):
             return Unreadable(f"of {part}: {found.why}")
         if found is None:
@@ -145,15 +148,16 @@ def derived(reader: Reader, derive: Derive, credentials: bytes, secret: bytes = 
     return Keyed(Key(digest(Purpose.DERIVED, parts, secret).hex().encode()), DERIVED)
 
 
-def _said(reader: Reader, part: Part | Source, credentials: bytes, secret: bytes) -> bytes | Unreadable | None:
-    request = reader.request
+def _said(
+    reader: Reader, part: Part | Source, content: Counted, credentials: bytes, secret: bytes
+) -> bytes | Unreadable | None:
     match part:
         case Part.METHOD:
-            return request.method
+            return content.method
         case Part.TARGET:
-            return request.target
+            return framed(content.host) + content.target
         case Part.BODY:
-            return body_digest(*body_segments(reader.types, request.body), secret)
+            return body_digest(content.kind, content.segments, secret)
         case Part.CREDENTIALS:
             return credentials
     return reader.read(part)

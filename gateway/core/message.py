@@ -31,6 +31,26 @@ HOP_BY_HOP = frozenset(
 #: Framing is made anew by the gate on each side (RFC 9112 §6), so it never travels either.
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
+#: Fields that select the operation which a request asks for, beside its method and target: a method sent as a field
+#: (`X-HTTP-Method-Override` and its variants, Rest.li), a remote procedure (SOAP 1.1, AWS, Next.js), or the event type
+#: of a webhook (GitHub, GitLab, Gitea, Bitbucket, Shopify, WooCommerce, CloudEvents). A retry repeats all of them.
+OPERATION_FIELDS = (
+    b"ce-type",
+    b"next-action",
+    b"soapaction",
+    b"x-amz-target",
+    b"x-event-key",
+    b"x-gitea-event",
+    b"x-github-event",
+    b"x-gitlab-event",
+    b"x-http-method",
+    b"x-http-method-override",
+    b"x-method-override",
+    b"x-restli-method",
+    b"x-shopify-topic",
+    b"x-wc-webhook-topic",
+)
+
 #: The gate's own words. What a peer sends under these names is removed.
 OWN_RESPONSE_FIELDS = frozenset(
     (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..core.decide import Guard, Later, Pass, PassReason, Refuse, admit, identify, plain_guard
 from ..core.fields import Fields, Shape
-from ..core.fingerprint import CANONICAL_JSON, fingerprint, selects_account
+from ..core.fingerprint import CANONICAL_JSON, counted, fingerprint, selects_account
 from ..core.key import DERIVED, Unreadable, record_name, shadowed
 from ..core.limit import Limit
 from ..core.message import Request, listed
@@ -309,12 +309,20 @@ class Door:
                     why = f"What its key is bound to, {source}, cannot be read: {found.why}."
                     return Refused(Refusal(Problem.SCOPE_MISSING, why), route)
                 elsewhere[str(source)] = found
+            content = counted(request, policy.recipe)
             print_of = fingerprint(
-                request, policy.recipe, secret=self.secret, certificate=head.certificate, elsewhere=elsewhere
+                request,
+                policy.recipe,
+                secret=self.secret,
+                certificate=head.certificate,
+                elsewhere=elsewhere,
+                content=content,
             )
             if isinstance(guard, Later):
                 credentials = print_of.credentials
-                match identify(request, policy, guard, reader, credentials=credentials, secret=self.secret):
+                match identify(
+                    request, policy, guard, reader, credentials=credentials, content=content, secret=self.secret
+                ):
                     case Pass(reason):
                         return Passing(route, reason)
                     case Refuse(refusal, weak):

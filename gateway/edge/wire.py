@@ -10,6 +10,7 @@ from ..core.fingerprint import CREDENTIALS
 from ..core.key import DEFAULT_HEADERS
 from ..core.message import (
     NEVER_FORWARDED,
+    OPERATION_FIELDS,
     OWN_RESPONSE_FIELDS,
     Request,
     Travel,
@@ -27,7 +28,7 @@ _MIMICKED = (
     NEVER_FORWARDED
     | _ANEW
     | OWN_RESPONSE_FIELDS
-    | {*CREDENTIALS, *DEFAULT_HEADERS}
+    | {*CREDENTIALS, *DEFAULT_HEADERS, *OPERATION_FIELDS}
     | {b"cookie", b"host", b"expect", b"content-type", b"content-encoding", b"forwarded", b"x-real-ip"}
 )
 #: What a trailer may not say (RFC 9110 §6.5.1): how a message is framed, routed or read, who sends it, what it is
@@ -37,7 +38,7 @@ _NOT_IN_TRAILERS = _MIMICKED | {
     b"content-location", b"content-range", b"date", b"expires", b"if-match", b"if-modified-since", b"if-none-match",
     b"if-range", b"if-unmodified-since", b"location", b"max-forwards", b"pragma", b"prefer",
     b"proxy-authentication-info", b"range", b"retry-after", b"set-cookie", b"set-cookie2", b"strict-transport-security",
-    b"vary", b"warning", b"www-authenticate", b"x-accel-buffering", b"x-http-method-override",
+    b"vary", b"warning", b"www-authenticate", b"x-accel-buffering",
 }  # fmt: skip
 _PSEUDONYM = b"1.1 oncegate"
 LAST_CHUNK = b"0\r\n\r\n"

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ..core.fingerprint import RAW, Recipe
+from ..core.host import beyond_site
 from ..core.keyed import Derive
 from ..core.keyform import SF_STRING, KeyRule
 from ..core.policy import DAY, Match, Policy, Route, RouteTable
@@ -544,6 +545,9 @@ def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings
             tuple(sorted(shape.fingerprint.headers)),
             shape.fingerprint.body,
             tuple(sorted(shape.fingerprint.ignore)),
+            shape.fingerprint.host,
+            beyond_site(route.match.host or ""),
+            tuple(sorted(shape.ignore_cookies)),
         ),
         window=shape.window,
         doubt_window=max(shape.window, 7 * DAY) if shape.doubt_window is None else shape.doubt_window,

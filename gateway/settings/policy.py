@@ -26,6 +26,7 @@ _POLICY = Policy()
 MOST_REQUEST = 1 << 30
 #: A string of Redis has 512 MiB at most, and a record is one.
 MOST_RESPONSE = 256 << 20
+MOST_COOKIES = 64
 #: A record counts the parts of its fingerprint in one byte.
 MOST_HEADERS = 64
 
@@ -152,6 +153,12 @@ def _not_too_many_pointers(pointers: frozenset[str]) -> frozenset[str]:
     return pointers
 
 
+def _not_too_many_cookies(names: frozenset[str]) -> frozenset[str]:
+    if len(names) > MOST_COOKIES:
+        raise ValueError(f"{len(names)} cookies are too many; use {MOST_COOKIES} at most, or prefixes")
+    return names
+
+
 class FingerprintShape(Shape):
     PLACE = "`fingerprint`"
 
@@ -174,8 +181,12 @@ class FingerprintShape(Shape):
         AfterValidator(_not_too_many),
     ] = Field(
         frozenset(),
-        description="Headers that count as part of the request, besides Host, Content-Type and "
-        "Content-Encoding, which always do; none by default.",
+        description="Headers that count as part of the request, besides Host, Content-Type, Content-Encoding and "
+        "those that select its operation, such as SOAPAction; none by default.",
+    )
+    host: Flag = Field(
+        _POLICY.recipe.host,
+        description="Whether the name in Host counts. An IP address and a port never do; true by default.",
     )
 
 
@@ -242,10 +253,19 @@ class PolicyShape(Shape):
         description="Whose answer it is: sources (as of a key) that a duplicate must repeat, and "
         "`default` for Authorization, X-API-Key, Api-Key, or else Cookie; [default] by default.",
     )
+    ignore_cookies: Annotated[
+        frozenset[Annotated[str, PlainValidator(scopes.ignored_cookie)]],
+        BeforeValidator(values.listing("a list of cookies such as [lb, TS*]")),
+        AfterValidator(_not_too_many_cookies),
+    ] = Field(
+        frozenset(),
+        description="Cookies that `default` does not bind, as names or prefixes that end in *, besides those of load "
+        "balancers, bot filters and analytics (docs/scopes.md lists them); none by default.",
+    )
     fingerprint: FingerprintShape = Field(
         FingerprintShape(),
         description="What counts as the same request, as {body: raw or "
-        "canonical-json, ignore: [/POINTER], headers: [NAME]}.",
+        "canonical-json, ignore: [/POINTER], headers: [NAME], host: true or false}.",
     )
     window: Duration = Field(
         _POLICY.window,

@@ -41,6 +41,20 @@ def scope_source(value: object) -> str:
     return _cookie(text) or values.source(value)
 
 
+def ignored_cookie(value: object) -> str:
+    """The name of a cookie, or a prefix of names that ends in `*`."""
+    text = value.text if isinstance(value, Scalar) else ""
+    if text == "*":
+        raise ValueError("leaves out every cookie; use bind: [header:NAME], which names what does bind")
+    if text.startswith("cookie:"):
+        raise ValueError(f"the name stands alone here; use {short(text.removeprefix('cookie:'))}")
+    if not _COOKIE.fullmatch(text.removesuffix("*")) or "*" in text[:-1]:
+        raise ValueError(
+            f"expected the name of a cookie such as lb, or a prefix such as lb_*, found {values.found(value)}"
+        )
+    return text
+
+
 def _cookie(text: str) -> str | None:
     """`cookie:NAME`, its case as it is written; None where `text` is no such source."""
     kind, _, name = text.partition(":")
@@ -159,4 +173,4 @@ def unusable(tokens: Tokens) -> Iterator[tuple[str, str]]:
             yield "ca", str(error)
 
 
-__all__ = ["algorithm", "jwks", "leeway", "pointer", "refresh", "scope_source", "text", "unusable"]
+__all__ = ["algorithm", "ignored_cookie", "jwks", "leeway", "pointer", "refresh", "scope_source", "text", "unusable"]

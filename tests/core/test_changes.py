@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.core.changes import Change, Effect, changes
 from gateway.core.fingerprint import Recipe
+from gateway.core.keyed import Derive, Part
 from gateway.core.policy import HOUR, Match, Missing, Mode, OnDoubt, Policy, Route, RouteTable, StoreDown
 from gateway.core.scope import Tokens
 
@@ -39,6 +40,8 @@ ONE_FIELD = {
     "mode": ({"mode": Mode.SHADOW}, "forgets"),
     "on_doubt": ({"on_doubt": OnDoubt.RERUN}, "forgets"),
     "fingerprint": ({"recipe": Recipe(headers=(b"x-currency",))}, "refuses"),
+    "host": ({"recipe": Recipe(host=False)}, "refuses"),
+    "ignore_cookies": ({"recipe": Recipe(ignore_cookies=("lb",))}, "refuses"),
     "max_request": ({"max_request": 1}, "refuses"),
     "window": ({"window": HOUR}, "note"),
     "doubt_window": ({"doubt_window": HOUR}, "note"),
@@ -50,7 +53,26 @@ ONE_FIELD = {
 def test_one_field(what: str) -> None:
     """Each field that a live key notices, by name and with its effect; the way back is said too where it has one."""
     policy, effect = ONE_FIELD[what]
-    assert told(table(route()), table(route(**policy))) == [(effect, what, "all", "all")]
+    said = "fingerprint" if "recipe" in policy else what
+    assert told(table(route()), table(route(**policy))) == [(effect, said, "all", "all")]
+
+
+@pytest.mark.parametrize(
+    ("part", "recipe"),
+    [
+        (Part.TARGET, Recipe(host=False)),
+        (Part.BODY, Recipe(body="canonical-json")),
+        (Part.CREDENTIALS, Recipe(ignore_cookies=("lb",))),
+        (Part.CREDENTIALS, Recipe(bind=())),
+    ],
+)
+def test_a_derived_key_is_read_by_the_recipe(part: Part, recipe: Recipe) -> None:
+    """Another reading of a part that keys are derived from forgets them; of one that they are not, it does not."""
+    for parts in ((part, Part.METHOD), tuple(each for each in Part if each is not part)):
+        derives = {"missing": Missing.DERIVE, "derive": Derive(parts)}
+        found = told(table(route(**derives)), table(route(**derives, recipe=recipe)))
+        forgotten = [("forgets", "missing", "all", "all")] if part in parts else []
+        assert found == [*forgotten, ("refuses", "fingerprint", "all", "all")]
 
 
 def test_another_issuer_forgets_what_its_claims_named() -> None:

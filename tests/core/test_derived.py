@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.decide import Guard, Later, Pass, PassReason, Refuse, admit, identify
 from gateway.core.fields import fields_of
-from gateway.core.fingerprint import Recipe, fingerprint
+from gateway.core.fingerprint import CANONICAL_JSON, Recipe, fingerprint
 from gateway.core.key import DERIVED, Key
 from gateway.core.keyed import Derive, Part
 from gateway.core.message import Field, Request
@@ -56,6 +56,25 @@ def test_what_a_key_is_derived_from_tells_requests_apart(part: Part) -> None:
     less = replace(DERIVES, derive=Derive(tuple(each for each in Part if each is not part)))
     assert key_of(OTHERS[part], less) == key_of(FIRST, less)
     assert key_of(FIRST, secret=b"s") != key_of(FIRST)
+
+
+def test_a_derived_key_reads_a_request_as_its_fingerprint_does() -> None:
+    """The name in Host, and no address or port; the field that selects the operation; JSON by what it says, and less
+    what the route ignores."""
+
+    def at(host: bytes, *fields: Field, body: bytes = FIRST.body) -> Request:
+        return FIRST._replace(fields=[(b"Host", host), BEARER, *fields], body=body)
+
+    assert key_of(at(b"h")) == key_of(at(b"H.:81")) != key_of(at(b"i"))
+    assert key_of(at(b"10.0.0.1")) == key_of(at(b"[::1]:80")) == key_of(FIRST._replace(fields=[BEARER]))
+    anywhere = replace(DERIVES, recipe=Recipe(host=False))
+    assert key_of(at(b"h"), anywhere) == key_of(at(b"i"), anywhere)
+    assert key_of(at(b"h", (b"SOAPAction", b"a"))) != key_of(at(b"h", (b"SOAPAction", b"b"))) != key_of(at(b"h"))
+    canonical = replace(DERIVES, recipe=Recipe(body=CANONICAL_JSON, ignore=("/at",)))
+    spelled = [b'{"n": 1, "at": 7}', b'{"at":8,"n":1.0}']
+    assert len({key_of(at(b"h", body=each), canonical).text for each in spelled}) == 1
+    assert key_of(at(b"h", body=spelled[0])) != key_of(at(b"h", body=spelled[1]))
+    assert key_of(at(b"h", body=b'{"n": 2}'), canonical) != key_of(at(b"h", body=spelled[0]), canonical)
 
 
 def test_a_multipart_body_sent_again_has_another_boundary() -> None:

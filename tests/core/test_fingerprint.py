@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from gateway.core.cookies import INFRASTRUCTURE
 from gateway.core.digest import Purpose, body_digest, digest, tag
 from gateway.core.fingerprint import (
     Difference,
@@ -21,6 +22,7 @@ from gateway.core.fingerprint import (
     multipart_segments,
     selects_account,
 )
+from gateway.core.host import beyond_site, site
 from gateway.core.message import Field, Request, named_by_connection
 from gateway.edge.authority import is_host
 
@@ -61,7 +63,7 @@ def seen(request: Request, recipe: Recipe = PLAIN, *, certificate: bytes = b"") 
 #: One change per part, and the name that the 422 gives it.
 CHANGES = {
     "method": {"method": b"PATCH"},
-    "host": {"Host": b"shop.example:8080"},
+    "host": {"Host": b"shop2.example"},
     "target": {"target": b"/payments?n=2"},
     "content-type": {"Content_Type": b"application/json; charset=utf-8"},
     "content-encoding": {"Content_Encoding": b"gzip"},
@@ -151,6 +153,9 @@ def test_its_repr_is_short_and_shows_no_whole_digest() -> None:
     [
         {"Host": b"SHOP.Example"},
         {"Host": b"  shop.example\t"},
+        {"Host": b"shop.example:80"},
+        {"Host": b"Shop.Example.:8443"},
+        {"Host": b"shop.example."},
         {"Content_Type": b"\tapplication/json "},
         {"Authorization": b" Bearer a "},
         {"User_Agent": b"sdk/2"},
@@ -163,7 +168,7 @@ def test_its_repr_is_short_and_shows_no_whole_digest() -> None:
     ids=str,
 )
 def test_what_a_retry_may_change(changed: dict[str, bytes]) -> None:
-    """The case of Host, white space around values, and every field that does not count."""
+    """The case, the port and the final dot of Host, white space around values, and every field that does not count."""
     assert seen(request(**changed)) == seen(request())
 
 
@@ -185,7 +190,9 @@ def test_the_case_and_order_of_fields_do_not_count() -> None:
         {"Content_Type": b"Application/json"},
         {"Content_Type": b"application/json;"},
         {"body": b'{"amount": 1}'},
-        {"Host": b"shop.example."},
+        {"Host": b"a.shop.example"},
+        {"Host": b"shop.example.."},
+        {"Host": b"10.0.3.7"},
     ],
     ids=str,
 )
@@ -202,7 +209,7 @@ def test_absent_empty_and_repeated_are_three_things(name: str) -> None:
     """None of them may stand for another, in any part that a field gives."""
     variants: list[bytes | list[bytes] | None] = [None, b"", [b"", b""], b"a", [b"a", b"a"], [b"a", b"b"], [b"b", b"a"]]
     made = {seen(request(**{name: each}), WITH_AMOUNT).request for each in variants}
-    assert len(made) == len(variants)
+    assert len(made) == len(variants) - (name == "Host")  # an empty Host names no host, as none does
 
 
 @pytest.mark.parametrize("name", ["Authorization", "X_API_Key", "Api_Key", "Cookie"])
@@ -472,7 +479,7 @@ def test_two_lists_of_parts_are_two_requests(one: list[bytes], other: list[bytes
 
 # ── No two requests share a fingerprint ───────────────────────────────────────────────────────────
 
-hosts = st.sampled_from([None, b"", b"a", b"A", b"ab", b"a:1"])
+hosts = st.sampled_from([None, b"", b"a", b"A", b"ab", b"a:1", b"10.0.0.1:80", b"[::1]"])
 letters = st.text("aA/;\x00", max_size=3).map(str.encode)
 kinds = st.sampled_from([None, b"", b"a", b"A", b" a", b"a;"])
 Parts = tuple[bytes, bytes | None, bytes, bytes | None, bytes]
@@ -495,7 +502,9 @@ def made_of(parts: Parts) -> Fingerprint:
 
 def meant(parts: Parts) -> Parts:
     method, host, target, kind, body = parts
-    return method, host and host.lower(), target, kind and kind.strip(), body
+    name = (host or b"").lower().partition(b":")[0]
+    named = None if name in (b"", b"10.0.0.1", b"[") else name
+    return method, named, target, kind and kind.strip(), body
 
 
 @given(neighbours())
@@ -562,3 +571,65 @@ def test_long_fields_are_not_remembered() -> None:
     finally:
         tracemalloc.stop()
     assert after - before < 2 << 20
+
+
+# ── Host, and the list of cookies ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        (b"Shop.Example", b"shop.example"),
+        (b"shop.example:443", b"shop.example"),
+        (b"shop.example:", b"shop.example"),
+        (b"shop.example.:80", b"shop.example"),
+        (b"tenant.localhost:80", b"tenant.localhost"),
+        (b"10.0.3.7.nip.io", b"10.0.3.7.nip.io"),
+        (b"a10.0.3.7", b"a10.0.3.7"),
+        (b"10.0.3", b"10.0.3"),
+        (b"10.0.3.256", b"10.0.3.256"),
+        (b"010.0.3.7", b"010.0.3.7"),
+        (b"1.2.3.4.5", b"1.2.3.4.5"),
+        (b"xn--lden-ppa.example", b"xn--lden-ppa.example"),
+        (b"10.0.3.7", b""),
+        (b"255.255.255.255:65535", b""),
+        (b"10.0.3.7.:80", b""),
+        (b"[::1]", b""),
+        (b"[2001:DB8::7]:8080", b""),
+        (b"[::ffff:10.0.0.1]:80", b""),
+        (b"LOCALHOST:8080", b""),
+        (b"localhost.", b""),
+        (b"", b""),
+        (b"x" * 300 + b":80", b"x" * 300),
+    ],
+)
+def test_the_name_in_a_host(host: bytes, name: bytes) -> None:
+    """An address is exactly four decimal octets, what brackets hold, or localhost: whatever else looks like one may be
+    a tenant's name."""
+    assert site(host) == name
+    assert beyond_site(host.decode()) == (host if host != name else b"")
+
+
+def test_each_cookie_of_the_list_is_left_out_and_no_other() -> None:
+    """By its exact name, or by its prefix with anything behind it; in any place, any field, any spacing."""
+    for listed in INFRASTRUCTURE:
+        name = listed.encode().replace(b"*", b"x1")
+        for sent in (b"%b=1; s=1", b"s=1;%b=2", b"s=1; %b=", b"s=1; %b = 3; %b=4"):
+            assert credentials(Cookie=sent.replace(b"%b", name)) == credentials(Cookie=b"s=1"), listed
+        assert credentials(Cookie=name + b"=1") == credentials(), listed
+        for other in (name.swapcase() + b"=1", b"x" + name + b"=1", name, b"s=" + name + b"=1"):
+            assert credentials(Cookie=b"s=1; " + other) != credentials(Cookie=b"s=1"), listed
+        if not listed.endswith("*"):
+            assert credentials(Cookie=b"s=1; " + name + b"-=1") != credentials(Cookie=b"s=1"), listed
+    assert credentials(Cookie=b"s=1; " + b"BIGipServer" + b"x" * 500 + b"=1") == credentials(Cookie=b"s=1")
+
+
+def test_a_route_lists_cookies_of_its_own() -> None:
+    """Names and prefixes, besides those of the list; and only for the default set."""
+    mine = Recipe(ignore_cookies=("lb", "lb_*"))
+    for cookie in (b"s=1; lb=1", b"lb_a=1; s=1; AWSALB=2"):
+        assert credentials(mine, Cookie=cookie) == credentials(mine, Cookie=b"s=1")
+        assert credentials(Cookie=cookie) != credentials(Cookie=b"s=1")
+    assert credentials(mine, Cookie=b"s=1; lbs=1") != credentials(mine, Cookie=b"s=1")
+    field = Recipe(bind=("header:cookie",))
+    assert credentials(field, Cookie=b"AWSALB=1") != credentials(field, Cookie=b"AWSALB=2")

@@ -129,6 +129,11 @@ def test_the_page_says_who_is_asked_and_how_bodies_are_read() -> None:
     )
     assert "(of JSON what it says, however it is spelled, less `/sent_at`)" in rows["Same request"]
     assert rows["A key is"].startswith("a UUID; refused: a point in time")
+    assert rows["Same request"].startswith("method, host, target, ")
+    assert "or else `Cookie` without those of load balancers, bot filters and analytics, as" in rows["Same sender"]
+    rows = rows_of(Policy(recipe=Recipe(host=False, ignore_cookies=("lb", "lb_*"))))
+    assert rows["Same request"].startswith("method, target, ")
+    assert "analytics (and `lb`, `lb_*`), as far as" in rows["Same sender"]
     assert rows["Without a key"] == "a request is run, and not protected"
     assert rows_of(Policy(missing=Missing.REFUSE))["Without a key"].startswith("a request is refused; a PUT or DELETE")
 

@@ -85,11 +85,13 @@ TYPES = st.sampled_from(
 
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
-    fields: list[Field] = [(b"Host", draw(st.sampled_from([b"a", b"A", b"b"])))]
+    hosts = [b"a", b"A", b"b", b"a:1", b"A.", b"b.:2", b"10.0.0.1", b"[::1]:1", b"localhost:2", b"10.0.0.1.b"]
+    fields: list[Field] = [(b"Host", draw(st.sampled_from(hosts)))]
     if (kind := draw(TYPES)) is not None:
         fields.append((b"Content-Type", kind.encode()))
     fields += draw(st.lists(st.sampled_from([(b"X-A", b"1"), (b"x-a", b"2"), (b"Content-Encoding", b"gzip"),
-                                             (b"Other", b"1")]), max_size=2))  # fmt: skip
+                                             (b"Other", b"1"), (b"SOAPAction", b"a"),
+                                             (b"X-Amz-Target", b"a")]), max_size=2))  # fmt: skip
     return Request(
         draw(st.sampled_from([b"POST", b"PATCH"])), draw(st.sampled_from([b"/", b"/?"])), fields, draw(BODIES)
     )
@@ -101,6 +103,9 @@ RECIPES = st.builds(
     headers=st.sampled_from([(), (b"x-a",), (b"other", b"x-a")]),
     body=st.sampled_from([RAW, CANONICAL_JSON]),
     ignore=st.sampled_from([(), ("/a",), ("/0", "/1"), ("/a/b", "/at")]),
+    host=st.booleans(),
+    beyond_site=st.sampled_from([b"", b"a:1"]),
+    ignore_cookies=st.sampled_from([(), ("/a",)]),
 )
 
 # ── The oracle ────────────────────────────────────────────────────────────────────────────────────
@@ -170,7 +175,16 @@ def meaning(request: Request, recipe: Recipe) -> Any:
             kind, body = b"multipart/mixed", ("multipart", tuple(parts))
     headers = tuple(tuple(found.get(name, ())) for name in recipe.headers)
     codings = tuple(found.get(b"content-encoding", ()))
-    return request.method, found[b"host"][0].lower(), request.target, kind, codings, body, headers
+    operation = [found.get(name) for name in (b"soapaction", b"x-amz-target")]
+    return (request.method, *map(tuple, filter(None, operation))), named(found[b"host"][0], recipe), request.target, (
+        kind, codings, body, headers, tuple(each is None for each in operation)
+    )  # fmt: skip
+
+
+def named(host: bytes, recipe: Recipe) -> bytes:
+    """Whom a host names: nobody in particular, where that is an address, or where names do not count."""
+    name = host.lower().partition(b":")[0].rstrip(b".")
+    return name if recipe.host and name in (b"a", b"b", b"10.0.0.1.b") else b""
 
 
 def by_regular_expression(body: bytes, boundary: bytes) -> list[bytes] | None:

@@ -13,6 +13,7 @@ MIMICS = (
     "X_Forwarded_For", "X_Forwarded-For", "X-Forwarded_For", "X_Forwarded_Proto", "X_Forwarded_Port", "X_Real_IP",
     "Idempotency_Key", "idempotency_key", "X_Idempotency_Key", "Idempotency_Attempt", "Idempotency_Anything",
     "X_Api_Key", "Api_Key", "Proxy_Authorization", "HTTP2_Settings", "X_Tenant", "X-Acting_For",
+    "X_HTTP_Method_Override", "X_Amz_Target", "X-HTTP_Method",
 )  # fmt: skip
 
 POLICY = "scope: [header:X-Tenant], bind: [header:X-Acting-For], fingerprint: {headers: [X-Version]}"

@@ -67,7 +67,8 @@ routes:
     upstream: app
     scope: [jwt:tenant, cookie:Shop, header:X-B]
     bind: [header:X-B, default]
-    fingerprint: {body: canonical-json, ignore: [/b, /a/0/c~1d]}
+    fingerprint: {body: canonical-json, ignore: [/b, /a/0/c~1d], host: false}
+    ignore_cookies: [lb_*, TS]
     jwt: {jwks: "http://localhost:1/keys", issuer: b, audience: [y, x], algorithms: EdDSA, leeway: 0s, refresh: 10s}
   - {name: c, match: {path: /c}, upstream: app, scope: public}
 """
@@ -76,6 +77,8 @@ routes:
     assert b.scope == (b"cookie:Shop", b"header:x-b", b"jwt:tenant")
     assert b.tokens == Tokens("http://localhost:1/keys", "b", ("x", "y"), ("EdDSA",), 0, 10 * SECOND)
     assert (b.recipe.bind, b.recipe.body) == (("default", "header:x-b"), "canonical-json")
+    assert (b.recipe.host, b.recipe.hosted, b.recipe.ignore_cookies) == (False, None, ("TS", "lb_*"))
+    assert (a.recipe.host, a.recipe.hosted, a.recipe.ignore_cookies) == (True, b"", ())
     assert (b.recipe.ignore, b.recipe.pointers) == (("/a/0/c~1d", "/b"), (("a", "0", "c/d"), ("b",)))
     assert (c.scope, c.tokens) == ((), a.tokens)
     wrong = text.replace("https://id.example/keys", str(tmp_path / "keys.json"))

@@ -102,11 +102,25 @@ names = [
     b"Cookie",
     b"X-Tenant",
     b"Accept",
+    b"SOAPAction",
+    b"X-Amz-Target",
 ]
-said = [b"", b" a", b"application/json", b"multipart/form-data; boundary=x", b"MULTIPART/mixed", b"gzip", b"x" * 600]
+said = [
+    b"h:1",
+    b"10.0.0.1",
+    b"AWSALB=1; a=2",
+    b"",
+    b" a",
+    b"application/json",
+    b"multipart/form-data; boundary=x",
+    b"MULTIPART/mixed",
+    b"gzip",
+    b"x" * 600,
+]
 recipes = [
     Recipe(), Recipe(bind=()), Recipe(bind=("default", "header:x-tenant")), Recipe(bind=("header:x-tenant",)),
     Recipe(headers=(b"accept",)), Recipe(body="canonical-json"), Recipe(bind=("cookie:session",)),
+    Recipe(host=False), Recipe(beyond_site=b"h:1"), Recipe(ignore_cookies=("a",)),
 ]  # fmt: skip
 
 

@@ -223,6 +223,28 @@ ROUTES = [
         "fingerprint.ignore",
         "only what a body says can be left out of it; write body: canonical-json beside it",
     ),
+    ("fingerprint: {host: a}", "fingerprint.host", "expected true or false, found `a`"),
+    (
+        "ignore_cookies: ['*']",
+        "ignore_cookies[0]",
+        "leaves out every cookie; use bind: [header:NAME], which names what does bind",
+    ),
+    ("ignore_cookies: ['cookie:lb']", "ignore_cookies[0]", "the name stands alone here; use lb"),
+    (
+        "ignore_cookies: ['a*b']",
+        "ignore_cookies[0]",
+        "expected the name of a cookie such as lb, or a prefix such as lb_*, found `a*b`",
+    ),
+    (
+        "ignore_cookies: ['']",
+        "ignore_cookies[0]",
+        "expected the name of a cookie such as lb, or a prefix such as lb_*, found an empty string",
+    ),
+    (
+        f"ignore_cookies: [{', '.join(f'c{n}' for n in range(65))}]",
+        "ignore_cookies",
+        "65 cookies are too many; use 64 at most, or prefixes",
+    ),
     ("fingerprint: {body: json}", "fingerprint.body", "expected raw or canonical-json, found `json`"),
     (
         "fingerprint: {body: canonical-json, ignore: [a.b]}",
