@@ -173,7 +173,7 @@ class App:
         if seat is None:
             self.log = Log(out, self.clock, as_json=as_json, keys=full)
         else:
-            self.log = WorkerLog(seat.worker, self.clock, as_json=as_json, keys=full, encoding=out.encoding or "utf-8")
+            self.log = WorkerLog(seat.worker, out, self.clock, as_json=as_json, keys=full)
         self._seat = seat
         self.tally = Tally()
         worker = None if seat is None else seat.worker

@@ -3,7 +3,8 @@ stand-ins under the same names, made from Debian's packages with mmdebstrap or d
 
     python -m tests.containers.bases          make what is missing; exit 1 if something cannot be had
 
-A stand-in carries the label `oncegate.stand-in`. One that is there is not made again: `docker image rm` it first.
+A stand-in carries the label `oncegate.stand-in` with the Debian release that it was made from. A stand-in of the
+present release is used again, one of another release is replaced. To build one from new packages, `docker image rm` it.
 Grafana has no package in Debian, and so no stand-in: where it cannot be pulled, its service is left out.
 """
 
@@ -24,7 +25,8 @@ from requests.exceptions import RequestException
 
 ROOT = Path(__file__).parent.parent.parent
 LABEL = "oncegate.stand-in"
-SUITE = "bookworm"
+#: The release whose Python is the one that the image ships (PYTHON_IMAGE of the Dockerfile).
+SUITE = "trixie"
 MIRROR = "http://deb.debian.org/debian"
 #: A file system that is merged from the start (the hook) needs no usrmerge, and with it no perl.
 HOOKS = "/usr/share/mmdebstrap/hooks/merged-usr"
@@ -42,21 +44,22 @@ RUN groupadd --system --gid 999 redis && useradd --system --uid 999 --gid 999 re
 VOLUME /data
 WORKDIR /data
 USER redis
-LABEL {label}=true
+LABEL {label}={suite}
 CMD ["redis-server"]
 """
 
-#: The server's package alone: its web pages' libraries are not needed to scrape and to judge.
+#: The packages of the server and its tool alone: its web pages' libraries are not needed to scrape and to judge.
 PROMETHEUS = """
 FROM {python}
-RUN apt-get update && cd /tmp && apt-get download prometheus && dpkg -x prometheus_*.deb unpacked \
+RUN apt-get update && cd /tmp && apt-get download prometheus promtool \
+ && dpkg -x prometheus_*.deb unpacked && dpkg -x promtool_*.deb unpacked \
  && mv unpacked/usr/bin/prometheus unpacked/usr/bin/promtool /bin/ \
  && rm -rf /tmp/* /var/lib/apt/lists/* /var/cache/apt/*.bin \
  && mkdir --parents /prometheus && chown nobody /prometheus
 USER nobody
 VOLUME /prometheus
 WORKDIR /prometheus
-LABEL {label}=true
+LABEL {label}={suite}
 ENTRYPOINT ["/bin/prometheus"]
 """
 
@@ -74,12 +77,12 @@ def names() -> dict[str, str]:
 
 
 def has(client: docker.DockerClient, name: str) -> bool:
-    """Whether the engine has this image already."""
+    """Whether the engine has this image: pulled, or a stand-in of the present release."""
     try:
-        client.images.get(name)
+        image = client.images.get(name)
     except ImageNotFound:
         return False
-    return True
+    return (image.labels or {}).get(LABEL, SUITE) == SUITE
 
 
 def missing(client: docker.DockerClient) -> list[str]:
@@ -99,9 +102,9 @@ def _provided(client: docker.DockerClient, what: str, name: str, python: str) ->
             case "python":
                 _make_python(client, name)
             case "redis":
-                _build(client, name, REDIS.format(python=python, label=LABEL))
+                _build(client, name, REDIS.format(python=python, label=LABEL, suite=SUITE))
             case "prometheus":
-                _build(client, name, PROMETHEUS.format(python=python, label=LABEL))
+                _build(client, name, PROMETHEUS.format(python=python, label=LABEL, suite=SUITE))
             case _:
                 return "absent"
     labels = client.images.get(name).labels or {}
@@ -129,7 +132,7 @@ def _make_python(client: docker.DockerClient, name: str) -> None:
             src=str(archive),
             repository=repository,
             tag=tag,
-            changes=[f"LABEL {LABEL}=true", "ENV PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "CMD python3"],
+            changes=[f"LABEL {LABEL}={SUITE}", "ENV PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "CMD python3"],
         )
 
 

@@ -22,8 +22,10 @@ class Certified:
         self.ca = ca
 
     @property
-    def port(self) -> int:
-        return self.stand.running.app.addresses[1][1]
+    def address(self) -> tuple[str, int]:
+        """The address of the listener with TLS: `localhost` may be an IPv6 address first."""
+        host, port = self.stand.running.app.addresses[1][:2]
+        return host, port
 
     def context(self, certificate: trustme.LeafCert | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -34,7 +36,9 @@ class Certified:
 
     async def ask(self, certificate: trustme.LeafCert | None, key: str, target: str, times: int = 1) -> Response:
         """The last of some requests on one connection."""
-        streams = await asyncio.open_connection("127.0.0.1", self.port, ssl=self.context(certificate))
+        streams = await asyncio.open_connection(
+            *self.address, ssl=self.context(certificate), server_hostname="127.0.0.1"
+        )
         client = Client(*streams)
         try:
             for _ in range(times):

@@ -367,8 +367,12 @@ class Driver:
         self.at = at
         self.reached = False
 
+    async def drive(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run `work` as a coroutine of its own: a task takes no generator (since Python 3.12)."""
+        return await self._steps(work)
+
     @types.coroutine
-    def drive(self, work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    def _steps(self, work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
         count = 0
         error: BaseException | None = None
         while True:

@@ -10,7 +10,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.ops.worker_log import pieces
+from gateway.ops.log import pieces
 
 
 @given(st.lists(st.integers(0, 30).map(lambda n: b"x" * n + b"\n")).map(b"".join), st.integers(1, 40))
@@ -27,7 +27,7 @@ WRITER = """
 import sys
 from gateway.clock import HostClock
 from gateway.ops.worker_log import WorkerLog
-log = WorkerLog(int(sys.argv[1]), HostClock(), as_json=True)
+log = WorkerLog(int(sys.argv[1]), sys.stdout, HostClock(), as_json=True)
 log._queue.maxsize = 0
 print("ready", file=sys.stderr, flush=True)
 sys.stdin.read()
