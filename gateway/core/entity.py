@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from .fingerprint import multipart_segments
+from . import multipart
 from .key import Unreadable
 
 #: Values in a body of JSON, and fields of a form, as far as its commas and brackets tell: more take memory and time
@@ -24,7 +24,6 @@ MOST_FIELDS = 10_000
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
-_BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]+))', re.IGNORECASE)
 _PART_NAME = re.compile(rb';[ \t]*name=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]+))', re.IGNORECASE)
 _OTHERWISE_NAMED = re.compile(rb";[ \t]*(?:name\*|filename\*?)[ \t]*=", re.IGNORECASE)
 
@@ -148,10 +147,10 @@ def form_field(types: Sequence[bytes], body: bytes, name: str) -> Found:
         return parameter(body, name, "the field")
     if kind != b"multipart/form-data":
         return Unreadable("the body is not a form, as Content-Type says") if body else None
-    segments = multipart_segments(body, _boundary(types[0]))
-    if segments is None:
+    parts = multipart.form(types[0], body)
+    if parts is None:
         return Unreadable("the body is not the multipart form that Content-Type says")
-    return _part(segments[1:-1], name.encode())
+    return _part(parts, name.encode())
 
 
 def _part(segments: Iterable[bytes], wanted: bytes) -> Found:
@@ -175,12 +174,6 @@ def _part(segments: Iterable[bytes], wanted: bytes) -> Found:
             return Unreadable("the field is there twice")
         found = content
     return found
-
-
-def _boundary(content_type: bytes) -> bytes:
-    """The one boundary of a multipart type; empty where there is none, or more."""
-    found = _BOUNDARY.findall(content_type)
-    return (re.sub(rb"\\(.)", rb"\1", found[0][0]) or found[0][1]) if len(found) == 1 else b""
 
 
 __all__ = [

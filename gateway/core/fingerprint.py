@@ -24,14 +24,15 @@ from .digest import Purpose, begun, body_digest, digest, framed, tag
 from .fields import NONE, Fields, Shape, fields_of, picker
 from .host import site
 from .message import OPERATION_FIELDS, Request
+from .multipart import multipart
 from .values import value
 
 #: In a route's `bind`: the default set of credentials.
 DEFAULT_BIND = "default"
 _HEADER = "header:"
 
-#: Version of how requests are digested, a part of every recipe's id. With version 1 the whole Host counted, and
-#: OPERATION_FIELDS did not.
+#: Version of how requests are digested, a part of every recipe's id. With version 1 the whole Host counted,
+#: OPERATION_FIELDS did not, and some boundaries of multipart bodies did.
 VERSION = b"2"
 
 #: Bound unless a route says otherwise.
@@ -48,7 +49,6 @@ CANONICAL_JSON = "canonical-json"
 _MULTIPART = b"multipart/"
 _JSON = re.compile(rb"(?:application|text)/(?:[^;/ \t]+\+)?json[ \t]*(?:;(.*))?", re.IGNORECASE | re.DOTALL)
 _CHARSET = re.compile(rb"charset[ \t]*=[ \t]*(?!\"?utf-?8\"?[ \t]*(?:;|\Z))", re.IGNORECASE)
-_BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]+))', re.IGNORECASE)
 
 
 _ASKED = (b"host", b"content-type", b"content-encoding")
@@ -375,19 +375,13 @@ def _credentials(
 
 
 def _body(types: Sequence[bytes], body: bytes, recipe: Recipe, *, coded: bool) -> tuple[bytes, bytes, list[bytes]]:
-    """(content type as a part, kind of digest, segments). A multipart body's boundary is chosen at
-    random for every try (RFC 2046 §5.1.1), so it is cut out of both where the body parses.
+    """(content type as a part, kind of digest, segments). The boundary of a multipart body is cut out of both.
 
     A body is taken for JSON where its type says so, or nothing; what is not JSON in fact, or has no canonical form,
     is digested raw. The kinds keep the two apart: no raw body is equal to a canonical one."""
-    if len(types) == 1 and types[0][: len(_MULTIPART)].lower() == _MULTIPART:
-        boundaries = _BOUNDARY.findall(types[0])
-        if len(boundaries) == 1:
-            quoted, token = boundaries[0]
-            boundary = re.sub(rb"\\(.)", rb"\1", quoted) or token
-            segments = multipart_segments(body, boundary)
-            if segments is not None:
-                return _present([_BOUNDARY.sub(b"", types[0])]), b"multipart", segments
+    cut = multipart(types, body)
+    if cut is not None:
+        return _present([cut.content_type]), cut.kind, cut.segments
     if recipe.body == CANONICAL_JSON and not coded and (not types or (len(types) == 1 and _is_json(types[0]))):
         form = canonical.canonical(body, recipe.pointers)
         if form is not None:
@@ -399,38 +393,6 @@ def _is_json(content_type: bytes) -> bool:
     """Whether this type is JSON in UTF-8 (RFC 8259 §8.1 knows no other; who declares one means something else)."""
     found = _JSON.fullmatch(content_type)
     return found is not None and not _CHARSET.search(found[1] or b"")
-
-
-#: What ends a delimiter line behind its boundary.
-_DELIMITED = re.compile(rb"(--)?[ \t]*(?=\r\n|\Z)")
-
-
-def multipart_segments(body: bytes, boundary: bytes) -> list[bytes] | None:
-    """`body` cut at its delimiter lines: preamble, parts, epilogue. None where it does not parse."""
-    if not boundary or len(boundary) > 70:
-        return None
-    first, line = b"--" + boundary, b"\r\n--" + boundary
-    segments: list[bytes] = []
-    position = 0
-    start, behind = (0, len(first)) if body.startswith(first) else _next(body, line, 0)
-    while start >= 0:
-        found = _DELIMITED.match(body, behind)
-        if found is not None:
-            segments.append(body[position:start])
-            position = found.end()
-            if found[1]:
-                if len(segments) < 2:
-                    return None
-                segments.append(body[position:])
-                return segments
-        start, behind = _next(body, line, position if found else start + 1)
-    return None
-
-
-def _next(body: bytes, line: bytes, position: int) -> tuple[int, int]:
-    """Where `line` begins and ends, from `position` on; a negative beginning where it does not stand."""
-    start = body.find(line, position)
-    return start, start + len(line)
 
 
 _SELECTOR = re.compile(rb".*-(?:account|tenant.*|organization.*)", re.IGNORECASE)

@@ -51,6 +51,8 @@ PLAIN = post(HOST, JSON, BEARER)
 UUID = b"8e03978e-40d5-43e8-bc93-6894a57f9324"
 FORM = b'preamble\r\n--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--B \t\r\n\r\n--b\r\n--B--\r\nepilogue'
 
+NESTED = b"--B\r\nContent-Type: multipart/mixed; boundary=C\r\n\r\n--C\r\n\r\n1\r\n--C--\r\n--B--"
+
 
 def multipart(boundary: bytes, body: bytes = FORM) -> Request:
     return post(HOST, BEARER, (b"Content-Type", b"multipart/form-data; boundary=" + boundary + b"; x=y"), body=body)
@@ -101,7 +103,9 @@ INPUTS = {
         UUID, post(HOST, JSON, (b"Cookie", b"session=1")), certificate=b"\x30\x82\x01\x0a" + bytes(range(200))
     ),
     "a multipart form": Input(UUID, multipart(b"B")),
-    "a multipart form that does not parse": Input(UUID, multipart(b'"B"', FORM[:-12])),
+    "a multipart form that is not closed": Input(UUID, multipart(b'"B"', FORM[:-12])),
+    "a multipart form without parts": Input(UUID, multipart(b"B", b"--B--\r\n")),
+    "a multipart body within a form": Input(UUID, multipart(b"B", NESTED)),
     "nothing bound, two fields in the recipe": Input(
         UUID,
         post(HOST, JSON, BEARER, (b"X-Amount", b"1"), (b"x-amount", b"2")),
@@ -246,9 +250,17 @@ PINNED: dict[str, tuple[str, str]] = {
         "9pzJGZDYvOH2u1OLo2TuznRYxbKyNurLcDGWsdsLmuo",
         "18d7e191 293fca6dd908dfbc106972452e7312bf effbff32ddcbdc4dc9d097a588793298 89810dc65ba6f22ec433b6b4",
     ),
-    "a multipart form that does not parse": (
+    "a multipart form that is not closed": (
         "9pzJGZDYvOH2u1OLo2TuznRYxbKyNurLcDGWsdsLmuo",
-        "18d7e191 9d06f8ecf28b141f5a7f2161be261f39 effbff32ddcbdc4dc9d097a588793298 89810dc65ba66773c43384ee",
+        "18d7e191 4de823067ea31233d79b4f7fd3980ae2 effbff32ddcbdc4dc9d097a588793298 89810dc65ba6f22ec4332b37",
+    ),
+    "a multipart form without parts": (
+        "9pzJGZDYvOH2u1OLo2TuznRYxbKyNurLcDGWsdsLmuo",
+        "18d7e191 32502d6aab9199ea00aa384c0928120e effbff32ddcbdc4dc9d097a588793298 89810dc65ba6f22ec4330b49",
+    ),
+    "a multipart body within a form": (
+        "9pzJGZDYvOH2u1OLo2TuznRYxbKyNurLcDGWsdsLmuo",
+        "18d7e191 30e5a7d0ee137cf2b15f5b338141abb2 effbff32ddcbdc4dc9d097a588793298 89810dc65ba6f22ec4331ed6",
     ),
     "nothing bound, two fields in the recipe": (
         "9pzJGZDYvOH2u1OLo2TuznRYxbKyNurLcDGWsdsLmuo",
@@ -291,10 +303,10 @@ def test_a_request_is_taken_for_the_one_that_was_stored(title: str) -> None:
 def test_each_input_is_pinned() -> None:
     """None is dropped on the way, and only two spellings of one request share a name and a fingerprint."""
     assert list(PINNED) == list(INPUTS)
-    assert len(INPUTS) == 34
+    assert len(INPUTS) == 36
     assert PINNED["quoted, with parameters"] == PINNED["the plain one"] == PINNED["a host in capitals with a port"]
     assert PINNED["cookies of a load balancer and a session"] == PINNED["cookies only"]
-    assert len(set(PINNED.values())) == 31
+    assert len(set(PINNED.values())) == 33
 
 
 def framed(person: bytes, *parts: bytes) -> bytes:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
+
+import pytest
 
 from tests.harness import Client, GateProcess, Origin, Response, ask, configuration, gate, request
 
@@ -131,3 +134,60 @@ async def test_copies_of_a_large_body_run_once(origin: Origin) -> None:
         assert [each.status for each in told] == [201] * 4
         assert sum(each.replayed for each in told) == 3
         assert origin.effects[b"many"] == 1
+
+
+def batch(boundary: str) -> tuple[str, bytes]:
+    """A batch of OData: a change set, which has a boundary of its own, within a mixed body."""
+    body = (
+        f"--{boundary}\r\nContent-Type: multipart/mixed; boundary=set_{boundary}\r\n\r\n"
+        f"--set_{boundary}\r\nContent-Type: application/http\r\n\r\nPOST /orders HTTP/1.1\r\n\r\n"
+        f'{{"amount":1}}\r\n--set_{boundary}--\r\n--{boundary}--\r\n'
+    )
+    return f"multipart/mixed;boundary={boundary}", body.encode()
+
+
+def upload(boundary: str) -> tuple[str, bytes]:
+    """An upload with metadata as Google's client for Python sends it, with bare line feeds."""
+    body = f'--{boundary}\nContent-Type: application/json\n\n{{"amount":1}}\n--{boundary}--'
+    return f'multipart/related; boundary="{boundary}"', body.encode()
+
+
+def empty(boundary: str) -> tuple[str, bytes]:
+    """`new FormData()`, as browsers and Node send it."""
+    return f"multipart/form-data; boundary={boundary}", f"--{boundary}--\r\n".encode()
+
+
+def nothing(boundary: str) -> tuple[str, bytes]:
+    """A type without a body."""
+    return f"multipart/form-data; boundary={boundary}", b""
+
+
+def unclosed(boundary: str) -> tuple[str, bytes]:
+    """A form of a client that forgets the last delimiter."""
+    disposition = 'Content-Disposition: form-data; name="amount"'
+    return f"multipart/form-data; boundary={boundary}", f"--{boundary}\r\n{disposition}\r\n\r\n1\r\n".encode()
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "derived"])
+@pytest.mark.parametrize("make", [batch, upload, empty, nothing, unclosed])
+async def test_a_retry_with_another_boundary_runs_once(
+    origin: Origin, make: Callable[[str], tuple[str, bytes]], keyed: bool
+) -> None:
+    """Under a key and under one that is derived: it gets the first answer. Another value in a part, another type or a
+    part more is another request."""
+    async with gate(configuration(origin.url, policy="missing: derive")) as running:
+
+        async def send(kind: str, body: bytes) -> Response:
+            return await ask(running.port, key="k" * keyed or None, body=body, fields=[("Content-Type", kind)])
+
+        assert (await send(*make("first"))).label == "stored"
+        for boundary in ("second", "----WebKitFormBoundary7MA4YWxkTrZu0gW", "===============7330845974216740156=="):
+            assert (await send(*make(boundary))).replayed
+        kind, body = make("second")
+        others = [(kind, b"--second\r\n\r\nmore\r\n" + body)]
+        if b"1" in body:
+            others.append((kind, body.replace(b"1", b"2")))
+        for other in others:
+            answer = await send(*other)
+            assert answer.problem == "key-reused" if keyed else answer.label == "stored"
+    assert len(origin.requests) == (1 if keyed else 1 + len(others))
