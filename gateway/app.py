@@ -28,6 +28,7 @@ from .edge.budget import Budget
 from .edge.connector import Place, Tls
 from .edge.descriptors import Descriptors
 from .edge.door import Bounds, Door
+from .edge.fit import credentials
 from .edge.origins import Origins
 from .edge.pool import Pool
 from .edge.proxies import Proxies
@@ -251,6 +252,7 @@ class App:
             tasks=self.tasks,
             trace=self._traces.begin,
         )
+        expect(self.tally, settings)
         self.tally.in_flight = gate.in_flight
         self.tally.waiters = gate.waiters
         await self._issuers.follow(route.policy for route in settings.routes.routes)
@@ -411,6 +413,7 @@ class App:
         await self._issuers.follow(route.policy for route in settings.routes.routes)
         heads, door = self._heads(settings), self._door(settings)
         self._reach(settings, heads)
+        expect(self.tally, settings)
         self._server.shared.take_up(door, heads, settings.upgrades, _origins(settings), _proxies(settings))
         self.settings = settings
 
@@ -482,6 +485,11 @@ class App:
         return stopped
 
 
+def expect(tally: Tally, settings: Settings) -> None:
+    """Expose each label set that these settings bound, from 0 on."""
+    tally.expect(settings.routes.routes, credentials)
+
+
 def _published(settings: Settings) -> Published | None:
     path = settings.policy_path
     return None if path is None else Published(path.encode(), settings.routes.routes)
@@ -537,6 +545,7 @@ __all__ = [
     "Seat",
     "Stopped",
     "StoreUnusable",
+    "expect",
     "gatekeeper",
     "open_store",
     "operators",

@@ -51,6 +51,21 @@ def suspects(shape: Shape) -> Suspects | None:
     return (places[0] if places else _NOWHERE, fresh) if places or fresh else None
 
 
+#: The label of a request that only a signature identifies, if the route binds no part of it.
+_UNBOUND = "unbound Signature"
+
+
+def credentials(policy: Policy) -> frozenset[str]:
+    """The labels under which requests of this policy can be counted as unfit."""
+    bound = bound_by(policy)
+    labels = {_FRESH[name] for name in _FRESH if name in bound}
+    if b"authorization" in bound:
+        labels |= set(CHANGING.values())
+    if not elsewhere(policy):
+        labels.add(_UNBOUND)
+    return frozenset(labels)
+
+
 class Fit:
     """Looks at guarded requests. `say` is told once for each route and credential, `count` for each request."""
 
@@ -99,10 +114,10 @@ class Fit:
         )
 
     def _anybody(self, route: Route) -> None:
-        self._count(route.name, "unbound Signature")
+        self._count(route.name, _UNBOUND)
         self._once(
             route,
-            "unbound Signature",
+            _UNBOUND,
             f"requests of route {route.name} say who sends them by a Signature alone, and nothing of it is bound: "
             "whoever knows a key can be given its answer; bind a field that names the sender, such as "
             "bind: [header:X-Client-Id]",

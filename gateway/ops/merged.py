@@ -37,7 +37,7 @@ class Merged:
             self._own.add(state)
 
     def collect(self) -> Iterable[Metric]:
-        one = Tally()
+        one = Tally(self._own.label_sets)
         one.add(self._own.state())
         in_flight, waiters, findings = Count[str](), Count[str](), dict[str, int]()
         for state in self._told.values():

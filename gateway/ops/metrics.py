@@ -3,6 +3,8 @@
 The tally is our own: an increment of prometheus-client's metrics costs a lock and a label look-up, and a
 guarded request touches eight of them. Its exposition and its types are used as they are. Requests that came
 to the same are counted in one *row*; what each counter says of them is worked out when somebody asks.
+
+Each label set that the configuration bounds is exposed at 0 before its first event (label_sets.py).
 """
 
 from __future__ import annotations
@@ -11,17 +13,16 @@ from bisect import bisect_right
 from collections import Counter as Count
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from ..core.decide import Reason
 from ..core.limit import Limit
+from ..core.policy import Policy, Route
 from ..core.record import Kind
-from ..ports import Account, DuplicateKind, VerdictName
-
-Labels = tuple[str, ...]
+from ..ports import Account, VerdictName
+from .label_sets import OPERATIONS, Ended, Labels, LabelSets
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _FINE = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -84,7 +85,7 @@ class Histogram:
         self._cells: dict[Labels, Cell] = {}
 
     def cell(self, *labels: str) -> Cell:
-        """The distribution under these labels; it is shown once something was observed."""
+        """The distribution under these labels."""
         if (cell := self._cells.get(labels)) is None:
             cell = self._cells[labels] = Cell(self.bounds)
         return cell
@@ -101,10 +102,12 @@ class Histogram:
         for labels, counts, total in state:
             self.cell(*labels).add(counts, total)
 
-    def family(self) -> Metric:
+    def family(self, from_zero: Iterable[Labels]) -> Metric:
+        """What it shows: what was observed, and the label sets of `from_zero` even if nothing was."""
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
-        for labels, cell in self._cells.items():
-            if not any(cell.counts):
+        shown = {labels: self.cell(*labels) for labels in from_zero} | self._cells
+        for labels, cell in shown.items():
+            if not any(cell.counts) and labels not in from_zero:
                 continue
             running = 0
             buckets: list[tuple[str, float]] = []
@@ -117,40 +120,6 @@ class Histogram:
 
 def _bound(value: float) -> str:
     return repr(float(value))
-
-
-class Ended(NamedTuple):
-    """What requests of one row have in common."""
-
-    route: str
-    verdict: VerdictName
-    duplicate: DuplicateKind | None
-    settlement: Kind | None
-    reason: Reason | None
-    unprotected: str
-    problem: str
-
-    @classmethod
-    def told(
-        cls,
-        route: str,
-        verdict: str,
-        duplicate: str | None,
-        settlement: str | None,
-        reason: str | None,
-        unprotected: str,
-        problem: str,
-    ) -> Ended:
-        """From the words that JSON made of it."""
-        return cls(
-            route,
-            VerdictName(verdict),
-            DuplicateKind(duplicate) if duplicate else None,
-            Kind(settlement) if settlement else None,
-            Reason(reason) if reason else None,
-            unprotected,
-            problem,
-        )
 
 
 class Row:
@@ -171,13 +140,14 @@ class Row:
 
 class Tally:
     """The observer that counts. `in_flight` and `waiters` are asked at each scrape: how many, by route; and
-    `findings`: 1 for each that stands, by name."""
+    `findings`: 1 for each that stands, by name. `label_sets` are exposed at 0 before their first event."""
 
-    def __init__(self) -> None:
+    def __init__(self, label_sets: LabelSets | None = None) -> None:
+        self.label_sets = label_sets or LabelSets()
         self._rows: dict[tuple[object, ...], Row] = {}
         self._shadow: Count[tuple[object, ...]] = Count()
         self._unfit: Count[Labels] = Count()
-        self._store_errors: defaultdict[str, int] = defaultdict(int)
+        self._store_errors: defaultdict[str, int] = defaultdict(int, dict.fromkeys(OPERATIONS, 0))
         self._limits = dict.fromkeys(Limit, 0)
         self._forgot = 0
         self._alarms = 0
@@ -198,6 +168,11 @@ class Tally:
         self._histograms = (self.upstream, self.overhead, self.store, self.age, self.record_bytes)
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
+
+    def expect(self, routes: Iterable[Route], credentials: Callable[[Policy], Iterable[str]]) -> None:
+        """Expose the label sets of these routes from now on, at 0 until something is counted. `credentials` returns
+        the labels of `oncegate_unfit_credentials` for a policy."""
+        self.label_sets.add(routes, credentials)
 
     # ── Several tallies as one ────────────────────────────────────────────────────────────────────
 
@@ -303,21 +278,35 @@ class Tally:
 
     def collect(self) -> Iterable[Metric]:
         yield from self._counters()
+        claiming = self.label_sets.claiming
+        from_zero: dict[Histogram, list[Labels]] = {
+            histogram: [(route,) for route in claiming] for histogram in (self.upstream, self.age, self.record_bytes)
+        }
+        from_zero[self.overhead] = [
+            (route, verdict)
+            for route in claiming
+            for verdict in (VerdictName.FORWARD, VerdictName.REPLAY, VerdictName.REFUSE)
+        ]
+        from_zero[self.store] = [(operation,) for operation in OPERATIONS]
         for histogram in self._histograms:
-            yield histogram.family()
+            yield histogram.family(from_zero[histogram])
         for name, text, label, read in (
             ("oncegate_in_flight", "Exchanges under way", "route", self.in_flight),
             ("oncegate_waiters", "Duplicates attached to an exchange", "route", self.waiters),
             ("oncegate_store_finding", "What stands against the store, by name", "name", self.findings),
         ):
             family = GaugeMetricFamily(name, text, labels=(label,))
-            for labelled, value in read().items():
+            idle = dict.fromkeys(claiming, 0) if label == "route" else {}
+            for labelled, value in (idle | read()).items():
                 family.add_metric((labelled,), value)
             yield family
 
     def _counters(self) -> Iterator[Metric]:
-        real = [(row.outcome, row.count) for row in self._rows.values()]
-        shadow = [(Ended(*outcome), count) for outcome, count in self._shadow.items()]  # type: ignore[arg-type]
+        sets = self.label_sets
+        real = [(outcome, 0) for outcome in sets.requests]
+        real += [(row.outcome, row.count) for row in self._rows.values()]
+        shadow = [(outcome, 0) for outcome in sets.shadow]
+        shadow += [(Ended(*outcome), count) for outcome, count in self._shadow.items()]  # type: ignore[arg-type]
 
         def counted(
             name: str,
@@ -371,9 +360,12 @@ class Tally:
         )  # fmt: skip
         yield _counter(
             "oncegate_unfit_credentials", "Requests whose credentials do not fit what their route binds",
-            ("route", "credential"), self._unfit,
+            ("route", "credential"), dict.fromkeys(sets.unfit, 0) | self._unfit,
         )  # fmt: skip
-        yield _counter("oncegate_weak_keys", "Keys that two clients may choose alike", ("route", "kind"), self._weak)
+        yield _counter(
+            "oncegate_weak_keys", "Keys that two clients may choose alike", ("route", "kind"),
+            dict.fromkeys(sets.weak, 0) | self._weak,
+        )  # fmt: skip
         errors: dict[Labels, int] = {(operation,): count for operation, count in self._store_errors.items()}
         yield _counter("oncegate_store_errors", "Calls that the store did not answer", ("operation",), errors)
         limits: dict[Labels, int] = {(limit,): count for limit, count in self._limits.items()}

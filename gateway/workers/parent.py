@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from .. import __version__
-from ..app import ONE_GATEWAY, Stopped, gatekeeper, operators, shown
+from ..app import ONE_GATEWAY, Stopped, expect, gatekeeper, operators, shown
 from ..clock import HostClock
 from ..edge import unix
 from ..ops.admin import Guarded, Ready, admin_app_of
@@ -134,7 +134,8 @@ class Parent:
         out = out or sys.stdout
         as_json = settings.log.format == "json" or (settings.log.format == "auto" and not out.isatty())
         self._log = Log(out, self._clock, as_json=as_json)
-        tally = Tally()
+        tally = self._tally = Tally()
+        expect(tally, settings)
         self._observer = Observers(tally, self._log)
         self._workers = [Worker(number) for number in range(1, count + 1)]
         self._deaths = 0
@@ -395,6 +396,7 @@ class Parent:
         async with self._reloading:
             plan, settings = await read_anew(self._plan, self._settings)
             self._plan, self._settings = plan, settings
+            expect(self._tally, settings)
             answers = await self._ask("reload", _READING, plan=plan.as_json())
             for worker, answer in answers:
                 if answer is not None and not answer["why"]:

@@ -249,6 +249,82 @@ def test_what_is_provisioned_is_there() -> None:
     assert job["static_configs"] == [{"targets": ["gate:8081"]}]
 
 
+@pytest.mark.parametrize("evaluate", ["by hand", "by Prometheus"])
+async def test_the_first_row_shows_the_first_duplicate_and_the_first_doubt(
+    origin: Origins, evaluate: str, tmp_path: Path
+) -> None:
+    """One order sent twice and one request in doubt, between two scrapes of a gateway that had no request before: the
+    first row says 1 and 1."""
+    async with gate(text(origin)) as running:
+        before = await scrape(running)
+        assert [(await ask(running.port, key="order-1")).label for _ in range(2)] == ["stored", "replayed"]
+        assert (await ask(running.port, target="/reset", key="order-2")).problem == "upstream-lost"
+        after = await scrape(running)
+    expressions = {
+        panel["title"]: filled(panel["targets"][0]["expr"]) for panel in panels() if panel["gridPos"]["y"] == 0
+    }
+    expected = {"Duplicates caught": 1, "Claims that the store forgot": 0, "Ran unguarded": 0, "Put in doubt": 1}
+    assert expressions.keys() == expected.keys()
+    if evaluate == "by hand":
+        assert {title: rise(expression, before, after) for title, expression in expressions.items()} == expected
+        return
+    tool = shutil.which("promtool")
+    if tool is None:
+        pytest.skip("promtool is not installed (Debian's package prometheus has it)")
+    old = samples(before)
+    series = [
+        {"series": name, "values": f"{old[name]:g}x9 {value:g}x20" if name in old else f"_x9 {value:g}x20"}
+        for name, value in samples(after).items()
+    ]
+    asked = [
+        {
+            "expr": f"round({expression} or vector(0))",
+            "eval_time": "25m",
+            "exp_samples": [{"labels": "{}", "value": expected[title]}],
+        }
+        for title, expression in expressions.items()
+    ]
+    file = tmp_path / "first_row.yml"
+    file.write_text(yaml.safe_dump({"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": asked}]}))
+    done = subprocess.run([tool, "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def samples(seen: Scrape) -> dict[str, float]:
+    """Each counter of a scrape, as a series of one Prometheus target."""
+    return {
+        sample.name
+        + "{"
+        + ",".join(f'{name}="{value}"' for name, value in (sample.labels | INSTANCE).items())
+        + "}": sample.value
+        for family in seen.families.values()
+        for sample in family.samples
+        if family.type == "counter" and sample.name.endswith("_total")
+    }
+
+
+INSTANCE = {"instance": "gate:8081", "job": "oncegate"}
+
+
+def rise(expression: str, before: Scrape, after: Scrape) -> float:
+    """What `sum(increase(…))` makes of two scrapes: a series counts from its first sample on."""
+    asked = read(expression)
+    assert expression.startswith("sum(increase(")
+    (selected,) = asked.selected
+    wanted = {label: values for label, values in selected.matched if values and values != (".*",)}
+
+    def matching(seen: Scrape) -> dict[tuple[tuple[str, str], ...], float]:
+        return {
+            tuple(sorted(sample.labels.items())): sample.value
+            for sample in seen.families[selected.metric].samples
+            if sample.name == selected.metric
+            and all(sample.labels[label] in values for label, values in wanted.items())
+        }
+
+    old = matching(before)
+    return sum(value - old.get(labels, value) for labels, value in matching(after).items())
+
+
 # ── The alerts ────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests.edge.stand import eventually
-from tests.harness import Client, Exchange, GateProcess, Origin, configuration, request
+from tests.harness import Client, Exchange, GateProcess, Origin, ask, configuration, request
 
 TAKEN = "the configuration was read anew"
 NOT_TAKEN = "the configuration was not taken up; what ran goes on"
@@ -133,6 +133,32 @@ async def test_routes_and_windows(workers: int, tmp_path: Path) -> None:
         assert [(await gate.ask("k", "/open/x"))[2] for _ in range(2)] == ["stored", "replayed"]
         await asyncio.sleep(1.2)
         assert (await gate.ask("k", "/open/x"))[2] == "stored"
+
+
+async def test_counters_of_a_new_route_are_at_0(workers: int, tmp_path: Path) -> None:
+    """A route that a reload adds has its counters at 0 before its first request, with several workers too. What the
+    removed route has counted stays."""
+    async with origins() as (one, _), running(text(one, tmp_path), workers) as gate:
+        doubts = 'oncegate_doubts_total{reason="lost",route="%s"}'
+
+        async def samples() -> dict[str, str]:
+            page = (await ask(gate.admin_port, "GET", "/metrics", body=b"")).body.decode()
+            return dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))  # type: ignore[misc]
+
+        before = await samples()
+        assert before[doubts % "all"] == "0.0"
+        assert doubts % "added" not in before
+        await gate.ask("k")
+        added = "  - {name: added, match: {path: /added/**}, upstream: origin}"
+        await gate.take_up(text(one, tmp_path, routes=added).replace("name: all", "name: others"))
+        found = await samples()
+        assert found[doubts % "added"] == found[doubts % "others"] == found[doubts % "all"] == "0.0"
+        assert found['oncegate_duplicates_total{kind="replayed",route="added"}'] == "0.0"
+        assert found['oncegate_requests_total{route="all",verdict="forward"}'] == "1.0"
+        await gate.ask("other", "/added/x")
+        await gate.ask("other", "/added/x")
+        found = await samples()
+        assert found['oncegate_duplicates_total{kind="replayed",route="added"}'] == "1.0"
 
 
 @pytest.mark.parametrize(
