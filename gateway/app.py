@@ -46,7 +46,7 @@ from .ops.observers import Observers
 from .ops.traced import traces
 from .ops.worker_log import WorkerLog
 from .plan import Plan
-from .ports import Clock, Observer, Store, StoreUnusable
+from .ports import Clock, Observer, StoreUnusable
 from .reload import READ_ANEW, Refused, attempted, identity, read_anew
 from .settings import Settings, UnixPath, UpstreamSettings, tls
 from .settings import stores as urls
@@ -87,21 +87,25 @@ def open_store(
     prefix: str,
     trust: Trust | None = None,
     say: Callable[..., None] = lambda level, what, **facts: None,
-) -> Store:
+) -> MemoryStore | SqliteStore | RedisStore:
     """The store of a URL that the settings have accepted. A Redis is trusted as `trust` says."""
     parts, options = urlsplit(url), urls.options(url)
     if parts.scheme == "memory":
         return MemoryStore(
             clock,
+            observer,
             max_records=int(options.get("max_records", MAX_RECORDS)),
             max_bytes=int(options.get("max_bytes", MAX_BYTES)),
+            say=say,
         )
     if parts.scheme == "sqlite":
         return SqliteStore(
             Path(unquote(parts.path[1:])),  # three slashes and a relative path, or four and an absolute one
             clock,
+            observer,
             durability=str(options.get("durability", "power")),
             max_bytes=int(options.get("max_bytes", 0)),
+            say=say,
         )
     return RedisStore(redis_servers(url), observer, prefix=prefix, trust=trust or Trust(), say=say)
 
@@ -197,10 +201,10 @@ class App:
         self.settler = Settler(self.store, self.clock, self.observer)
         self.readiness = Readiness(store, note="" if store.kind == "redis" else ONE_GATEWAY)
         self.readiness.reread = self.reread
+        self.readiness.findings = lambda: {found.name: found.text for found in store.findings}
+        self.tally.findings = lambda: dict.fromkeys((found.name for found in store.findings), 1)
         if isinstance(store, RedisStore):
-            self.readiness.findings = lambda: {found.name: found.text for found in store.findings}
             self.readiness.accept = store.accept
-            self.tally.findings = lambda: dict.fromkeys((found.name for found in store.findings), 1)
         self.addresses: list[tuple[str, int]] = []
         self.admin_addresses: list[tuple[str, int]] = []
         self._plan = plan

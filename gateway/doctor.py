@@ -83,6 +83,19 @@ CHANGES["not-permitted"] = {
     "Azure Cache for Redis": "Data Access Configuration, a custom access policy with the same words",
     "Redis Cloud": "Data Access Control, the Redis ACL of the user's role",
 }
+CHANGES["full"] = {
+    "the gate's file": "max_bytes in a store's URL of sqlite:, max_bytes or max_records in one of memory:; a shorter "
+    "`window` of the routes that store most",
+    "a disk": "free space on it: claims are accepted again within seconds, and nothing need be restarted",
+    _PLAIN: "CONFIG SET maxmemory 3gb (say), and the same line in its configuration file; maxmemory-policy stays "
+    "noeviction",
+    "a managed service": "a larger node or plan",
+}
+CHANGES["writes-refused"] = {
+    "SQLite": "free space, quotas and mount options of its disk; another program that has the file open",
+    _PLAIN: "MISCONF: its log says why it cannot save (mostly a full disk). NOREPLICAS: bring the replicas back, or "
+    "lower min-replicas-to-write",
+}
 CHANGES["eviction-unknown"] = CHANGES["evicts"]
 
 #: Of records, where no configuration says otherwise.
@@ -162,6 +175,7 @@ async def _sqlite(store: Store) -> Report:
         if path.exists():
             opened = open_store(store.url, HostClock(), Nobody(), prefix="")
             await opened.open()
+            findings = opened.findings
             await opened.close()
         else:
             check_place(path)

@@ -94,6 +94,12 @@ UNREMEMBERED = (
     "it may run again when it is sent again: ask the service before you act."
 )
 
+#: The detail of a 503 whose store answers, and has no room for a new key.
+NO_ROOM = (
+    "The idempotency store is full: it has no room for a new key. The request was not executed; retry it later with "
+    "the same key."
+)
+
 
 @value
 class Ask:
@@ -294,7 +300,8 @@ class Exchange:
                         await asyncio.sleep(self.gate.jitter() * JITTER)
             except StoreAway as away:
                 changed = isinstance(away, IdentityChanged)
-                refusal = Refusal(Problem.IDENTITY_CHANGED if changed else Problem.STORE_UNAVAILABLE, retry_after=1)
+                problem = Problem.IDENTITY_CHANGED if changed else Problem.STORE_UNAVAILABLE
+                refusal = Refusal(problem, retry_after=1, instead=NO_ROOM if isinstance(away, StoreFull) else "")
                 self.account.detail = away.why
                 if self.account.verdict is VerdictName.PASS:
                     self.account.verdict = VerdictName.REFUSE

@@ -141,6 +141,11 @@ class Store(Protocol):
     def trouble(self) -> str:
         """Why it is not available, for people; empty while it is."""
 
+    @property
+    def claims_refused(self) -> str:
+        """Why new claims are refused although the store answers, for people; empty while they are accepted. What is
+        stored can still be read."""
+
     async def wait_available(self, seconds: float) -> bool:
         """Wait until it is available, at most so long; says whether it is."""
 

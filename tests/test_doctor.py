@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gateway.doctor import CHANGES, Store, look_at
+from gateway.stores.findings import OF_WRITES
 from gateway.stores.redis.findings import judge
 from tests.cluster import RedisCluster
 from tests.harness import configuration
@@ -254,4 +255,4 @@ def test_every_finding_that_can_be_mended_says_where() -> None:
     followed = {"aof_enabled": "0", "connected_slaves": "2"}
     infos = (worst, followed, {"maxmemory": "0"}, {"maxmemory": "1"}, {"cluster_enabled": "1"})
     shown = {found.name for info in infos for found in judge(info)}
-    assert shown | {"read-only", "too-old", "not-permitted", "unreachable"} == CHANGES.keys()
+    assert shown | {*OF_WRITES, "read-only", "too-old", "not-permitted", "unreachable"} == CHANGES.keys()

@@ -203,8 +203,8 @@ class Problem(Enum):
     STORE_UNAVAILABLE = (
         "store-unavailable",
         503,
-        "The store of keys cannot be reached",
-        "Nothing was run: without the store it could run twice. Send the same request again in a moment.",
+        "The idempotency store is unavailable",
+        "The request was not executed: without the store it could run twice. Retry the same request in a moment.",
         NO_EFFECT,
         True,
         Label.REFUSED,

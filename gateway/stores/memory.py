@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..core.record import Done, Found, Record, Settlement, Stamp, Write, claimed, replaced, settled
-from ..ports import Bell, Clock, Page, StoreFull
+from ..ports import Bell, Clock, Nobody, Observer, Page, StoreFull
 from .codec import share_before
+from .findings import FULL, ClaimRefusals, Finding, Severity, announce, unheard
 
 _SWEEP = 64
 MAX_RECORDS = 100_000
@@ -23,8 +25,19 @@ class MemoryStore:
 
     kind = "memory"
 
-    def __init__(self, clock: Clock, *, max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        observer: Observer = Nobody(),  # noqa: B008  # a constant
+        *,
+        max_records: int = MAX_RECORDS,
+        max_bytes: int = MAX_BYTES,
+        say: Callable[..., None] = unheard,
+    ) -> None:
         self._clock = clock
+        self._observer = observer
+        self._say = say
+        self._refusals = ClaimRefusals(clock.now)
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -39,6 +52,16 @@ class MemoryStore:
     def trouble(self) -> str:
         return ""
 
+    @property
+    def claims_refused(self) -> str:
+        return "; ".join(map(str, self.findings))
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """`full`, while it is. Nothing looks at this store unasked, so each reading does."""
+        self._look()
+        return self._refusals.findings
+
     async def open(self) -> None: ...
 
     async def close(self) -> None:
@@ -52,7 +75,7 @@ class MemoryStore:
     async def claim(self, name: bytes, claim: Record) -> Done | Found:
         result, change = claimed(self._find(name), claim)
         if isinstance(change, Record) and self._full():
-            self._sweep(len(self._ends))
+            self._look()
             if self._full():
                 raise StoreFull(f"{len(self._records)} records with {self._bytes} bytes of answers are in memory")
         return self._make(name, change, result)
@@ -105,6 +128,19 @@ class MemoryStore:
         elif change is Write.DELETE:
             self._drop(name)
         return result
+
+    def _look(self) -> None:
+        """Sweep, and report a change between full and not full."""
+        before = self._refusals.findings
+        self._sweep(len(self._ends))
+        if self._full():
+            failed = f"the memory store has no room for new keys: it holds {self._max_records} records at most"
+            cause = f"{failed}, and {self._max_bytes} bytes of answers"
+            change = "Raise max_records or max_bytes in the store's URL, or shorten the windows of the routes."
+            self._refusals.refused(Finding(FULL, Severity.REFUSE, f"{cause}. {change}"))
+        else:
+            self._refusals.accepted()
+        announce(before, self._refusals.findings, self._observer, self._say)
 
     def _full(self) -> bool:
         return len(self._records) >= self._max_records or self._bytes >= self._max_bytes

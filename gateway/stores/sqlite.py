@@ -25,8 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from ..core.record import Done, Found, Record, Settlement, Stamp, State, made_before, refused
-from ..ports import Bell, Clock, Page, RecordUnreadable, StoreAway, StoreFull, StoreUnusable
+from ..ports import (
+    Bell,
+    Clock,
+    Nobody,
+    Observer,
+    Page,
+    RecordUnreadable,
+    StoreAway,
+    StoreFull,
+    StoreUnusable,
+)
 from .codec import HEADER, Unreadable, decode, encode, header, share_before
+from .findings import FULL, WRITES_REFUSED, ClaimRefusals, Finding, Severity, announce, unheard
 
 APPLICATION_ID = 0x4F6E6365  # "Once"
 SCHEMA_VERSION = 1
@@ -84,6 +95,11 @@ _SPARE_ON_DISK = 2 << 20
 #: What an opening may be told that need not be so a moment later, and for how many seconds it then waits.
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _OPEN_PAUSE = 0.01
+#: Errors of a write that concern the file, and no record of its own.
+_OF_THE_FILE = (
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
+)  # fmt: skip
 
 Work = Callable[[sqlite3.Connection, int], Any]
 _Item = tuple[Work, "asyncio.Future[Any]", bool]
@@ -98,12 +114,27 @@ class SqliteStore:
 
     kind = "sqlite"
 
-    def __init__(self, path: str | Path, clock: Clock, *, durability: str = "power", max_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        clock: Clock,
+        observer: Observer = Nobody(),  # noqa: B008  # a constant
+        *,
+        durability: str = "power",
+        max_bytes: int = 0,
+        say: Callable[..., None] = unheard,
+    ) -> None:
         self._path = Path(path).absolute()
         self._clock = clock
+        self._observer = observer
+        self._say = say
+        self._refusals = ClaimRefusals(clock.now)
+        #: Whether a look must write, to find out whether a claim would be accepted: at first, and after one failed.
+        self._failed = True
         self._durability = durability
         self._max_bytes = max_bytes
         self._most_pages = self._spare_pages = 0
+        self._page_size = 4096
         self._short: str | None = None
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -121,6 +152,15 @@ class SqliteStore:
     @property
     def trouble(self) -> str:
         return self._trouble
+
+    @property
+    def claims_refused(self) -> str:
+        return "" if self._refusals.finding is None else str(self._refusals.finding)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """`full` or `writes-refused`, while it stands."""
+        return self._refusals.findings
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -222,6 +262,7 @@ class SqliteStore:
             foreign = isinstance(error, sqlite3.Error | OSError)
             self._tell([(ready, StoreUnusable(f"{self._path}: {error}") if foreign else error, None)])
             return
+        self._look_around(db)
         self._tell([(ready, None, None)])
         try:
             while self._serve(db):
@@ -248,6 +289,7 @@ class SqliteStore:
             self._tell(self._commit(db, batch))
         if self._clock.now() - self._swept >= _SWEEP_EVERY:
             self._sweep(db)
+            self._look_around(db)
         return not closing
 
     def _commit(self, db: sqlite3.Connection, batch: list[_Item]) -> list[tuple[asyncio.Future[Any], Any, Any]]:
@@ -267,6 +309,7 @@ class SqliteStore:
                 except Unreadable as error:
                     results.append((future, RecordUnreadable(str(error)), None))
                 except StoreFull as error:
+                    self._report(self._full(error.why))
                     results.append((future, error, None))
                 except sqlite3.Error:
                     raise
@@ -282,6 +325,9 @@ class SqliteStore:
             if len(batch) > 1 and begun and undone:
                 # One that does not fit must not take the others with it: each by itself.
                 return [result for item in batch for result in self._commit(db, [item])]
+            if any(claims for _, _, claims in batch) and (finding := self._refusal(error)) is not None:
+                self._failed = True
+                self._report(finding)
             return [
                 (future, _translated(error, claims=claims, ambiguous=not undone), None) for _, future, claims in batch
             ]
@@ -315,6 +361,62 @@ class SqliteStore:
                 pass
         except sqlite3.Error:
             self._roll_back(db)  # full, or busy: next time
+
+    def _look_around(self, db: sqlite3.Connection) -> None:
+        """Find out whether a claim would be accepted now. After a write that failed, only a write shows that."""
+        if self._trouble:
+            return
+        try:
+            short = self._short_of_room(db)
+            finding = self._full(short) if short else None
+            if self._failed or finding is not None:
+                # Move what stands in the log to the file while the disk has room for that. The log's own room then
+                # serves settlements and deletions, even if other programs take the rest of the disk.
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            if self._failed:
+                self._play(db)
+                self._failed = False
+        except (sqlite3.Error, OSError) as error:
+            self._roll_back(db)
+            finding = self._refusal(error)
+        if finding is not None or self._refusals.finding is not None:
+            self._report(finding)
+
+    def _play(self, db: sqlite3.Connection) -> None:
+        """Write as a claim would, and delete what was written. It has no name of a record, and has expired."""
+        db.execute(_PUT, (b"probe", 0, b"", 0, 0, 0, bytes(256)))
+        db.execute("DELETE FROM records WHERE name = ?", (b"probe",))
+
+    def _full(self, why: str) -> Finding:
+        change = "Free space on its disk" + (", or raise max_bytes in the store's URL" if self._max_bytes else "")
+        return Finding(FULL, Severity.REFUSE, f"SQLite has no room for new keys: {why}. {change}.")
+
+    def _refusal(self, error: Exception) -> Finding | None:
+        """The finding about a write that failed, if every other write would fail too."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return self._full(f"{self._path}: {error}")
+        if code not in _OF_THE_FILE and not isinstance(error, OSError):
+            return None
+        change = "Look at its disk (its free space, quotas, mount options) and at what else has the file open."
+        text = f"SQLite refuses writes to {self._path}: {error}. {change}"
+        return Finding(WRITES_REFUSED, Severity.REFUSE, text)
+
+    def _report(self, finding: Finding | None) -> None:
+        """Hand what was found to the loop; None if a claim would be accepted."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._found, finding)
+        except RuntimeError:
+            pass  # the loop is closed
+
+    def _found(self, finding: Finding | None) -> None:
+        before = self._refusals.findings
+        if finding is None:
+            self._refusals.accepted()
+        else:
+            self._refusals.refused(finding)
+        announce(before, self._refusals.findings, self._observer, self._say)
 
     def _open_file(self) -> sqlite3.Connection:
         if sqlite3.sqlite_version_info < (3, 35):
@@ -352,8 +454,8 @@ class SqliteStore:
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             db.execute("COMMIT")
+            size = self._page_size = db.execute("PRAGMA page_size").fetchone()[0]
             if self._max_bytes:
-                size = db.execute("PRAGMA page_size").fetchone()[0]
                 self._most_pages = max(self._max_bytes // size, 16)
                 self._spare_pages = min(self._most_pages // 8, _SPARE // size)
                 db.execute(f"PRAGMA max_page_count = {self._most_pages}")
@@ -387,15 +489,15 @@ class SqliteStore:
         return self._short
 
     def _short_of_room(self, db: sqlite3.Connection) -> str:
-        """Why no more is claimed for want of room; empty while there is enough."""
+        """Why no more is claimed for want of room; empty while there is enough. Pages that were freed are room."""
         if self._most_pages:
             (pages,) = db.execute("PRAGMA page_count").fetchone()
-            (free,) = db.execute("PRAGMA freelist_count").fetchone()
-            if self._most_pages - pages + free <= self._spare_pages:
-                return f"{self._path} is full: what is left of its max_bytes is for answers"
+            if self._most_pages - pages + _free(db) <= self._spare_pages:
+                return f"what is left of the max_bytes of {self._path} is kept for answers"
         disk = os.statvfs(self._path.parent)
-        if disk.f_blocks and disk.f_bavail * disk.f_frsize <= _SPARE_ON_DISK:
-            return f"the disk of {self._path} is full: what is left of it is for answers"
+        room = disk.f_bavail * disk.f_frsize
+        if disk.f_blocks and room <= _SPARE_ON_DISK and room + _free(db) * self._page_size <= _SPARE_ON_DISK:
+            return f"what is left of the disk of {self._path} is kept for answers"
         return ""
 
     def _same_file(self) -> bool:
@@ -411,6 +513,13 @@ class SqliteStore:
                 "put the file back and restart the gate"
             )
         return not self._trouble
+
+
+def _free(db: sqlite3.Connection) -> int:
+    """Pages of the file that hold nothing."""
+    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    assert isinstance(free, int)
+    return free
 
 
 def _deliver(results: list[tuple[asyncio.Future[Any], Any, Any]]) -> None:

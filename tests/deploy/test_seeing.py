@@ -22,6 +22,7 @@ from gateway.core.problem import Problem
 from gateway.core.record import Kind
 from gateway.ops.metrics import Tally
 from gateway.ports import DuplicateKind, VerdictName
+from gateway.stores.findings import OF_WRITES
 from gateway.stores.redis.marker import AMNESIA
 from tests.deploy.expressions import TARGET, Asked, read
 from tests.e2e.crowd import callers, eventually
@@ -43,7 +44,7 @@ DOMAINS: dict[str, set[str]] = {
     "reason": {each.value for each in Reason} | {each.value for each in PassReason if each.unprotected},
     "problem": {each.slug for each in Problem},
     "operation": {"claim", "settle", "takeover", "look"},
-    "name": {AMNESIA},
+    "name": {AMNESIA, *OF_WRITES},
     "job": {"oncegate"},
 }
 

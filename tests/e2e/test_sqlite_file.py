@@ -237,7 +237,7 @@ async def test_a_full_disk_refuses_claims_and_loses_nothing(origin: Origin, file
             assert again.label == ("replayed" if given.label == "stored" else given.label)
         assert origin.effects == {key.encode(): 1 for key in answers}
         status, told = await guarded(running)
-        assert (status, told) == (200, {"status": "ready"}), "it is full, not away: what it has is replayed"
+        assert (status, told["findings"].keys()) == (503, {"full"}), "readiness says what every new key is told"
         # The window ends, the sweep makes room.
         await eventually(lambda: _status(running, refused), lambda status: status == 201)
         assert origin.effects[refused.encode()] == 1

@@ -15,7 +15,7 @@ from gateway.app import open_store
 from gateway.core.identity import Identity
 from gateway.core.policy import Policy, Route
 from gateway.core.record import Done, Found, keep
-from gateway.ports import IdentityChanged, Nobody, StoreAway, StoreRefused
+from gateway.ports import IdentityChanged, Nobody, StoreAway, StoreFull, StoreRefused
 from gateway.stores.redis import RedisStore, Severity, Trust
 from gateway.stores.redis.findings import (
     evicts,
@@ -340,18 +340,18 @@ async def test_a_marker_that_cannot_be_read_is_no_trust(any_server: RedisServer)
 
 
 async def test_a_full_server_keeps_no_marker_and_is_no_amnesia(any_server: RedisServer) -> None:
-    """At the memory limit the marker cannot be written: claims are refused for that reason alone; it is written as
-    soon as there is room."""
+    """At the memory limit the marker cannot be written: claims are refused for that reason alone, and the alarm names
+    it; the marker is written as soon as there is room."""
     configured(any_server, maxmemory="1", maxmemory_policy="noeviction")
     ear = Ear()
     async with store_on(any_server, ear=ear) as store:
-        with pytest.raises(StoreAway, match="OOM"):
+        with pytest.raises(StoreFull, match="OOM"):
             await claim(store)
         configured(any_server, maxmemory="0")
         with any_server.client() as client:
             await within(IN_TIME, lambda: client.exists(MARKER))
         assert await claim(store) is Done.WON
-        assert ear.alarms == []
+        assert ear.alarms == ["full"]
 
 
 # ── Whose keys they are ───────────────────────────────────────────────────────────────────────────

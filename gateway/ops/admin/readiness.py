@@ -56,7 +56,10 @@ class Readiness:
             return "the gate is stopping"
         if self.exhausted():
             return "file descriptors have run out: the service cannot be connected to (ulimit -n)"
-        return self._store()
+        if why := self._store():
+            return why
+        refused = self.store.claims_refused
+        return f"store-unavailable: {refused}" if refused else ""
 
     def _store(self) -> str:
         if self.store.available:

@@ -17,8 +17,9 @@ walk       from one record to the next, over all primaries
 store      the port's verbs in commands, and script.lua
 """
 
+from ..findings import Finding, Severity
 from .examine import Examined, examine
-from .findings import Finding, Severity, tempered
+from .findings import tempered
 from .marker import Trust
 from .servers import Address, Servers, Tls
 from .store import COMMANDS, RedisStore

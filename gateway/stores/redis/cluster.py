@@ -33,8 +33,8 @@ from redis.crc import key_slot
 
 from ...ports import Observer, StoreAway, StoreUnusable
 from ...tasks import Tasks
+from ..findings import Finding, Severity
 from .bells import Bells, Ear
-from .findings import Finding, Severity
 from .fleet import sent_on
 from .link import ask
 from .marker import Marker, Trust, marker_key
@@ -217,6 +217,11 @@ class Cluster:
             return self._unknown
         troubles = [primary.trouble for primary in self._mapped]
         return "" if "" in troubles else troubles[0]
+
+    @property
+    def claims_refused(self) -> str:
+        refused = [primary.claims_refused for primary in self._mapped]
+        return "" if "" in refused else next(iter(refused), "")
 
     @property
     def findings(self) -> tuple[Finding, ...]:

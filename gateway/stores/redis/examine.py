@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from ...core.identity import Identity
 from ...ports import Nobody, StoreAway, StoreUnusable
-from .findings import Finding, Info, Severity, judge
+from ..findings import Finding, Severity
+from .findings import Info, judge, refuses_writes
 from .link import SCRIPT, Link, ask, login, visit
 from .marker import differs, marker_key, prefix_of, read_marker
-from .permissions import greeting, lacking, nobodys, plays, subscribing
+from .permissions import a_write, greeting, lacking, nobodys, plays, subscribing
 from .pipeline import Pipeline, RedisError, pack
 from .sentinels import finder_of
 from .servers import Address, Servers
@@ -71,7 +72,13 @@ async def _one(servers: Servers, marker: bytes, identity: Identity | None) -> Ex
             # The link knows no names: it goes on trying whatever is in its way.
             name = "read-only" if "is a read-only replica" in link.trouble else "unreachable"
             return Examined(lacks or (Finding(name, Severity.REFUSE, link.trouble),), str(link.address or ""))
-        found = (*lacks, *judge(link.info, servers.replicas, await finder.promotable(), cluster=servers.cluster))
+        refusal = refuses_writes(await link.call(a_write(nobodys(marker))))
+        refusals = () if refusal is None else (refusal,)
+        found = (
+            *lacks,
+            *refusals,
+            *judge(link.info, servers.replicas, await finder.promotable(), cluster=servers.cluster),
+        )
         if identity is not None and not lacks:
             found = (*await _of_marker(link, marker, identity), *found)
         return Examined(found, str(link.address), link.info)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Literal
+
+from ..findings import FULL, OF_WRITES, WRITES_REFUSED, Finding, Severity
+from .pipeline import RedisError, Reply
 
 Info = dict[str, str]
 #: What becomes of a finding that would refuse claims.
@@ -15,26 +17,6 @@ Check = Literal["strict", "warn", "off"]
 def read_info(reply: bytes) -> Info:
     """The fields of an `INFO` reply."""
     return dict(line.split(":", 1) for line in reply.decode(errors="replace").splitlines() if ":" in line)
-
-
-class Severity(Enum):
-    """What a finding means: claims are refused, people are told, or who asks (`oncegate doctor`) is."""
-
-    REFUSE = "refuse"
-    WARN = "warn"
-    ADVISE = "advise"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something about the store: a name, and what it means and what to change."""
-
-    name: str
-    severity: Severity
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.text}"
 
 
 def judge(
@@ -53,16 +35,48 @@ def judge(
 
 
 def tempered(findings: tuple[Finding, ...], check: Check) -> tuple[Finding, ...]:
-    """The findings as `store_check` takes them."""
+    """The findings as `store_check` takes them. A server that refuses writes does so under each of them."""
     match check:
         case "strict":
             return findings
         case "warn":
             return tuple(
-                replace(each, severity=Severity.WARN) if each.severity is Severity.REFUSE else each for each in findings
+                replace(each, severity=Severity.WARN)
+                if each.severity is Severity.REFUSE and each.name not in OF_WRITES
+                else each
+                for each in findings
             )
         case "off":
-            return ()
+            return tuple(each for each in findings if each.name in OF_WRITES)
+
+
+#: Error replies by which a server refuses every new key for now: the finding, what failed, and what to do.
+_REFUSALS = {
+    "OOM": (
+        FULL,
+        "Redis has no memory for new keys",
+        "Raise maxmemory, or shorten the windows of the routes; do not let it evict.",
+    ),
+    "MISCONF": (
+        WRITES_REFUSED,
+        "Redis refuses writes because it cannot save them",
+        "Free its disk, or correct what its log names.",
+    ),
+    "NOREPLICAS": (
+        WRITES_REFUSED,
+        "Redis refuses writes because it has too few replicas",
+        "Bring its replicas back, or lower min-replicas-to-write.",
+    ),
+}
+
+
+def refuses_writes(reply: Reply) -> Finding | None:
+    """The finding about a server whose reply to a write is an error that every new key gets."""
+    if not isinstance(reply, RedisError) or reply.code not in _REFUSALS:
+        return None
+    name, failed, change = _REFUSALS[reply.code]
+    cause = str(reply).partition(" ")[2].rstrip(" .")
+    return Finding(name, Severity.REFUSE, f"{failed}: {cause}. {change}")
 
 
 def evicts(info: Info) -> Finding | None:

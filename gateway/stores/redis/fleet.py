@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ...ports import Observer
+from ..findings import Finding
 from .bells import Bells
-from .findings import Finding
 from .marker import Marker, Trust, marker_key
 from .pipeline import RedisError, Reply
 from .primary import Common, Primary
@@ -58,6 +58,10 @@ class Fleet(Protocol):
     @property
     def trouble(self) -> str:
         """Why no claim can be made anywhere; empty while one can."""
+
+    @property
+    def claims_refused(self) -> str:
+        """As `Store.claims_refused`: empty while one primary accepts claims."""
 
     @property
     def findings(self) -> tuple[Finding, ...]: ...
@@ -115,6 +119,10 @@ class One:
     @property
     def trouble(self) -> str:
         return self._primary.trouble
+
+    @property
+    def claims_refused(self) -> str:
+        return self._primary.claims_refused
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -19,7 +19,8 @@ from typing import Literal
 from ...core.identity import FORMAT, Identity, dumped
 from ...core.problem import Problem
 from ...ports import StoreAway
-from .findings import Check, Finding, Severity
+from ..findings import Finding, Severity
+from .findings import Check
 from .pipeline import RedisError, Reply, pack
 
 OnAmnesia = Literal["warn", "refuse"]

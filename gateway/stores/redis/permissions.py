@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .findings import Finding, Severity
+from ..findings import Finding, Severity
 from .pipeline import RedisError, Reply, pack
 from .servers import Servers
 
@@ -35,10 +35,19 @@ _KEYS = Play("keys", (), "nothing could be claimed")
 _CHANNELS = Play("channels", (), _LATE, Severity.WARN)
 
 
+def _set(key: bytes) -> tuple[bytes, ...]:
+    return (b"SET", key, b"", b"XX", b"GET", b"PX", b"1")
+
+
+def a_write(key: bytes) -> bytes:
+    """A write that a server refuses as it would refuse a claim, and that changes nothing if `key` does not exist."""
+    return pack(*_set(key))
+
+
 def plays(servers: Servers, key: bytes) -> tuple[Play, ...]:
     """Of what is asked over the connection of the records, and the lanes."""
     found = [
-        Play("set", (b"SET", key, b"", b"XX", b"GET", b"PX", b"1"), "nothing could be claimed"),
+        Play("set", _set(key), "nothing could be claimed"),
         Play("get", (b"GET", key), "nothing could be claimed"),
         Play("pttl", (b"PTTL", key), "no duplicate could be answered"),
         Play("del", (b"DEL", key), "no key could be freed"),

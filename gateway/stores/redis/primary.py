@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ...ports import IdentityChanged, Observer, StoreAway, StoreRefused
+from ...ports import IdentityChanged, Observer, StoreAway, StoreFull, StoreRefused
 from ...tasks import Tasks
+from ..findings import FULL, OF_WRITES, ClaimRefusals, Finding, Severity, announce
 from .bells import Bells, Ear
-from .findings import Check, Finding, Severity, judge, read_info, tempered
+from .findings import Check, judge, read_info, refuses_writes, tempered
 from .link import Link
 from .marker import AMNESIA, IDENTITY_CHANGED, Marker, prefix_of
-from .permissions import lacking, nobodys, plays
+from .permissions import a_write, lacking, nobodys, plays
 from .pipeline import Pipeline, RedisError, Reply, pack
 from .servers import Finder, Servers
 from .waited import Waited
@@ -76,6 +77,7 @@ class Primary:
         #: Why its cluster lets nobody write, as it says itself.
         self.down = ""
         self._refused: Finding | None = None
+        self._refusals = ClaimRefusals(lambda: asyncio.get_running_loop().time())
         #: What the user may not do, and the connection over which that was found out.
         self._lacking: tuple[Finding, ...] = ()
         self._played: Pipeline | None = None
@@ -107,6 +109,9 @@ class Primary:
         if refused is not None and refused.name == IDENTITY_CHANGED:
             raise IdentityChanged(str(refused))
         if (self._met is not self.main.pipeline or self.down) and (not self._unmet or refused is None):
+            finding = self._refusals.finding
+            if finding is not None and finding.name == FULL and "OOM" in self._unmet:
+                raise StoreFull(self.trouble)  # a server that was full when it was first met
             raise StoreAway(self.trouble, ambiguous=False)
         if refused is not None:
             raise StoreRefused(str(refused))
@@ -125,6 +130,21 @@ class Primary:
             self.down = f"Redis: {error}"
             self._changed()
         return StoreAway(f"Redis: {error}", ambiguous=False)
+
+    @property
+    def claims_refused(self) -> str:
+        """Why the server refuses new claims although it answers; empty while it accepts them."""
+        return "" if self._refusals.finding is None else str(self._refusals.finding)
+
+    def wrote(self, reply: Reply) -> None:
+        """Record what the server replied to a write of a new key."""
+        before = self._refusals.finding
+        if (finding := refuses_writes(reply)) is not None:
+            self._refusals.refused(finding)
+        elif not isinstance(reply, RedisError):
+            self._refusals.accepted()
+        if self._refusals.finding is not before:
+            self._judge()
 
     def leave(self, why: str) -> None:
         self.main.abort(why)
@@ -210,32 +230,29 @@ class Primary:
         self._told(self)
 
     def _judge(self) -> None:
-        servers, observer, say = self._common.servers, self._common.observer, self._common.say
+        servers = self._common.servers
         of_server = judge(self.main.info, servers.replicas, self._promotable, cluster=servers.cluster)
         # The marker's first: another identity outdoes whatever else speaks against a claim.
         of_marker = () if self._marker is None else self._marker.findings
-        found = (*of_marker, *tempered((*self._lacking, *of_server), self._common.check))
+        of_writes = self._refusals.findings
+        found = (*of_marker, *tempered((*self._lacking, *of_writes, *of_server), self._common.check))
         found = tuple(each for each in found if each.severity is not Severity.ADVISE)
         if self.label:
             found = tuple(replace(each, text=f"at {self.label}: {each.text}") for each in found)
         before, self.findings = self.findings, found
-        self._refused = next((each for each in found if each.severity is Severity.REFUSE), None)
-        for each in found:
-            if each not in before:
-                if each.severity is Severity.REFUSE or each.name == AMNESIA:
-                    observer.alarm(each.text, finding=each.name, severity=each.severity.value)
-                else:
-                    say("warning", each.text, finding=each.name)
-        for name in {each.name for each in before} - {each.name for each in found}:
-            where = {"at": self.label} if self.label else {}
-            say("info", "what was found wrong with the store is no longer so", finding=name, **where)
+        # A server that refuses writes may still be read: claims are sent, and it decides.
+        refusing = (each for each in found if each.severity is Severity.REFUSE and each.name not in OF_WRITES)
+        self._refused = next(refusing, None)
+        announce(before, found, self._common.observer, self._common.say, alarming=(AMNESIA,), at=self.label)
 
     async def meet(self) -> None:
-        """Look at the marker. Until that was done over a new connection nothing is claimed."""
+        """Look at the marker, and at whether the server accepts writes. Until that was done over a new connection
+        nothing is claimed."""
         pipeline, marker = self.main.pipeline, self._marker
         try:
             if marker is not None:
                 await self._play(marker)
+                self.wrote(await self.main.call(a_write(nobodys(marker.key))))
                 await marker.read(self._ask_marker)
         except StoreAway as away:
             self._unmet = away.why

@@ -17,7 +17,7 @@ from typing import Any
 from ...core.record import Done, Found, Kind, Record, Settlement, Stamp, State, refused
 from ...ports import Bell, Observer, Page, RecordUnreadable, StoreAway, Stored, StoreFull, Told
 from ..codec import VERSION, PlainForm, Unreadable, decode, encode, stored
-from .findings import Finding
+from ..findings import Finding, unheard
 from .fleet import REDIRECTS, Fleet, One, sent_on
 from .link import LOOK, LOOK_SHA, SCRIPT, SHA
 from .marker import Trust
@@ -47,9 +47,6 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def _unheard(level: str, what: str, **facts: object) -> None: ...
-
-
 class RedisStore:
     """The store on `servers`, under `prefix`, as far as `trust` goes. `say` writes what is no alarm to the log."""
 
@@ -62,7 +59,7 @@ class RedisStore:
         *,
         prefix: str = "og:",
         trust: Trust = Trust(),  # noqa: B008  # a constant
-        say: Callable[..., None] = _unheard,
+        say: Callable[..., None] = unheard,
     ) -> None:
         self._prefix = prefix.encode()
         self._up = asyncio.Event()
@@ -88,6 +85,10 @@ class RedisStore:
     @property
     def findings(self) -> tuple[Finding, ...]:
         return self._fleet.findings
+
+    @property
+    def claims_refused(self) -> str:
+        return self._fleet.claims_refused
 
     @property
     def flushes(self) -> int:
@@ -331,6 +332,7 @@ class RedisStore:
     async def _claim_refused(self, name: bytes, primary: Primary, error: RedisError) -> Found:
         """A claim at a server that takes no writes for now, for want of room, of replicas or of a snapshot that
         succeeded: a completed record can still be replayed."""
+        primary.wrote(error)
         if error.code in ("OOM", "NOREPLICAS", "MISCONF"):
             seen = await self.look(name)
             if seen is not None:
