@@ -116,6 +116,33 @@ class Problem(Enum):
         None,
         Label.REFUSED,
     )
+    EXPECTATION_FAILED = (
+        "expectation-failed",
+        417,
+        "The expectation is not supported",
+        "Send Expect: 100-continue or no Expect field. The request was not executed.",
+        NO_EFFECT,
+        None,
+        Label.REFUSED,
+    )
+    METHOD_NOT_ALLOWED = (
+        "method-not-allowed",
+        405,
+        "The method is not allowed here",
+        "Use one of the methods in the Allow field. The request was not executed.",
+        NO_EFFECT,
+        None,
+        Label.REFUSED,
+    )
+    METHOD_UNSUPPORTED = (
+        "method-unsupported",
+        501,
+        "The method is not supported",
+        "Use a method that HTTP defines, in capital letters. The request was not executed.",
+        NO_EFFECT,
+        None,
+        Label.REFUSED,
+    )
     CODING_UNSUPPORTED = (
         "coding-unsupported",
         501,

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import httptools
@@ -23,6 +25,7 @@ from ..core.limit import Limit
 from ..core.message import values
 from ..core.problem import Problem, Refusal
 from .door import Guarded, Head, Passing, Refused, too_large
+from .foreign import Http2, beginning
 from .likeness import Likeness, of_requests
 from .line import NEXT_WORD
 from .proxies import without_hearsay
@@ -42,6 +45,8 @@ _PIECE = 16 << 10
 #: Bytes of an unguarded body that are read ahead of its turn.
 _BODY_AHEAD = 256 << 10
 _PARSER = httptools.HttpRequestParser
+#: How llhttp says that HTTP/2 begins.
+_PREFACE = "Pause on PRI/Upgrade"
 
 
 class ClientConnection(Turns):
@@ -57,8 +62,12 @@ class ClientConnection(Turns):
         #: What its last head looked like, where it can be said; and whether the parser is in the midst of a message.
         self._like: Likeness | None = None
         self._amid = False
+        #: What the client has sent of its request, until its first line is there, and its head has been read.
+        self._line = b""
         self._upgrading = False
         self._synthetic = False
+        #: What comes is held until it is known in which protocol it is.
+        self._held = False
         self._lingered = 0
         self._checked = 0.0
         #: The request whose body is timed, and for how long it has been read.
@@ -165,28 +174,33 @@ class ClientConnection(Turns):
     def _feed(self, data: bytes, *, more: bool = False) -> None:
         """Parse `data`. `more`: the client has sent what follows it, too."""
         self._fed += len(data)
-        self._feeding = self._amid = True
+        self._feeding = True
+        if self._held and not self._queue:
+            self._held, self._parser = False, httptools.HttpRequestParser(self)
         try:
-            while data:
+            while data and not self._deaf:
+                piece, data = self._cut(data)
                 try:
-                    self._parser.feed_data(data)
-                except httptools.HttpParserUpgrade as upgrade:
-                    data = self._parse_on(data[upgrade.args[0] :])
-                    continue
+                    try:
+                        self._parser.feed_data(piece)
+                    except httptools.HttpParserUpgrade as upgrade:
+                        data = self._parse_on(piece[upgrade.args[0] :] + data)
                 except httptools.HttpParserCallbackError as error:
                     # No fault of the client's: an exception of ours comes as the context of the parser's own.
                     self.server.observer.alarm("a request could not be read", error=repr(error.__context__))
                     self.abort()
                     return
+                except httptools.HttpParserInvalidMethodError as error:
+                    self._begins_otherwise(str(error))
                 except httptools.HttpParserError as error:
-                    if not self._deaf:
+                    if _PREFACE in str(error) and not self._queue:
+                        self._parser = Http2(self.write, self._refuse_stream)
+                    elif not self._deaf:
                         self._broken(error)
-                    return
-                break
         finally:
             self._feeding = False
+            self._amid = self._within()
         visit = self._reading
-        self._amid = visit is not None or self._in_head or self._synthetic or type(self._parser) is not _PARSER
         if visit is not None:
             if visit.tunnel is not None:
                 visit.tunnel.request_fed()
@@ -194,6 +208,47 @@ class ClientConnection(Turns):
                 self._answer(visit, visit.way)  # without the rest of its body
         if self._fed > self.server.longest_head and not self._deaf:
             self._refuse_head()
+
+    def _within(self) -> bool:
+        """Whether the parser is within a message."""
+        return self._reading is not None or self._in_head or self._synthetic or type(self._parser) is not _PARSER
+
+    def _cut(self, data: bytes) -> tuple[bytes, bytes]:
+        """The bytes to parse next, and the rest. A message ends where a piece ends, so that every request is known to
+        begin where a piece begins."""
+        visit = self._reading
+        if type(self._parser) is not _PARSER:
+            return data, b""
+        if visit is not None and visit.head.length:
+            size = visit.head.length - visit.size
+        elif data[0] in b"\r\n" and self._within():  # the end of a head, or of chunks, may have been split
+            size = len(data) - len(data.lstrip(b"\r\n"))
+        else:
+            size = data.find(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else len(data)
+        piece = data[:size]
+        return piece if visit is not None else self._opened(piece), data[size:]
+
+    def _opened(self, piece: bytes) -> bytes:
+        """Note the line that a request begins with."""
+        if b"\n" not in self._line.lstrip(b"\r\n"):
+            self._line += piece
+        return piece
+
+    def _begins_otherwise(self, why: str, more: bytes = b"") -> None:
+        """Refuse a message that does not begin with a known method, once enough of it has arrived to say what it is."""
+        self._line += more
+        refusal = beginning(self._line, why)
+        if refusal is None:
+            self._parser = _Instead(partial(self._begins_otherwise, why))
+        elif not self._deaf:
+            self._deafen()
+            self._last_words(refusal)
+
+    def _refuse_stream(self, stream: int) -> None:
+        """Answer the first request of an HTTP/2 connection."""
+        self._stream = stream
+        self._deafen()
+        self._last_words(Refusal(Problem.VERSION_UNSUPPORTED, "This is HTTP/2."))
 
     def eof_received(self) -> bool:
         self._ended = True
@@ -261,6 +316,7 @@ class ClientConnection(Turns):
     def on_headers_complete(self) -> None:
         if self._deaf:
             return
+        self._line = b""
         lines, self._lines = self._lines, []  # from here on, trailers
         if self._synthetic:
             return  # it was our own head
@@ -350,7 +406,7 @@ class ClientConnection(Turns):
         )
         if visit.protocols:
             self.on_message_complete()
-            self._parser = _Held(self)
+            self._held, self._parser = True, _Instead(self._hold)
             return rest
         self._parser = httptools.HttpRequestParser(self)
         self._synthetic = True
@@ -362,7 +418,8 @@ class ClientConnection(Turns):
             if head.length
             else b""
         )
-        return b"POST / HTTP/1.1\r\nHost: upgraded\r\n%b\r\n" % framing + rest
+        self._parser.feed_data(b"POST / HTTP/1.1\r\nHost: upgraded\r\n%b\r\n" % framing)
+        return rest
 
     def _offered(self, head: Head) -> tuple[bytes, ...]:
         """What the request may be upgraded to. A body would have to be read first, and HTTP/1.0 has no upgrades
@@ -371,14 +428,10 @@ class ClientConnection(Turns):
             return ()
         return offered(head.fields, self.server.protocols)
 
-    def feed_behind(self, data: bytes) -> None:
-        """`data` came behind a request for an upgrade."""
-        if self._queue:
-            self._unread = data
-            self.pause()
-        else:
-            self._parser = httptools.HttpRequestParser(self)
-            self._parser.feed_data(data)
+    def _hold(self, data: bytes) -> None:
+        """`data` came behind a request for an upgrade that is not answered yet."""
+        self._unread += data
+        self.pause()
 
     # ── In the course of time ─────────────────────────────────────────────────────────────────────
 
@@ -448,24 +501,14 @@ class ClientConnection(Turns):
         self._last_words(Refusal(Problem.REQUEST_TIMEOUT, what, limit=limit))
 
 
-class _Held:
-    """Stands in for the parser while nobody knows whether what comes next is HTTP: behind a request that asks for
-    another protocol it is held until that one is answered, and then parsed. (If it is upgraded nobody asks here.)"""
+class _Instead:
+    """Stands in for the parser while what comes is no HTTP/1.1, or may be none; and once the connection has ended."""
 
-    def __init__(self, conn: ClientConnection) -> None:
-        self._conn = conn
-
-    def feed_data(self, data: bytes) -> None:
-        self._conn.feed_behind(data)
+    def __init__(self, feed_data: Callable[[bytes], None]) -> None:
+        self.feed_data = feed_data
 
 
-class _Spent:
-    """Stands in for the parser of a connection that has ended."""
-
-    def feed_data(self, data: bytes) -> None: ...
-
-
-_SPENT = _Spent()
+_SPENT = _Instead(lambda _: None)
 
 
 def _overloaded() -> Refusal:

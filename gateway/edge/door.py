@@ -27,7 +27,7 @@ from .authority import is_host
 from .budget import Budget
 from .fit import Fit
 from .intermediary import one_hop_less, origin_form, with_host
-from .published import Published
+from .published import Asterisk, Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,15 @@ class Passing:
 
 
 class Told:
-    """It asks for the published policy."""
+    """It asks the gateway itself: for the published policy, or for what the server can do."""
 
     route: None = None
 
-    def __init__(self, published: Published) -> None:
+    def __init__(self, published: Published | Asterisk) -> None:
         self.published = published
+
+
+_ASTERISK = Told(Asterisk())
 
 
 @value
@@ -178,7 +181,7 @@ class Door:
         self.budget = budget
         self._hint = hint
         self._fit = Fit(hint, unfit)
-        self._told = None if published is None else Told(published)
+        self._published = published
         self._provers = provers or {}
         self._known: set[bytes] = set()
         self._shapes: set[Shape] = set()
@@ -246,13 +249,17 @@ class Door:
         fault = self._framing(head, names)
         if fault is not None:
             return Refused(fault)
-        if self._told is not None and self._told.published.asks(head.method, head.target):
-            return self._told
+        if self._published is not None and self._published.asks(head.method, head.target):
+            return Told(self._published)
+        if head.target == b"*":
+            return _ASTERISK
         route = self.table.match(head.method, head.host, head.target)
         if route is None:
             return Refused(Refusal(Problem.NO_ROUTE))
         if route is AMBIGUOUS or not isinstance(route, Route):
             return Refused(_malformed("The path reads two ways, and they lead to different routes."))
+        if head.method in _TRACED and (fault := self._traced(head, route)) is not None:
+            return Refused(fault, route)
         policy = route.policy
         prove = nobody if policy.tokens is None else self._provers.get(policy.tokens, nobody)
         verdict = admit(head.method, head.fields, policy, head.target, certificate=head.certificate, prove=prove)
@@ -364,6 +371,8 @@ class Door:
         Fills in the head's framing.
         """
         bounds = self.bounds
+        if names.length >= 0:
+            head.length = int(head.fields.values[names.length])
         if len(head.target) > bounds.target:
             return Refusal(
                 Problem.TARGET_TOO_LONG,
@@ -379,8 +388,6 @@ class Door:
             )
         if head.version not in ("1.1", "1.0"):
             return Refusal(Problem.VERSION_UNSUPPORTED)
-        if names.length >= 0:
-            head.length = int(fields.values[names.length])
         if names.host >= 0:
             head.host = fields.values[names.host].strip(b" \t")
         if not names.plain and (fault := self._unusual(head)) is not None:
@@ -392,7 +399,7 @@ class Door:
             return _malformed(f"The target must be a path, or a path behind {scheme} and a host.")
         if b"#" in head.target:
             return _malformed("The target has a fragment.")
-        return self._traced(head) if head.method in _TRACED else None
+        return None
 
     def _unusual(self, head: Head) -> Refusal | None:
         """Of a head that has more in its framing than just one Host and one length."""
@@ -402,7 +409,7 @@ class Door:
         if b"expect" in at:
             head.expects = head.version == "1.1"
             if any(value.lower() != b"100-continue" for value in fields.all(b"expect")):
-                return _malformed("The expectation is not 100-continue.")
+                return Refusal(Problem.EXPECTATION_FAILED)
         if b"connection" in at and b"host" in listed(fields, b"connection"):
             return _malformed("The Connection field names Host.")
         if len(hosts) != 1 and not (not hosts and head.version == "1.0"):
@@ -426,9 +433,13 @@ class Door:
         head.fields = with_host(head.fields, head.host)
         return True
 
-    def _traced(self, head: Head) -> Refusal | None:
-        if head.method == b"TRACE" and head.has_body:
-            return _malformed("A TRACE has no content.")  # RFC 9110 §9.3.8
+    def _traced(self, head: Head, route: Route) -> Refusal | None:
+        """A TRACE would show its client what the gateway and the proxies before it have added: credentials and more."""
+        if head.method == b"TRACE":
+            if route.match.methods is None:  # it does not name the method
+                return Refusal(Problem.METHOD_NOT_ALLOWED)
+            if head.has_body:
+                return _malformed("A TRACE has no content.")  # RFC 9110 §9.3.8
         if b"max-forwards" not in head.fields.shape.at:
             return None
         try:

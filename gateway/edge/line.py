@@ -12,6 +12,7 @@ from ..core.message import values
 from ..core.problem import Refusal
 from ..ports import Account, VerdictName
 from .door import Head, Passing, Refused, Told
+from .foreign import in_frames
 from .render import connection_field, problem
 from .shared import Shared
 from .visit import Visit
@@ -47,6 +48,8 @@ class Line(asyncio.Protocol):
         self._ended = False
         self._moved = False
         self._unsent = 0
+        #: The stream of an HTTP/2 client that is refused; 0 in HTTP/1.1.
+        self._stream = 0
         self.full = False
 
     def write(self, data: bytes) -> None:
@@ -72,7 +75,7 @@ class Line(asyncio.Protocol):
 
     def problem(self, visit: Visit, refusal: Refusal) -> bytes:
         server = self.server
-        return problem(
+        data = problem(
             refusal,
             connection=connection_field(keep_alive=visit.keeps_alive(), http10=visit.http10),
             wall=server.clock.wall(),
@@ -80,6 +83,7 @@ class Line(asyncio.Protocol):
             body_wanted=visit.head.method != b"HEAD",
             origin=b"" if server.origins is None else server.origins.of_problem(visit.head.fields),
         )
+        return in_frames(data, self._stream) if self._stream else data
 
     def account(self, visit: Visit, status: int, refusal: Refusal | None = None, *, detail: str = "") -> None:
         """Tell the observer of a request that had no exchange."""

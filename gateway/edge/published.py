@@ -14,7 +14,7 @@ from ..core.document import document
 from ..core.fields import Fields
 from ..core.instant import http_date
 from ..core.policy import Route, host_matcher
-from .render import status_line
+from .render import ALLOW, status_line
 
 #: How long a client may go by what it has read, in seconds.
 FRESH = 300
@@ -69,6 +69,17 @@ class Published:
             return 304, b"%b%b\r\n" % (status_line(304), head)
         framing = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(page.body)
         return 200, b"%b%b%b\r\n%b" % (status_line(200), head, framing, b"" if method == b"HEAD" else page.body)
+
+
+class Asterisk:
+    """The answer to `OPTIONS *`, which asks for what the server as a whole can do (RFC 9110 §9.3.7)."""
+
+    def answer(
+        self, method: bytes, host: bytes, fields: Fields, *, connection: bytes, wall: int, origin: bytes
+    ) -> tuple[int, bytes]:
+        """As `Published.answer`."""
+        date = b"Date: %b\r\n" % http_date(wall // 1000)
+        return 204, b"%b%b%b%b%b\r\n" % (status_line(204), ALLOW, date, origin, connection)
 
 
 def _has(fields: Fields, etag: bytes) -> bool:

@@ -19,6 +19,8 @@ _STATUS_LINES = {
     int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus if status >= 200
 }
 CLOSE = b"Connection: close\r\n"
+#: Methods that no route has to allow by name.
+ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 REPLAYED = b"Idempotent-Replayed: true\r\n"
 _BODILESS = frozenset((204, 304))
 _ADVICE = {True: b"true", False: b"false"}
@@ -114,6 +116,8 @@ def problem(
         fields.append(b"X-Should-Retry: %b\r\nStripe-Should-Retry: %b\r\n" % (advice, advice))
     if kind is Problem.SCOPE_INVALID:
         fields.append(b'WWW-Authenticate: Bearer error="invalid_token"\r\n')  # RFC 9110 §15.5.2, RFC 6750 §3.1
+    if kind is Problem.METHOD_NOT_ALLOWED:
+        fields.append(ALLOW)
     framing = b"Content-Length: %d\r\n" % len(body)
     return b"".join(
         (status_line(kind.status), *fields, origin, framing, connection, b"\r\n", body if body_wanted else b"")

@@ -229,6 +229,8 @@ class Turns(Line):
         refusal = Refusal(Problem.REQUEST_MALFORMED, f"{what[:1].upper()}{what[1:]}.")
         if what == "Invalid HTTP version" or "PRI" in what:
             refusal = Refusal(Problem.VERSION_UNSUPPORTED)
+        elif what.startswith("Invalid method for HTTP"):  # one of RTSP
+            refusal = Refusal(Problem.METHOD_UNSUPPORTED)
         self._last_words(refusal)
 
     def _refuse_head(self) -> None:

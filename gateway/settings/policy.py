@@ -364,7 +364,7 @@ class MatchShape(Shape):
     methods: Annotated[
         frozenset[Annotated[bytes, PlainValidator(values.method)]] | None,
         BeforeValidator(values.listing("a list of methods such as [POST]")),
-    ] = Field(None, description="The methods; all by default.")
+    ] = Field(None, description="The methods; all but TRACE by default.")
 
 
 class RouteShape(PolicyShape):

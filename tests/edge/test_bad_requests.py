@@ -4,13 +4,15 @@ be one message that no two readers can read in two ways."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.edge.stand import ByHand, drain, edge, eventually, head_of
+from tests.edge.stand import ByHand, drain, edge, eventually, head_of, piece
 from tests.harness import Origin, Received, ask, configuration
 from tests.tokens.issuer import EC_KEY, ISSUER, jwk, published
 
@@ -50,6 +52,16 @@ def malformed(sent: bytes) -> Row:
 def refused(sent: bytes, problem: str = "request-malformed", status: int = 400) -> Row:
     """It was read whole, so the connection goes on."""
     return Row(sent, status, problem, closed=False)
+
+
+def unknown(sent: bytes) -> Row:
+    """A method that HTTP does not define, or not for this gateway. It cannot be parsed any further."""
+    return Row(sent, 501, "method-unsupported")
+
+
+def unexpected(sent: bytes) -> Row:
+    """An expectation other than 100-continue."""
+    return Row(sent, 417, "expectation-failed")
 
 
 def served(
@@ -158,7 +170,14 @@ ROWS = {
     "an authority as a target": malformed((POST + EMPTY).replace(b"/orders", b"a:80")),
     "a target without its slash": malformed((POST + EMPTY).replace(b"/orders", b"orders")),
     "an asterisk to POST": refused((POST + EMPTY).replace(b"/orders", b"*")),
-    "an asterisk to OPTIONS": refused(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "no-route", 404),
+    "an asterisk to OPTIONS": Row(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 204, None, closed=False),
+    "an asterisk to OPTIONS without Host": refused(b"OPTIONS * HTTP/1.1\r\n\r\n"),
+    "an asterisk to OPTIONS with a body": Row(
+        b"OPTIONS * HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 204, None, closed=False
+    ),
+    "an asterisk to OPTIONS that may go no further": Row(
+        b"OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n", 204, None, closed=False
+    ),
     "a fragment": refused((POST + EMPTY).replace(b"/orders", b"/orders#a")),
     "a space in the target": malformed((POST + EMPTY).replace(b"/orders", b"/or ders")),
     "another alphabet in the target": malformed((POST + EMPTY).replace(b"/orders", b"/\xc3\xa9")),
@@ -168,12 +187,20 @@ ROWS = {
     # Methods (RFC 9110 §9)
     "CONNECT": malformed(b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n"),
     "CONNECT to a path": malformed(b"CONNECT /orders HTTP/1.1\r\nHost: a\r\n" + KEY + b"\r\n"),
-    "an unknown method": malformed((POST + EMPTY).replace(b"POST", b"BREW")),
-    "a method in lower case": malformed((POST + EMPTY).replace(b"POST", b"post")),
+    "an unknown method": unknown((POST + EMPTY).replace(b"POST", b"BREW")),
+    "a method in lower case": unknown((POST + EMPTY).replace(b"POST", b"post")),
+    "a method with every kind of character": unknown((POST + EMPTY).replace(b"POST", b"!#$%&'*+-.^_`|~0aZ")),
+    "an unknown method in HTTP/1.0": unknown((POST + EMPTY).replace(b"POST", b"BREW").replace(b"1.1", b"1.0")),
+    "an unknown method and no version": malformed((POST + EMPTY).replace(b"POST", b"BREW").replace(b" HTTP/1.1", b"")),
+    "an unknown method and another protocol": malformed(
+        (POST + EMPTY).replace(b"POST", b"BREW").replace(b"HTTP", b"ICAP")
+    ),
+    "a method in another alphabet": malformed((POST + EMPTY).replace(b"POST", b"P\xc3\x96ST")),
+    "a method of RTSP": unknown((POST + EMPTY).replace(b"POST", b"SETUP")),
+    "a method that IIS traces with": unknown(keyless(b"TRACK", b"/orders")),
     "no method": malformed(b"/orders HTTP/1.1\r\nHost: a\r\n" + KEY + EMPTY),
     # Versions (RFC 9112 §2.3)
     "HTTP/2.0": Row((POST + EMPTY).replace(b"HTTP/1.1", b"HTTP/2.0"), 505, "version-unsupported"),
-    "HTTP/2's preface": Row(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "version-unsupported"),
     "HTTP/3.7": Row((POST + EMPTY).replace(b"HTTP/1.1", b"HTTP/3.7"), 505, "version-unsupported"),
     "HTTP/1.2": Row((POST + EMPTY).replace(b"HTTP/1.1", b"HTTP/1.2"), 505, "version-unsupported"),
     "HTTP/0.9": Row(b"GET /orders\r\n\r\n", 505, "version-unsupported"),
@@ -218,11 +245,11 @@ ROWS = {
     "Connection names Host, unguarded": refused(b"GET /open/x HTTP/1.1\r\nHost: a\r\nConnection: hOsT, x\r\n\r\n"),
     "Connection names what is for one hop": served(POST + b"Connection: TE, X-Mine\r\nTE: trailers\r\n" + EMPTY),
     # Expectations (RFC 9110 §10.1.1)
-    "an expectation that nobody knows": malformed(POST + b"Expect: 200-ok\r\nContent-Length: 5\r\n\r\n"),
-    "an expectation that nobody knows, and its body": malformed(
+    "an expectation that nobody knows": unexpected(POST + b"Expect: 200-ok\r\nContent-Length: 5\r\n\r\n"),
+    "an expectation that nobody knows, and its body": unexpected(
         POST + b"Expect: 200-ok\r\nContent-Length: 5\r\n\r\nhello"
     ),
-    "an expectation and another": malformed(POST + b"Expect: 100-continue, x\r\nContent-Length: 5\r\n\r\n"),
+    "an expectation and another": unexpected(POST + b"Expect: 100-continue, x\r\nContent-Length: 5\r\n\r\n"),
     # Sizes
     "a head that is too large": refused(POST + b"X: " + b"x" * (70 << 10) + b"\r\n" + EMPTY, "head-too-large", 431),
     "a head without end": Row(POST + b"X: " + b"x" * (200 << 10), 431, "head-too-large"),
@@ -322,6 +349,8 @@ ROWS |= {
     "two spaces before the target": served((POST + EMPTY).replace(b"POST ", b"POST  "), target=b"/orders"),
     "a line end in the target": Row(to(b"/orders\r\nX: y"), 505, "version-unsupported"),
     "PROXY protocol": malformed(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + POST + EMPTY),
+    "PROXY protocol without addresses": malformed(b"PROXY UNKNOWN\r\n" + POST + EMPTY),
+    "half of PROXY protocol 2": malformed(b"\r\n\r\n\x00\r\nQUIX\n" + POST + EMPTY),
     "JSON": malformed(b'{"a":1}\r\n\r\n'),
     "a parenthesis in a name": malformed(POST + b"X(: a\r\n" + EMPTY),
     "a slash in a name": malformed(POST + b"X/Y: a\r\n" + EMPTY),
@@ -367,7 +396,7 @@ ROWS |= {
     "an absolute target of another scheme": refused(to(b"ftp://a/orders")),
     "an absolute target with a fragment": refused(to(b"http://a/orders#b")),
     "an absolute target that reads two ways": refused(to(b"http://a/open/../orders")),
-    "OPTIONS to a whole server": refused(keyless(b"OPTIONS", b"http://a"), "no-route", 404),
+    "OPTIONS to a whole server": Row(keyless(b"OPTIONS", b"http://a"), 204, None, closed=False),
     # Targets in origin form: byte for byte
     "a broken escape": refused(to(b"/orders/%zz")),
     "half an escape": refused(to(b"/orders/%")),
@@ -384,17 +413,35 @@ ROWS |= {
         keyless(b"OPTIONS", b"/orders", b"Max-Forwards: 0\r\n\r\n"), "no-route", 404
     ),
     "OPTIONS that may go further": served(keyless(b"OPTIONS", b"/orders", b"Max-Forwards: 10\r\n\r\n")),
+    "TRACE": refused(
+        keyless(b"TRACE", b"/orders", b"Authorization: Basic x\r\nCookie: a=b\r\n\r\n"), "method-not-allowed", 405
+    ),
+    "TRACE of what is not guarded": refused(keyless(b"TRACE", b"/open/x"), "method-not-allowed", 405),
     "TRACE that may go no further": refused(
-        keyless(b"TRACE", b"/orders", b"Max-Forwards: 00\r\n\r\n"), "no-route", 404
+        keyless(b"TRACE", b"/orders", b"Max-Forwards: 00\r\n\r\n"), "method-not-allowed", 405
     ),
-    "TRACE that counts its hops in words": refused(keyless(b"TRACE", b"/orders", b"Max-Forwards: few\r\n\r\n")),
-    "TRACE that counts its hops twice": refused(
-        keyless(b"TRACE", b"/orders", b"Max-Forwards: 5\r\nMax-Forwards: 0\r\n\r\n")
+    "TRACE with a body": refused(
+        keyless(b"TRACE", b"/orders", b"Content-Length: 5\r\n\r\nhello"), "method-not-allowed", 405
     ),
-    "TRACE with a body": refused(keyless(b"TRACE", b"/orders", b"Content-Length: 5\r\n\r\nhello")),
+    "TRACE that its route names": served(keyless(b"TRACE", b"/traced")),
+    "TRACE that its route names and that may go further": served(
+        keyless(b"TRACE", b"/traced", b"Max-Forwards: 10\r\n\r\n")
+    ),
+    "TRACE that its route names and that may go no further": refused(
+        keyless(b"TRACE", b"/traced", b"Max-Forwards: 00\r\n\r\n"), "no-route", 404
+    ),
+    "TRACE that its route names with hops in words": refused(
+        keyless(b"TRACE", b"/traced", b"Max-Forwards: few\r\n\r\n")
+    ),
+    "TRACE that its route names with hops twice": refused(
+        keyless(b"TRACE", b"/traced", b"Max-Forwards: 5\r\nMax-Forwards: 0\r\n\r\n")
+    ),
+    "TRACE that its route names with a body": refused(
+        keyless(b"TRACE", b"/traced", b"Content-Length: 5\r\n\r\nhello")
+    ),
     "POST that may go no further": served(POST + b"Max-Forwards: 0\r\n" + EMPTY),
     "a method of WebDAV": served(to(b"/orders", method=b"LOCK")),
-    "a method that only begins like one": malformed(to(b"/orders", method=b"POSTX")),
+    "a method that only begins like one": unknown(to(b"/orders", method=b"POSTX")),
     # Versions
     "HTTP/1.10": malformed(to(b"/orders", version=b"HTTP/1.10")),
     "HTTP/01.1": malformed(to(b"/orders", version=b"HTTP/01.1")),
@@ -465,6 +512,8 @@ def lawful(received: Received, row: Row) -> None:
 
 
 LIMITS = "defaults: {max_request: 1MiB}"
+#: A route that wants what is refused unless a route wants it.
+TRACED = "  - {name: traced, match: {path: /traced, methods: [GET, TRACE]}, upstream: origin}"
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -472,7 +521,7 @@ async def test_a_bad_request(origin: Origin, name: str) -> None:
     """It is answered with its own problem, and nothing of it reaches the upstream; not even what stands behind
     it on a connection that is closed."""
     row = ROWS[name]
-    async with edge(configuration(origin.url, top=LIMITS)) as gate:
+    async with edge(configuration(origin.url, top=LIMITS, routes=TRACED)) as gate:
         client = await gate.connect()
         behind = b"GET /open/behind HTTP/1.1\r\nHost: a\r\n\r\n"
         client.writer.write(row.sent)
@@ -505,7 +554,7 @@ async def test_a_bad_request(origin: Origin, name: str) -> None:
 async def test_what_stands_behind_a_bad_request_is_not_read(origin: Origin, name: str) -> None:
     """In the same packet, as whoever smuggles sends it: one answer, and no forward."""
     row = ROWS[name]
-    async with edge(configuration(origin.url, top=LIMITS)) as gate:
+    async with edge(configuration(origin.url, top=LIMITS, routes=TRACED)) as gate:
         client = await gate.connect()
         client.writer.write(row.sent + b"POST /open/smuggled HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" * 2)
         answer = await client.read(method=row.method)
@@ -519,7 +568,7 @@ async def test_what_stands_behind_a_bad_request_is_not_read(origin: Origin, name
 async def test_a_bad_request_in_small_pieces(origin: Origin, name: str) -> None:
     """How the bytes are cut into packets makes no difference. Fed to the gate's protocol byte by byte."""
     row = ROWS[name]
-    async with edge(configuration(origin.url, top=LIMITS)) as gate:
+    async with edge(configuration(origin.url, top=LIMITS, routes=TRACED)) as gate:
         client = await gate.connect()
         await client.send(b"\r\n")
         await eventually(lambda: gate.server.connections, "it is connected")
@@ -547,7 +596,10 @@ BY_HEAD = {
         b"POST /proved HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer none\r\n" + KEY, 401, "scope-invalid"
     ),
     "Connection names the key": (POST + b"Connection: Idempotency-Key\r\n", 400, "key-invalid"),
-    "a bad expectation": (POST + b"Expect: 200-ok\r\n", 400, "request-malformed"),
+    "a bad expectation": (POST + b"Expect: 200-ok\r\n", 417, "expectation-failed"),
+    "TRACE": (b"TRACE /orders HTTP/1.1\r\nHost: a\r\n", 405, "method-not-allowed"),
+    "OPTIONS *": (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n", 204, None),
+    "an unknown method": (b"BREW /orders HTTP/1.1\r\nHost: a\r\n", 501, "method-unsupported"),
     "a head that is too large": (POST + b"X: " + b"x" * (70 << 10) + b"\r\n", 431, "head-too-large"),
     "a target that is too long": (
         b"POST /" + b"x" * (16 << 10) + b" HTTP/1.1\r\nHost: a\r\n" + KEY, 414, "target-too-long"
@@ -649,3 +701,139 @@ async def test_a_body_that_shows_itself_unfit_is_refused_at_once(origin: Origin,
         assert (answer.status, answer.problem, answer.get("Connection")) == (*expected, "close")
         assert await drain(client) == b""
         assert origin.requests == []
+
+
+# ── What is no HTTP/1.1 ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("method", [b"BREW", b"SETUP", b"TRACE"])
+async def test_what_is_refused_for_its_method_behind_a_request(origin: Origin, method: bytes) -> None:
+    """In one packet with the request before it, which is served."""
+    async with edge(configuration(origin.url)) as gate:
+        client = await gate.connect()
+        chunks = CHUNKED + b"5\r\nhello\r\n0\r\n\r\n"
+        sized = POST.replace(b": k", b": l") + b"Content-Length: 5\r\n\r\nhello"
+        await client.send(keyless(b"GET", b"/open/x") + chunks + sized + keyless(method, b"/orders"))
+        assert [(await client.read()).status for _ in range(3)] == [201, 201, 201]
+        answer = await client.read()
+        expected = (405, "method-not-allowed") if method == b"TRACE" else (501, "method-unsupported")
+        assert (answer.status, answer.problem) == expected
+        assert len(origin.requests) == 3
+
+
+async def test_the_methods_that_are_allowed(origin: Origin) -> None:
+    """`Allow` comes with 405, which needs it (RFC 9110 §15.5.6), and with the answer to `OPTIONS *`."""
+    async with edge(configuration(origin.url)) as gate:
+        for sent, status in ((keyless(b"TRACE", b"/orders"), 405), (keyless(b"OPTIONS", b"*"), 204)):
+            client = await gate.connect()
+            await client.send(sent)
+            answer = await client.read()
+            assert answer.status == status
+            assert answer.get("Allow") == "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+        assert answer.body == b""
+        assert answer.get("Content-Length") is None  # RFC 9110 §8.6
+        assert origin.requests == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+        b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n",
+        b"PROXY UNKNOWN\r\n",
+        b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(12),
+        b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00",
+    ],
+    ids=["1, IPv4", "1, IPv6", "1, unknown", "2", "2, local"],
+)
+@pytest.mark.parametrize("cut", [False, True])
+async def test_the_proxy_protocol_is_named_in_its_refusal(origin: Origin, header: bytes, cut: bool) -> None:
+    """Its sender learns what to turn off; the request behind it is not run."""
+    async with edge(configuration(origin.url)) as gate:
+        client = await gate.connect()
+        if cut:
+            for byte in header:
+                await client.send(bytes((byte,)))
+                await asyncio.sleep(0.001)
+        else:
+            await client.send(header + POST + EMPTY)
+        answer = await client.read()
+        assert (answer.status, answer.problem) == (400, "request-malformed")
+        assert b"begins with the PROXY protocol, which is not supported. Turn it off" in answer.body
+        assert await drain(client) == b""
+        assert origin.requests == []
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_request_in_http_2_is_refused_in_http_2(origin: Origin, cut: bool) -> None:
+    """SETTINGS come first, for a client that waits for them; then, on the request's own stream, a 505 with the problem,
+    the end of the stream without an error, and the end of the connection with the advice to use HTTP/1.1."""
+    async with edge(configuration(origin.url)) as gate:
+        client = await gate.connect()
+        asked = frame(8, 0, 0, b"\0\0\0\1") + frame(1, 4, 3, b"\x83\x86\x84\x41\x01a") + frame(0, 1, 3, b"hello")
+        hello = PREFACE + frame(4, 0, 0)
+        if cut:
+            for byte in hello:
+                await client.send(bytes((byte,)))
+                await asyncio.sleep(0.001)
+        else:
+            await client.send(hello)
+        assert await piece(client, 18) == frame(4, 0, 0) + frame(4, 1, 0)
+        await client.send(asked)
+        data, frames = await drain(client), []
+        while data:
+            size = 9 + int.from_bytes(data[:3], "big")
+            frames.append((data[3], data[4], int.from_bytes(data[5:9], "big"), data[9:size]))
+            data = data[size:]
+        headers, body, reset, away = frames
+        assert headers[:3] == (1, 4, 3)
+        assert headers[3].startswith(b"\x00\x07:status\x03505\x00\x0ccontent-type\x18application/problem+json\x00")
+        assert body[:3] == (0, 1, 3)
+        assert json.loads(body[3])["type"] == "urn:oncegate:problem:version-unsupported"
+        assert reset == (3, 0, 3, bytes(4))
+        assert away == (7, 0, 0, bytes((0, 0, 0, 3, 0, 0, 0, 13)))
+        client.close()
+        assert origin.requests == []
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("arguments", [(), ("-d", "amount=1")], ids=["GET", "POST"])
+async def test_curl_shows_why_http_2_is_refused(origin: Origin, arguments: tuple[str, ...]) -> None:
+    """`curl --http2-prior-knowledge` prints the problem instead of "Empty reply from server"."""
+    async with edge(configuration(origin.url)) as gate:
+        curl = await asyncio.create_subprocess_exec(
+            "curl", "-sS", "-i", "--noproxy", "*", "--http2-prior-knowledge", *arguments,
+            f"http://127.0.0.1:{gate.port}/orders", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        shown, _ = await curl.communicate()
+        if b"does not support this" in shown:
+            pytest.skip("this curl has no HTTP/2")
+        assert shown.startswith(b"HTTP/2 505"), shown
+        assert b'"urn:oncegate:problem:version-unsupported"' in shown
+        assert curl.returncode == 0
+        assert origin.requests == []
+
+
+async def test_http_2_behind_a_request_is_refused_in_http_1(origin: Origin) -> None:
+    """Nothing may come between the answers of a connection that has begun in HTTP/1.1."""
+    async with edge(configuration(origin.url)) as gate:
+        client = await gate.connect()
+        await client.send(POST + EMPTY + PREFACE)
+        assert (await client.read()).status == 201
+        answer = await client.read()
+        assert (answer.status, answer.problem) == (505, "version-unsupported")
+
+
+async def test_the_beginning_of_http_2_alone_is_not_awaited_for_ever(origin: Origin) -> None:
+    """A client that sends no request behind its preface is let go after `head_timeout`."""
+    async with edge(configuration(origin.url, top="limits: {head_timeout: 100ms}")) as gate:
+        client = await gate.connect()
+        await client.send(PREFACE + frame(4, 0, 0))
+        assert (await drain(client)).startswith(frame(4, 0, 0))

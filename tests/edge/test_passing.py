@@ -273,7 +273,6 @@ async def test_a_client_does_not_say_which_attempt_it_is(hand: ByHand) -> None:
         ("GET", "/open/x", "k", None, None),
         ("HEAD", "/orders", "k", None, None),
         ("OPTIONS", "/orders", "k", None, None),
-        ("TRACE", "/orders", None, None, None),
     ],
 )
 async def test_what_is_unprotected_and_should_not_be_is_said_and_counted(
