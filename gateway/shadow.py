@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import assert_never
 
 from .core import record as records
-from .core.decide import Forward, PassReason, Refuse, Replay, Wait, resolve, settle
+from .core.decide import Forward, PassReason, Reason, Refuse, Replay, Settle, Wait, resolve, settle
 from .core.fingerprint import Fingerprint
 from .core.message import Answer, Response
 from .core.outcome import Answered, Lost, Outcome
@@ -158,8 +158,9 @@ class Shadow:
         wall = gate.clock.wall()
         if outcome is None:
             account.detail = "the client left; an exchange would have gone on"
-            outcome = Answered(Response(0, ()))
-        verdict = settle(outcome, self._policy)
+            outcome, verdict = Answered(Response(0, ())), Settle(Kind.KEEP, Reason.ANSWERED)
+        else:
+            verdict = settle(outcome, self._policy)
         account.settlement, account.reason = verdict.kind, verdict.reason
         match outcome:
             case Answered(response):

@@ -221,7 +221,8 @@ async def paypal(shop: Shop) -> None:
 
 
 async def webhooks(shop: Shop) -> None:
-    """A delivery runs once, whoever signed it when; one that failed, or was lost, runs again when it comes again."""
+    """A delivery runs once after it succeeded, however often it is signed. One that failed in whatever way, or was
+    lost, runs again when it comes again; and a forged one with a known id does not shut the genuine one out."""
 
     def delivery(key: str, signed: str) -> list[tuple[str, str]]:
         return [("webhook-id", key), ("webhook-timestamp", signed), ("webhook-signature", f"v1,{signed}")]
@@ -237,7 +238,28 @@ async def webhooks(shop: Shop) -> None:
     assert (await shop.post("/events", **event("evt_1", "signed anew"))).label == "replayed"
     assert (await shop.post("/events", **event("evt_2"))).label == "stored"
     assert (await shop.post("/hooks/x")).problem == "key-missing"
-    for status, label in ((500, "released"), (502, "in-doubt"), (204, "stored")):
+    for status in (302, 400, 401, 403, 404, 405, 408, 410, 413, 415, 422, 429, 500, 501, 502, 503, 504, 521, 598):
+        shop.answers(status)
+        assert (await shop.post("/hooks/x", fields=delivery("failed", "s"))).label == "released", status
+    before = shop.runs
+    forged = [("webhook-id", "known"), ("webhook-signature", "forged")]
+    shop.answers(403)
+    assert (await shop.post("/hooks/x", body=b"forged", fields=forged)).label == "released"
+    shop.answers(204, body=b"")
+    for key in ("known", "failed"):
+        await shop.guards("/hooks/x", fields=delivery(key, "s"))
+    assert shop.runs == before + 3
+
+    async def resets(exchange: Exchange) -> None:
+        exchange.reset()
+
+    shop.origin.answer = resets
+    assert (await shop.post("/hooks/x", fields=delivery("lost", "s"))).label == "in-doubt"
+    shop.answers(500)
+    assert (await shop.post("/hooks/x", fields=delivery("lost", "s"))).label == "in-doubt"
+    shop.answers(204, body=b"")
+    assert (await shop.post("/hooks/x", fields=delivery("lost", "s"))).label == "stored"
+    for status, label in ((500, "released"), (502, "released"), (204, "stored")):
         shop.answers(status, body=b"")
         assert (await shop.post("/hooks/x", fields=delivery("a", str(status)))).label == label
     before = shop.runs

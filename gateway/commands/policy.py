@@ -94,11 +94,25 @@ def _rules(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     then = doubt["then"]
     outcome = f"up to {doubt['max_attempts']} runs in all" if isinstance(then, str) else _conflict(then)
     yield "Outcome unknown", f"{outcome}, for {_duration(doubt['remembered_seconds'])}"
+    if statuses["only_kept"] is not None:
+        yield "The key is free again after", f"any answer but {', '.join(_ranges(statuses['only_kept']))}"
+        return
     free = [str(status) for status in statuses["key_is_free_again"] if status != 503]
     if statuses["503_with_retry_after"] == "key_is_free_again":
         free.append("503 with Retry-After")
     yield "The key is free again after", ", ".join(free)
     yield "Nobody knows after", ", ".join((*map(str, statuses["outcome_is_unknown"]), "600 to 999"))
+
+
+def _ranges(statuses: list[int]) -> list[str]:
+    """Ascending numbers, those that follow each other as `200 to 299`."""
+    runs: list[list[int]] = []
+    for status in statuses:
+        if runs and status == runs[-1][1] + 1:
+            runs[-1][1] = status
+        else:
+            runs.append([status, status])
+    return [str(first) if first == last else f"{first} to {last}" for first, last in runs]
 
 
 def _keys(key: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -316,12 +316,14 @@ SAYS = frozenset((b"idempotency-outcome", b"retry-after"))
 def kept(policy: Policy) -> frozenset[int]:
     """The statuses of whole responses that `settle` keeps for this policy if none of SAYS is there, and for which
     `outcome_line` is empty."""
-    return _kept(policy.release, policy.hold, policy.keep)
+    return _kept(policy.release, policy.hold, policy.keep, policy.keep_only)
 
 
 @lru_cache(maxsize=256)
-def _kept(release: frozenset[int], hold: frozenset[int], keep: frozenset[int]) -> frozenset[int]:
-    policy = Policy(release=release, hold=hold, keep=keep)
+def _kept(
+    release: frozenset[int], hold: frozenset[int], keep: frozenset[int], keep_only: frozenset[int] | None
+) -> frozenset[int]:
+    policy = Policy(release=release, hold=hold, keep=keep, keep_only=keep_only)
     return frozenset(
         status
         for status in range(200, UNDEFINED)
@@ -357,7 +359,10 @@ def _settle_answer(answered: Answered, policy: Policy) -> Settle:
     declared = _declared(fields)
     if declared is not None and declared in _DECLARATIONS:
         return _DECLARATIONS[declared]
-    if declared != b"keep":
+    if declared != b"keep" and policy.keep_only is not None:
+        if status not in policy.keep_only:
+            return _RELEASE_STATUS
+    elif declared != b"keep":
         if status in policy.release:
             return _RELEASE_STATUS
         if status in policy.hold:

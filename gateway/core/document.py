@@ -13,7 +13,7 @@ from .fingerprint import CREDENTIALS, DEFAULT_BIND
 from .key import LONGEST
 from .keyform import ANY, WeakKeys
 from .message import ALWAYS_REPLAYED, CHALLENGES, NEVER_REPLAYED
-from .policy import HELD, RELEASED, Missing, OnDoubt, Policy, Route, StoreDown
+from .policy import HELD, RELEASED, UNDEFINED, Missing, OnDoubt, Policy, Route, StoreDown
 from .problem import Label, Problem
 from .source import Place
 
@@ -110,12 +110,7 @@ def rules_of(policy: Policy) -> dict[str, Any]:
             "max_attempts": policy.max_attempts if policy.on_doubt is OnDoubt.RERUN else 1,
             "remembered_seconds": policy.doubt_window / 1000,
         },
-        "statuses": {
-            "key_is_free_again": _statuses((RELEASED | policy.release) - policy.hold - policy.keep),
-            "outcome_is_unknown": _statuses((HELD | policy.hold) - policy.release - policy.keep),
-            "503_with_retry_after": _with_retry_after(policy),
-            "600_to_999": "outcome_is_unknown",
-        },
+        "statuses": _meanings(policy),
         "without_store": "unprotected"
         if policy.store_down is StoreDown.FORWARD
         else _conflict(Problem.STORE_UNAVAILABLE),
@@ -161,6 +156,26 @@ def _key(policy: Policy) -> dict[str, Any]:
             {"in": f"header:{_text(send.field)}", "as": send.form.value} for send in policy.send_key
         ]
     return told
+
+
+def _meanings(policy: Policy) -> dict[str, Any]:
+    """What the statuses of answers mean. `only_kept` is None unless every other answer frees the key."""
+    only = policy.keep_only
+    if only is not None:
+        return {
+            "only_kept": _statuses(only),
+            "key_is_free_again": _statuses(frozenset(range(200, UNDEFINED)) - only),
+            "outcome_is_unknown": [],
+            "503_with_retry_after": "answer" if 503 in only else "key_is_free_again",
+            "600_to_999": "key_is_free_again",
+        }
+    return {
+        "only_kept": None,
+        "key_is_free_again": _statuses((RELEASED | policy.release) - policy.hold - policy.keep),
+        "outcome_is_unknown": _statuses((HELD | policy.hold) - policy.release - policy.keep),
+        "503_with_retry_after": _with_retry_after(policy),
+        "600_to_999": "outcome_is_unknown",
+    }
 
 
 def _with_retry_after(policy: Policy) -> str:

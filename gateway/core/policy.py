@@ -91,6 +91,8 @@ class Policy:
     release: frozenset[int] = frozenset()
     hold: frozenset[int] = frozenset()
     keep: frozenset[int] = frozenset()
+    #: The only statuses that are kept: every other complete answer frees the key. None: the lists above decide.
+    keep_only: frozenset[int] | None = None
     max_request: int = 10 << 20
     max_response: int = 1 << 20
     #: Content types of responses that are streams, as `core.streams` spells them.

@@ -393,6 +393,12 @@ class _Check:
                 later = max(places, key=lambda place: self.source.line(place) or 0)
                 message = f"{both} cannot be both in {first} and in {second}; take it out of one"
                 self.source.fault(later, message)
+        beside = [name for name, statuses in lists.items() if statuses and policy.keep_only is not None]
+        all_places = [self.place(n, shape, name) for name in ("keep_only", *beside)]
+        if beside and self.source.sound(*all_places):
+            later = max(all_places, key=lambda place: self.source.line(place) or 0)
+            message = f"keep_only cannot stand beside {' and '.join(beside)}: it says what every status means"
+            self.source.fault(later, f"{message}; use {', '.join(f'{name}: []' for name in beside)}")
 
     def _replays(self, n: int, shape: RouteShape, policy: Policy) -> None:
         places = self.place(n, shape, "keep_headers"), self.place(n, shape, "drop_headers")
@@ -557,6 +563,7 @@ def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings
         release=shape.release,
         hold=shape.hold,
         keep=shape.keep,
+        keep_only=shape.keep_only,
         max_request=shape.max_request,
         max_response=shape.max_response,
         stream_types=shape.stream_types,

@@ -19,7 +19,7 @@ from ..core.source import Source
 from . import keys, scopes, values
 from .fields import Duration, DurationOrZero, Flag, Name, Shape, Statuses
 from .jwt import JwtShape
-from .source import Scalar
+from .source import Kind, Scalar
 
 _POLICY = Policy()
 
@@ -196,6 +196,15 @@ def _scope(value: object) -> object:
     return values.listing("public or a list such as [header:X-Tenant-Id]")(value)
 
 
+def _keep_only(value: object) -> object:
+    if isinstance(value, Scalar) and value.text == "2xx":
+        return [Scalar(str(status), Kind.NUMBER) for status in range(200, 300)]
+    listed = values.listing("2xx or a list of statuses such as [200, 204]")(value)
+    if not listed:
+        raise ValueError("names no status, so that nothing would be kept; use 2xx")
+    return listed
+
+
 class PolicyShape(Shape):
     """What a route may say, and `defaults` for all of them. A field of a route replaces the whole field of
     `defaults`."""
@@ -304,6 +313,13 @@ class PolicyShape(Shape):
         _POLICY.keep,
         description="Statuses that are answers to be replayed after all, taken out of the two lists above; "
         "none by default.",
+    )
+    keep_only: Annotated[
+        frozenset[Annotated[int, PlainValidator(values.status)]] | None, BeforeValidator(_keep_only)
+    ] = Field(
+        _POLICY.keep_only,
+        description="The only statuses that are kept and replayed, 2xx or a list: every other complete answer frees "
+        "the key, and the next request with it runs. It stands without the three lists above; none by default.",
     )
     max_request: Annotated[int, PlainValidator(values.size(most=MOST_REQUEST))] = Field(
         _POLICY.max_request,

@@ -488,6 +488,37 @@ def test_a_route_moves_statuses_between_the_rows(status: int, verdict: Settle) -
     assert answered(status, RETRY_AFTER, policy=LISTS) == verdict
 
 
+SUCCESSES = Policy(keep_only=frozenset(range(200, 300)))
+FOUR = Policy(keep_only=frozenset((200, 204, 404, 503)))
+
+
+@pytest.mark.parametrize("policy", [SUCCESSES, FOUR], ids=["2xx", "a list"])
+def test_only_some_statuses_are_kept(policy: Policy) -> None:
+    """Every other one frees the key, also those that are held by default, whatever form its body has."""
+    assert policy.keep_only is not None
+    for status in range(200, 1000):
+        verdict = KEPT if status in policy.keep_only else FREED
+        assert answered(status, policy=policy) == answered(status, RETRY_AFTER, policy=policy) == verdict
+        for completeness in Completeness:
+            assert answered(status, completeness=completeness, policy=policy).kind is verdict.kind
+    over = answered(200, completeness=Completeness.OVER_LIMIT, policy=policy)
+    assert over == Settle(Kind.KEEP, Reason.OVER_LIMIT, tombstone=True)
+    assert kept(policy) == policy.keep_only - {503}, "the express leaves what is held by default to the exchange"
+
+
+def test_what_is_declared_or_unknown_counts_before_the_statuses_that_are_kept() -> None:
+    """The service knows more than its status says, and a lost answer has none."""
+    for status in (200, 404, 500, 504, 700):
+        assert answered(status, outcome(b"no-effect"), policy=SUCCESSES) == FREED_BY_WORD
+        assert answered(status, outcome(b"unknown"), policy=SUCCESSES) == LEFT_BY_WORD
+        assert answered(status, outcome(b"keep"), policy=SUCCESSES) == KEPT_BY_WORD
+    for reason in LostReason:
+        for last in (0, 200, 500):
+            assert settle(Lost(reason, last), SUCCESSES) == settle(Lost(reason, last), Policy())
+    for why in NotSentReason:
+        assert settle(NotSent(why), SUCCESSES) == settle(NotSent(why), Policy())
+
+
 def test_a_kept_answer_says_so_where_its_status_does_not() -> None:
     """A gateway in front reads the status: `keep` goes with what it would release or hold, and with a declaration."""
 

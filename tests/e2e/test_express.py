@@ -94,7 +94,7 @@ async def road(
     request: pytest.FixtureRequest, hand: ByHand, tap: Wiretap, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Road]:
     """Warm: one request has gone the ordinary way, so that the next ones look like it."""
-    upstream: str = getattr(request, "param", "timeout: 10s")
+    upstream, policy = getattr(request, "param", ("timeout: 10s", ""))
     take, go_on = Expressway.take, Gate.go_on
     taken: list[str] = []
 
@@ -105,7 +105,7 @@ async def road(
         return found
 
     monkeypatch.setattr(Expressway, "take", taking)
-    async with edge(configuration(hand.url, store=tap.url, upstream=upstream)) as gate:
+    async with edge(configuration(hand.url, store=tap.url, upstream=upstream, policy=policy)) as gate:
         client = await gate.connect()
         road = Road(gate, hand, client, await warmed(client, hand), taken)
 
@@ -232,6 +232,12 @@ OUTCOMES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "road",
+    [("timeout: 10s", ""), ("timeout: 10s", "keep_only: [200, 201, 503]")],
+    indirect=True,
+    ids=["by default", "keep_only"],
+)
 @pytest.mark.parametrize("outcome", OUTCOMES)
 async def test_every_outcome_comes_to_the_same(road: Road, redis: RedisServer, outcome: str) -> None:
     """Whatever comes back: the same answer, the same record, and the same answer to a duplicate."""
@@ -368,7 +374,7 @@ async def test_a_client_that_leaves_changes_nothing(road: Road) -> None:
     assert road.handed_over == []
 
 
-@pytest.mark.parametrize("road", ["timeout: 600ms, late: 10s"], indirect=True)
+@pytest.mark.parametrize("road", [("timeout: 600ms, late: 10s", "")], indirect=True)
 async def test_no_answer_in_time_is_a_504_and_the_late_one_is_kept(road: Road) -> None:
     """As an exchange does it: the client hears that nobody knows, and a retry is given what came of it."""
     await road.send(KEYS[0])

@@ -15,6 +15,7 @@ ROUTES = """
   - {name: Secret-Project, match: {path: /pay/**, methods: [POST]}, upstream: origin, window: 48h, missing: refuse,
      namespace: hidden-namespace, scope: [header:X-Tenant], fingerprint: {headers: [X-Currency]}, max_request: 1MiB,
      max_response: 64KiB, wait: 5s, on_doubt: rerun, keep: [404], release: [409], keep_headers: [ETag]}
+  - {name: hooks, match: {path: /hooks}, upstream: origin, keep_only: [200, 201, 204]}
   - {name: shadowy, match: {path: /new/**}, upstream: origin, mode: shadow}
   - {name: partner, match: {path: /partner/**, host: partner.example}, upstream: origin}
 """
@@ -36,7 +37,7 @@ async def test_it_says_what_the_configuration_says(origin: Origin) -> None:
     """Each guarded route with where the key goes, its window, what is kept, what a conflict looks like."""
     async with edge(configuration(origin.url, routes=ROUTES, service="internal-service")) as gate:
         told = await document(gate.port)
-    pay, new, opened, everything = told["routes"]
+    pay, hooks, new, opened, everything = told["routes"]
     assert (pay["path"], pay["methods"], pay["guarded"]) == ("/pay/**", ["POST"], True)
     assert pay["key"]["in"] == ["header:Idempotency-Key", "header:X-Idempotency-Key"]
     assert (pay["key"]["required"], pay["key"]["max_length"]) == (True, 255)
@@ -52,6 +53,10 @@ async def test_it_says_what_the_configuration_says(origin: Origin) -> None:
     assert 409 in pay["statuses"]["key_is_free_again"]
     assert 502 in pay["statuses"]["outcome_is_unknown"]
     assert pay["statuses"]["600_to_999"] == "outcome_is_unknown"
+    assert (pay["statuses"]["only_kept"], hooks["statuses"]["only_kept"]) == (None, [200, 201, 204])
+    assert {*range(200, 600)} - set(hooks["statuses"]["key_is_free_again"]) == {200, 201, 204}
+    assert hooks["statuses"]["outcome_is_unknown"] == []
+    assert hooks["statuses"]["503_with_retry_after"] == hooks["statuses"]["600_to_999"] == "key_is_free_again"
     assert (new, opened) == (
         {"path": "/new/**", "methods": None, "guarded": False},
         {"path": "/open/**", "methods": None, "guarded": False},

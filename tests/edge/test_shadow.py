@@ -107,20 +107,24 @@ async def test_two_at_once_are_both_run_at_once(origin: Origin) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "settlement", "again"),
+    ("status", "more", "settlement", "again"),
     [
-        (429, "release", ("forward", "", 2)),
-        (502, "hold", ("refuse", "in-doubt", 1)),
-        (799, "hold", ("refuse", "in-doubt", 1)),
-        (404, "keep", ("replay", "", 1)),
+        (429, "", "release", ("forward", "", 2)),
+        (502, "", "hold", ("refuse", "in-doubt", 1)),
+        (799, "", "hold", ("refuse", "in-doubt", 1)),
+        (404, "", "keep", ("replay", "", 1)),
+        (404, ", keep_only: 2xx", "release", ("forward", "", 2)),
+        (502, ", keep_only: 2xx", "release", ("forward", "", 2)),
+        (201, ", keep_only: 2xx", "keep", ("replay", "", 1)),
     ],
 )
 async def test_answers_settle_as_they_would(
-    origin: Origin, status: int, settlement: str, again: tuple[str, str, int]
+    origin: Origin, status: int, more: str, settlement: str, again: tuple[str, str, int]
 ) -> None:
-    """429 frees the key, 502 and 799 hold it, 404 is an answer: the next one would be run, refused, replayed."""
+    """429 frees the key, 502 and 799 hold it, 404 is an answer: the next one would be run, refused, replayed. With
+    `keep_only: 2xx` only a success is an answer."""
     origin.answer = lambda exchange: exchange.respond(status)
-    async with edge(configuration(origin.url, policy=SHADOW)) as gate:
+    async with edge(configuration(origin.url, policy=SHADOW + more)) as gate:
         for _ in range(2):
             assert (await ask(gate.port, key="k")).status == status
             await eventually(lambda: would(gate, "forward"), "it is settled")
@@ -163,14 +167,15 @@ async def test_streams_are_the_same_in_shadow(
         await counted(gate, *again)
 
 
-async def test_a_client_that_leaves_takes_its_request_with_it(origin: Origin) -> None:
+@pytest.mark.parametrize("more", ["", ", keep_only: 2xx"])
+async def test_a_client_that_leaves_takes_its_request_with_it(origin: Origin, more: str) -> None:
     """As without a gate. Its retry would have been given the answer that came: it is counted as a replay."""
 
     async def answer(exchange: Exchange) -> None:
         await exchange.reader.read()
 
     origin.answer = answer
-    async with edge(configuration(origin.url, policy=SHADOW)) as gate:
+    async with edge(configuration(origin.url, policy=SHADOW + more)) as gate:
         client = await Client.connect(gate.port)
         await client.send(request(key="k"))
         await origin.until(1)

@@ -106,6 +106,55 @@ async def test_each_outcome_is_settled_as_the_table_says(
         assert await later.answer() == (duplicate or f"200 stored: run {len(world.service.ran)}")
 
 
+#: With `keep_only: 2xx`: what the service does, what its client gets, what the record becomes, what a duplicate gets.
+ONLY_SUCCESS = [
+    (answers(200), "200 stored: run 1", "completed #1", "200 replayed: run 1"),
+    (answers(204, body=b""), "204 stored: ", "completed #1", "204 replayed: "),
+    (answers(302), "302 released: run 1", "absent", None),
+    (answers(404), "404 released: run 1", "absent", None),
+    (answers(500), "500 released: run 1", "absent", None),
+    (answers(503), "503 released: run 1", "absent", None),
+    (answers(504), "504 released: run 1", "absent", None),
+    (answers(500, (b"Idempotency-Outcome", b"keep")), "500 stored: run 1", "completed #1", "500 replayed: run 1"),
+    (answers(500, (b"Idempotency-Outcome", b"unknown")), "500 in-doubt: run 1", "in doubt #1", "409 in-doubt"),
+    (breaks(), "502 upstream-lost", "in doubt #1", "409 in-doubt"),
+    (answers(500, closes=True), "500 released: run 1", "absent", None),
+    (answers(200, body=b"x" * 2000), "200 not-kept, live", "completed #1", "409 response-not-kept"),
+    (answers(500, body=b"x" * 2000), "500 released, live", "absent", None),
+    (streams(status=502), "502 released, live", "absent", None),
+]
+
+
+@pytest.mark.parametrize(("plan", "first", "state", "duplicate"), ONLY_SUCCESS, ids=[row[1] for row in ONLY_SUCCESS])
+@virtual
+async def test_each_outcome_is_settled_as_keep_only_says(
+    plan: Plan, first: str, state: str, duplicate: str | None
+) -> None:
+    """Whatever is no success frees the key, so that the next request runs; what nobody knows is held as ever."""
+    async with World(max_response=1000, keep_only=frozenset(range(200, 300))) as world:
+        world.most_effects = 2
+        gate = world.process()
+        world.service.will(plan, answers(200))
+        client = gate.send()
+        assert await client.answer() == first
+        assert await world.state() == state
+        later = gate.send()
+        assert await later.answer() == (duplicate or f"200 stored: run {len(world.service.ran)}")
+
+
+@virtual
+async def test_a_late_failure_frees_the_key_of_a_route_that_keeps_successes() -> None:
+    """The client of the first got its 504; the answer that came late is complete, and no success: the next one runs."""
+    async with World(keep_only=frozenset((200,))) as world:
+        world.most_effects = 2
+        gate = world.process()
+        world.service.will(answers(500, after=12), answers(200))
+        assert await gate.send().answer() == "504 upstream-timeout"
+        await world.passes(5)
+        assert await world.state() == "absent"
+        assert await gate.send().answer() == "200 stored: run 2"
+
+
 @virtual
 async def test_a_tombstone_stands_before_the_rest_flows() -> None:
     """A stream shows itself: first the store knows that it ran, then the client gets it as it comes, to its end."""

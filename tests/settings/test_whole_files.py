@@ -7,6 +7,8 @@ from dataclasses import replace
 from hashlib import blake2b
 from ipaddress import ip_network
 
+import pytest
+
 from gateway.core.fingerprint import Recipe
 from gateway.core.policy import DAY, HOUR, MINUTE, SECOND, Match, Missing, OnDoubt, Policy, Route
 from gateway.settings import (
@@ -46,6 +48,22 @@ def test_the_file_of_all_fields_says_the_defaults() -> None:
     assert (shipped.store_check, shipped.on_amnesia) == ("strict", "warn") == (bare.store_check, bare.on_amnesia)
     app = UpstreamSettings("app", "127.0.0.1", 9000)
     assert {replace(shipped.upstreams["shop"], name="app"), bare.upstreams["app"]} == {app}
+
+
+@pytest.mark.parametrize(
+    ("written", "statuses"),
+    [
+        ("2xx", set(range(200, 300))),
+        ("204", {204}),
+        ("[200, 201, 503]", {200, 201, 503}),
+        ('"2xx"', set(range(200, 300))),
+    ],
+)
+def test_the_statuses_that_alone_are_kept(written: str, statuses: set[int]) -> None:
+    """A class by its word, or a list; a route may empty the lists of `defaults` that would contradict it."""
+    text = f"defaults: {{release: 404}}\n{WHOLE}    keep_only: {written}\n    release: []\n"
+    assert first(read(text)).policy.keep_only == statuses
+    assert first(read(WHOLE)).policy.keep_only is None
 
 
 def test_every_field_is_documented_where_it_is_declared() -> None:

@@ -90,6 +90,20 @@ FILES = {
         "defaults: {keep_headers: [ETag, Link]}\n" + WHOLE + "    drop_headers: [etag]\n",
         ["FILE:7: routes[0].drop_headers: etag cannot be both in keep_headers and in drop_headers; take it out of one"],
     ),
+    "keep_only beside another list": (
+        WHOLE + "    keep_only: 2xx\n    release: [404]\n",
+        [
+            "FILE:7: routes[0].release: keep_only cannot stand beside release: it says what every status means; "
+            "use release: []"
+        ],
+    ),
+    "keep_only beside lists in defaults": (
+        "defaults: {hold: 500, keep: 429}\n" + WHOLE + "    keep_only: [200, 204]\n",
+        [
+            "FILE:7: routes[0].keep_only: keep_only cannot stand beside hold and keep: it says what every status "
+            "means; use hold: [], keep: []"
+        ],
+    ),
     "a status in two lists, one of them in defaults": (
         "defaults: {hold: 500}\n" + WHOLE + "    release: [500]\n",
         ["FILE:7: routes[0].release: 500 cannot be both in release and in hold; take it out of one"],
