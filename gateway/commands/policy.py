@@ -147,11 +147,16 @@ def _without(key: dict[str, Any]) -> str:
 
 
 def _read_as(same: dict[str, Any]) -> str:
-    """How a body is compared, where not byte for byte."""
-    if same.get("body", "raw") == "raw":
-        return ""
-    without = f", less {_codes(same['body_without'])}" if same["body_without"] else ""
-    return f" (of JSON what it says, however it is spelled{without})"
+    """How target and body are compared, if not byte for byte."""
+    pointers = [each for each in same["body_without"] if each.startswith("/")]
+    said = [f"of JSON what it says, however it is spelled{_less(pointers)}"] if same["body"] != "raw" else []
+    sources = same["target_without"] + [each for each in same["body_without"] if each not in pointers]
+    said += [f"less {listed(sources, 'and')}"] if sources else []
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def _less(names: list[str]) -> str:
+    return f", less {_codes(names)}" if names else ""
 
 
 def _or_cookie(same: dict[str, Any]) -> str:

@@ -225,8 +225,8 @@ def _derived_from(policy: Policy) -> list[tuple[object, ...]]:
     """The parts of a derived key, each with what decides how it is read."""
     recipe = policy.recipe
     by: dict[object, tuple[object, ...]] = {
-        Part.TARGET: (recipe.hosted, recipe.ignore),
-        Part.BODY: (recipe.body, recipe.ignore),
+        Part.TARGET: (recipe.hosted, recipe.parameters),
+        Part.BODY: (recipe.body, recipe.pointers, recipe.form_fields),
         Part.CREDENTIALS: (recipe.bind, recipe.ignore_cookies),
     }
     return [(part, by.get(part)) for part in policy.derive.parts]

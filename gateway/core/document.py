@@ -88,7 +88,8 @@ def rules_of(policy: Policy) -> dict[str, Any]:
         "same_request": {
             "parts": _parts(policy),
             "body": policy.recipe.body,
-            "body_without": list(policy.recipe.ignore),
+            "body_without": [each for each in policy.recipe.ignore if not each.startswith("query:")],
+            "target_without": [each for each in policy.recipe.ignore if each.startswith("query:")],
             "credentials": _credentials(policy),
             "cookie_otherwise": DEFAULT_BIND in policy.recipe.bind,
             "cookie_without": list(policy.recipe.ignore_cookies),

@@ -136,6 +136,27 @@ def parameter(pairs: bytes, name: str, what: str) -> Found:
     return found
 
 
+def without_parameters(pairs: bytes, names: frozenset[bytes]) -> bytes | None:
+    """A query or an urlencoded body less the parameters of these names, the others byte for byte and in their order.
+    None if it has no others. One with more parameters than are read stays as it is."""
+    if pairs.count(b"&") > MOST_FIELDS:
+        return pairs
+    kept = [pair for pair in pairs.split(b"&") if _unescaped(pair.partition(b"=")[0]) not in names]
+    return b"&".join(kept) if kept else None
+
+
+def without_fields(parts: Iterable[bytes], names: frozenset[bytes]) -> list[bytes]:
+    """The parts of a multipart form less the fields of these names. Files, and parts that do not say their one name,
+    stay."""
+    return [part for part in parts if _field_name(part) not in names]
+
+
+def _field_name(part: bytes) -> bytes | None:
+    """The name of a part that is a plain field."""
+    named = _named(part.partition(b"\r\n\r\n")[0])
+    return None if named is None or named[1] else named[0]
+
+
 def _unescaped(text: bytes) -> bytes:
     return unquote_to_bytes(text.replace(b"+", b" ")) if b"%" in text or b"+" in text else text
 
@@ -157,23 +178,30 @@ def _part(segments: Iterable[bytes], wanted: bytes) -> Found:
     found: bytes | None = None
     for segment in segments:
         head, _, content = segment.partition(b"\r\n\r\n")
-        dispositions = [
-            line.partition(b":")[2]
-            for line in head.split(b"\r\n")
-            if line[:20].lower().startswith(b"content-disposition:")
-        ]
-        names = [_PART_NAME.findall(each) for each in dispositions]
-        if len(names) != 1 or len(names[0]) != 1:
+        named = _named(head)
+        if named is None:
             return Unreadable("a part of the form does not say its one name")
-        quoted, token = names[0][0]
-        if (re.sub(rb"\\(.)", rb"\1", quoted) or token) != wanted:
+        name, otherwise = named
+        if name != wanted:
             continue
-        if _OTHERWISE_NAMED.search(dispositions[0]):
+        if otherwise:
             return Unreadable("the field is a file, or named in two ways")
         if found is not None:
             return Unreadable("the field is there twice")
         found = content
     return found
+
+
+def _named(head: bytes) -> tuple[bytes, bool] | None:
+    """The one name in the head of a part, and whether it is a file or has another name besides; None without one."""
+    dispositions = [
+        line.partition(b":")[2] for line in head.split(b"\r\n") if line[:20].lower().startswith(b"content-disposition:")
+    ]
+    names = [_PART_NAME.findall(each) for each in dispositions]
+    if len(names) != 1 or len(names[0]) != 1:
+        return None
+    quoted, token = names[0][0]
+    return re.sub(rb"\\(.)", rb"\1", quoted) or token, _OTHERWISE_NAMED.search(dispositions[0]) is not None
 
 
 __all__ = [
@@ -185,4 +213,6 @@ __all__ = [
     "parsed",
     "pointed",
     "steps",
+    "without_fields",
+    "without_parameters",
 ]

@@ -21,15 +21,17 @@ from typing import NamedTuple
 from . import canonical
 from .cookies import telling
 from .digest import Purpose, begun, body_digest, digest, framed, tag
+from .entity import without_fields, without_parameters
 from .fields import NONE, Fields, Shape, fields_of, picker
 from .host import site
 from .message import OPERATION_FIELDS, Request
-from .multipart import multipart
+from .multipart import PLAIN, multipart
 from .values import value
 
 #: In a route's `bind`: the default set of credentials.
 DEFAULT_BIND = "default"
 _HEADER = "header:"
+_QUERY, _FORM = "query:", "form:"
 
 #: Version of how requests are digested, a part of every recipe's id. With version 1 the whole Host counted,
 #: OPERATION_FIELDS did not, and some boundaries of multipart bodies did.
@@ -48,6 +50,8 @@ CANONICAL_JSON = "canonical-json"
 
 _MULTIPART = b"multipart/"
 _JSON = re.compile(rb"(?:application|text)/(?:[^;/ \t]+\+)?json[ \t]*(?:;(.*))?", re.IGNORECASE | re.DOTALL)
+_URLENCODED = re.compile(rb"application/x-www-form-urlencoded[ \t]*(?:;.*)?", re.IGNORECASE | re.DOTALL)
+_FORM_DATA = re.compile(rb"multipart/form-data[ \t]*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 _CHARSET = re.compile(rb"charset[ \t]*=[ \t]*(?!\"?utf-?8\"?[ \t]*(?:;|\Z))", re.IGNORECASE)
 
 
@@ -60,8 +64,9 @@ class Recipe:
     """How a route's fingerprints are made. `id` (4 bytes) stands in every record that one made.
 
     `bind` lists SOURCEs of credentials (`default`, `header:x-tenant`); `headers` the fields (lower
-    case) that count as part of the request besides. `body` is RAW or CANONICAL_JSON; `ignore` are the JSON Pointers
-    of what of a canonical body does not count. `host` is false if the name in Host does not count. `beyond_site` is
+    case) that count as part of the request besides. `body` is RAW or CANONICAL_JSON; `ignore` has what
+    does not count: JSON Pointers into a canonical body, `query:NAME` for parameters of the target, `form:FIELD` for
+    fields of a form. `host` is false if the name in Host does not count. `beyond_site` is
     the route's `match.host` if an address or a port in it tells the route from others: then it counts.
     `ignore_cookies` are the names, or prefixes that end in `*`, of cookies that are no credential, besides
     `cookies.INFRASTRUCTURE`.
@@ -83,6 +88,11 @@ class Recipe:
     #: Of `bind`, the sources that stand in no field.
     elsewhere: tuple[str, ...] = field(init=False)
     pointers: tuple[canonical.Pointer, ...] = field(init=False)
+    #: Names of parameters and of fields of a form that do not count.
+    parameters: frozenset[bytes] = field(init=False)
+    form_fields: frozenset[bytes] = field(init=False)
+    #: Whether target and body count as they are, unless the body is multipart.
+    as_sent: bool = field(init=False)
     id: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +102,12 @@ class Recipe:
             described += [b"%d" % len(listed), *(each.encode() if isinstance(each, str) else each for each in listed)]
         object.__setattr__(self, "hosted", self.beyond_site if self.host else None)
         object.__setattr__(self, "parts", parts)
-        object.__setattr__(self, "pointers", tuple(map(canonical.pointer, self.ignore)))
+        pointers = (each for each in self.ignore if each.startswith("/"))
+        object.__setattr__(self, "pointers", tuple(map(canonical.pointer, pointers)))
+        for name, place in (("parameters", _QUERY), ("form_fields", _FORM)):
+            named = (each.removeprefix(place).encode() for each in self.ignore if each.startswith(place))
+            object.__setattr__(self, name, frozenset(named))
+        object.__setattr__(self, "as_sent", self.body == RAW and not self.parameters and not self.form_fields)
         headers = [source for source in self.bind if source.startswith(_HEADER)]
         named = (source.removeprefix(_HEADER).encode() for source in headers)
         elsewhere = tuple(source for source in self.bind if source != DEFAULT_BIND and source not in headers)
@@ -190,7 +205,7 @@ def fingerprint(
     asked = names.pick(fields.values)
     method, target = request.method, request.target
     small = content is None and sum(map(len, asked)) + len(target) <= _REMEMBERED
-    begun = _begun(method, target, names.counts, asked, recipe.hosted, secret) if small and recipe.body == RAW else None
+    begun = _begun(method, target, names.counts, asked, recipe.hosted, secret) if small and recipe.as_sent else None
     if begun is not None:
         front, tags = begun
         hasher = front.copy()
@@ -213,7 +228,7 @@ def fingerprint(
 def plainly(fields: Fields, method: bytes, target: bytes, body: bytes, recipe: Recipe, secret: bytes) -> Plain | None:
     """The fingerprint of a request of which nothing counts but what every recipe takes in, as bytes: its `mark` (the
     recipe's id and both digests), and its tags. None where `fingerprint` must say more."""
-    if recipe.body != RAW or recipe.headers or recipe.elsewhere:
+    if not recipe.as_sent or recipe.headers or recipe.elsewhere:
         return None
     names = fields.shape.made(recipe.bound, recipe.names)
     asked = names.pick(fields.values)
@@ -276,9 +291,16 @@ def _hosted(hosts: Sequence[bytes], hosted: bytes | None) -> bytes:
 def _counted(request: Request, recipe: Recipe, counts: _Counts, values: tuple[bytes, ...]) -> Counted:
     method, host, types, content_type, content_encoding, whole = _asked(request.method, counts, values, recipe.hosted)
     kind, segments = b"raw", [request.body]
-    if not whole or recipe.body == CANONICAL_JSON:
+    if not whole or recipe.body == CANONICAL_JSON or recipe.form_fields:
         content_type, kind, segments = _body(types, request.body, recipe, coded=content_encoding != _ABSENT)
-    return Counted(method, host, request.target, content_type, content_encoding, kind, segments)
+    target = _less_parameters(request.target, recipe.parameters) if recipe.parameters else request.target
+    return Counted(method, host, target, content_type, content_encoding, kind, segments)
+
+
+def _less_parameters(target: bytes, names: frozenset[bytes]) -> bytes:
+    path, mark, query = target.partition(b"?")
+    kept = without_parameters(query, names) if mark else None
+    return path if kept is None else path + mark + kept
 
 
 def _digested(content: Counted, secret: bytes) -> tuple[blake2b, bytes]:
@@ -381,7 +403,13 @@ def _body(types: Sequence[bytes], body: bytes, recipe: Recipe, *, coded: bool) -
     is digested raw. The kinds keep the two apart: no raw body is equal to a canonical one."""
     cut = multipart(types, body)
     if cut is not None:
-        return _present([cut.content_type]), cut.kind, cut.segments
+        segments = cut.segments
+        if recipe.form_fields and not coded and cut.kind == PLAIN and _FORM_DATA.fullmatch(cut.content_type):
+            segments = [segments[0], *without_fields(segments[1:-1], recipe.form_fields), segments[-1]]
+        return _present([cut.content_type]), cut.kind, segments
+    if recipe.form_fields and not coded and len(types) == 1 and _URLENCODED.fullmatch(types[0]):
+        kept = without_parameters(body, recipe.form_fields)
+        return _present(types), b"form", [] if kept is None else [kept]
     if recipe.body == CANONICAL_JSON and not coded and (not types or (len(types) == 1 and _is_json(types[0]))):
         form = canonical.canonical(body, recipe.pointers)
         if form is not None:

@@ -160,4 +160,4 @@ def _inner(part: bytes, deepest: int) -> tuple[bytes, list[bytes]] | None:
     return shape, [head[: types[0].start()] + _BOUNDARY.sub(b"", types[0][0]) + head[types[0].end() :], *segments]
 
 
-__all__ = ["Multipart", "form", "multipart"]
+__all__ = ["PLAIN", "Multipart", "form", "multipart"]

@@ -467,8 +467,8 @@ class _Check:
 
     def _ignore(self, n: int, shape: RouteShape, policy: Policy) -> None:
         place = (*self.place(n, shape, "fingerprint"), "ignore")
-        if policy.recipe.ignore and policy.recipe.body == RAW and self.source.sound(place):
-            message = "only what a body says can be left out of it; write body: canonical-json beside it"
+        if policy.recipe.pointers and policy.recipe.body == RAW and self.source.sound(place):
+            message = "a JSON Pointer leads into a canonical body only; write body: canonical-json beside it"
             self.source.fault(place, message)
 
     def order(self, routes: list[Route]) -> None:

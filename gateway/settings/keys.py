@@ -17,7 +17,7 @@ from ..core.keyed import Part
 from ..core.keyform import Format
 from ..core.sent import SendKey, SentAs
 from ..core.source import Place, Source
-from . import values
+from . import scopes, values
 from .addresses import NOT_BUILT
 from .faults import short
 from .source import Kind, Scalar
@@ -114,6 +114,18 @@ def bind_source(value: object) -> str:
     return str(found)
 
 
+def ignored(value: object) -> str:
+    """What does not count of a request: `query:NAME`, `form:FIELD` or a JSON Pointer."""
+    text = value.text if isinstance(value, Scalar) and value.kind is Kind.TEXT else ""
+    place = text.partition(":")[0]
+    if place in (Place.QUERY, Place.FORM):
+        return str(source(value))
+    if place in (Place.HEADER, Place.COOKIE, Place.PATH) and ":" in text:
+        why = "always counts" if place == Place.PATH else "counts only if `headers` or `bind` lists it"
+        raise ValueError(f"a {place} {why}; use query:NAME, form:FIELD or a JSON Pointer")
+    return scopes.pointer(value)
+
+
 def form(value: object) -> Format:
     """A format by its name, or a pattern between slashes that a whole key must match."""
     text = value.text if isinstance(value, Scalar) and value.kind is Kind.TEXT else ""
@@ -170,4 +182,4 @@ def parts(each: tuple[Part | Source, ...]) -> tuple[Part | Source, ...]:
     return tuple(sorted(set(each), key=str))
 
 
-__all__ = ["bind_source", "form", "not_too_many", "part", "parts", "sends", "sent_field", "source"]
+__all__ = ["bind_source", "form", "ignored", "not_too_many", "part", "parts", "sends", "sent_field", "source"]

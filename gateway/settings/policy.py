@@ -147,10 +147,10 @@ def _not_too_many(names: frozenset[bytes]) -> frozenset[bytes]:
     return names
 
 
-def _not_too_many_pointers(pointers: frozenset[str]) -> frozenset[str]:
-    if len(pointers) > scopes.MOST_POINTERS:
-        raise ValueError(f"{len(pointers)} pointers are too many; use {scopes.MOST_POINTERS} at most")
-    return pointers
+def _not_too_much_ignored(ignored: frozenset[str]) -> frozenset[str]:
+    if len(ignored) > scopes.MOST_IGNORED:
+        raise ValueError(f"{len(ignored)} are too many; use {scopes.MOST_IGNORED} at most")
+    return ignored
 
 
 def _not_too_many_cookies(names: frozenset[str]) -> frozenset[str]:
@@ -168,12 +168,13 @@ class FingerprintShape(Shape):
         "is no JSON counts byte for byte); raw by default.",
     )
     ignore: Annotated[
-        frozenset[Annotated[str, PlainValidator(scopes.pointer)]],
-        BeforeValidator(values.listing("a list of JSON Pointers such as [/metadata/sent_at]")),
-        AfterValidator(_not_too_many_pointers),
+        frozenset[Annotated[str, PlainValidator(keys.ignored)]],
+        BeforeValidator(values.listing("a list such as [query:signature, /metadata/sent_at]")),
+        AfterValidator(_not_too_much_ignored),
     ] = Field(
         frozenset(),
-        description="What of a canonical body does not count, by JSON Pointers (RFC 6901); nothing by default.",
+        description="What does not count: query:NAME, form:FIELD, or a JSON Pointer (RFC 6901) into a canonical body; "
+        "nothing by default.",
     )
     headers: Annotated[
         frozenset[Annotated[bytes, PlainValidator(values.part_of_fingerprint)]],
@@ -274,7 +275,7 @@ class PolicyShape(Shape):
     fingerprint: FingerprintShape = Field(
         FingerprintShape(),
         description="What counts as the same request, as {body: raw or "
-        "canonical-json, ignore: [/POINTER], headers: [NAME], host: true or false}.",
+        "canonical-json, ignore: [query:NAME, form:FIELD, /POINTER], headers: [NAME], host: true or false}.",
     )
     window: Duration = Field(
         _POLICY.window,

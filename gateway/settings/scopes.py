@@ -19,7 +19,7 @@ _CLAIM = re.compile(r"[\x21-\x7e]{1,128}")
 #: RFC 6265 §4.1.1: a cookie's name is a token.
 _COOKIE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 
-MOST_POINTERS = 64
+MOST_IGNORED = 64
 LONGEST_LEEWAY = 600_000
 SHORTEST_REFRESH = 10_000
 
@@ -71,7 +71,7 @@ def pointer(value: object) -> str:
         raise ValueError(f"expected a JSON Pointer such as /metadata/sent_at, found {values.found(value)}")
     text = value.text
     if not text.startswith("/"):
-        meant = text.removeprefix("$.").replace(".", "/")
+        meant = text.removeprefix("body:").removeprefix("$.").removeprefix("/").replace(".", "/")
         raise ValueError(f"a JSON Pointer begins with a slash; use /{short(meant)}")
     try:
         tokens = canonical.pointer(text)

@@ -61,6 +61,8 @@ def test_one_field(what: str) -> None:
     ("part", "recipe"),
     [
         (Part.TARGET, Recipe(host=False)),
+        (Part.TARGET, Recipe(ignore=("query:sig",))),
+        (Part.BODY, Recipe(ignore=("form:sig",))),
         (Part.BODY, Recipe(body="canonical-json")),
         (Part.CREDENTIALS, Recipe(ignore_cookies=("lb",))),
         (Part.CREDENTIALS, Recipe(bind=())),

@@ -528,6 +528,115 @@ def test_long_fields_are_not_remembered() -> None:
     assert after - before < 2 << 20
 
 
+# ── Left out ──────────────────────────────────────────────────────────────────────────────────────
+
+SIGNED = Recipe(ignore=("form:sign", "query:sig", "query:t s"))
+URLENCODED = b"application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("target", "same"),
+    [
+        (
+            "/p?a=1&sig=x",
+            ["/p?a=1&sig=y", "/p?sig=y&a=1", "/p?a=1", "/p?a=1&%73ig=x", "/p?a=1&sig", "/p?sig&a=1&sig=z"],
+        ),
+        ("/p?sig=x", ["/p", "/p?sig=y", "/p?t+s=1&sig=", "/p?t%20s=1"]),
+        ("/p?a=1&b=2&sig=x", ["/p?a=1&t+s=5&b=2"]),
+    ],
+)
+def test_parameters_that_are_left_out_do_not_count(target: str, same: list[str]) -> None:
+    """Whatever they say, wherever they stand, and whether they are there."""
+    for other in same:
+        assert seen(request(target=target.encode()), SIGNED) == seen(request(target=other.encode()), SIGNED), other
+    assert seen(request(target=target.encode())) != seen(request(target=same[0].encode()))
+
+
+@pytest.mark.parametrize(
+    "other", ["/p?a=2&sig=x", "/p?a=1&b=1&sig=x", "/p?sig=x", "/q?a=1&sig=x", "/p?a=1&SIG=x", "/p?a=1&sig2=x",
+              "/p?a=1&sig%=x", "/p?a=1;sig=x", "/p?a=%31&sig=x", "/p?&a=1", "/p/sig=x?a=1", "/p?x=sig&a=1"],
+)  # fmt: skip
+def test_all_other_parameters_count(other: str) -> None:
+    """Byte for byte and in their order; and a name that only looks alike is another."""
+    first, mine = (seen(request(target=each), SIGNED) for each in (b"/p?a=1&sig=x", other.encode()))
+    assert differing_parts(first, mine, SIGNED) == ["target"]
+
+
+def form_of(*fields: tuple[bytes, bytes], boundary: bytes = b"B") -> bytes:
+    parts = (b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (boundary, *each) for each in fields)
+    return b"".join(parts) + b"--%b--\r\n" % boundary
+
+
+def test_fields_of_a_form_that_are_left_out_do_not_count() -> None:
+    """Urlencoded and multipart alike, and all other fields do."""
+
+    def of(body: bytes, kind: bytes = URLENCODED, recipe: Recipe = SIGNED, **changed: bytes) -> Fingerprint:
+        return seen(request(body=body, Content_Type=kind, **changed), recipe)
+
+    first = of(b"a=1&sign=x")
+    assert first == of(b"sign=y&a=1") == of(b"a=1") == of(b"a=1&%73ign=+")
+    assert of(b"sign=x") == of(b"sign=y") != of(b"")
+    for other in (b"a=2&sign=x", b"a=1&sign2=x", b"a=1&", b"b=1&a=1"):
+        assert differing_parts(first, of(other), SIGNED) == ["body"], other
+    assert of(b"a=1&sign=x", URLENCODED + b"; charset=utf-8") == of(b"a=1&sign=y", URLENCODED + b"; charset=utf-8")
+    kind = b"multipart/form-data; boundary=%b"
+    several = [
+        of(form_of((b"a", b"1"), (b"sign", sign), boundary=boundary), kind % boundary)
+        for sign, boundary in ((b"x", b"B"), (b"y", b"B"), (b"x", b"C"))
+    ]
+    assert several[0] == several[1] == several[2] == of(form_of((b"a", b"1")), kind % b"B")
+    assert of(form_of((b"a", b"2"), (b"sign", b"x")), kind % b"B") != several[0]
+    assert of(form_of((b"sign", b"x")), kind % b"B") == of(form_of((b"sign", b"y")), kind % b"B")
+
+
+@pytest.mark.parametrize(
+    ("title", "kind", "body", "changed"),
+    [
+        ("compressed", URLENCODED, b"a=1&sign=x", {"Content_Encoding": b"gzip"}),
+        ("no form", b"text/plain", b"a=1&sign=x", {}),
+        ("a type that begins alike", URLENCODED + b"x", b"a=1&sign=x", {}),
+        ("too many fields", URLENCODED, b"a=1&" * 10_001 + b"sign=x", {}),
+        (
+            "a name in the content",
+            b"multipart/form-data; boundary=B",
+            b"--B\r\n\r\n" + form_of((b"sign", b"x"))[5:],
+            {},
+        ),
+        (
+            "a file",
+            b"multipart/form-data; boundary=B",
+            form_of((b"sign", b"x")).replace(b'"sign"', b'"sign"; filename=f'),
+            {},
+        ),
+        (
+            "two names",
+            b"multipart/form-data; boundary=B",
+            form_of((b"sign", b"x")).replace(b'"sign"', b'"sign"; name=b'),
+            {},
+        ),
+        ("not closed", b"multipart/form-data; boundary=B", form_of((b"sign", b"x")).replace(b"B--", b"B-"), {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_not_read_as_a_form_counts_whole(
+    title: str, kind: bytes, body: bytes, changed: dict[str, bytes]
+) -> None:
+    """Another value in it is another request: nothing is left out of what may mean something else to the service."""
+    bodies = [body, body.replace(b"x", b"y")]
+    first, mine = (seen(request(body=each, Content_Type=kind, **changed), SIGNED) for each in bodies)
+    assert differing_parts(first, mine, SIGNED) == ["body"]
+
+
+def test_a_form_less_its_fields_is_no_raw_body() -> None:
+    """And JSON is read as before beside what is left out of forms."""
+    both = Recipe(body="canonical-json", ignore=("/at", "form:sign", "query:sig"))
+    assert (both.pointers, both.parameters, both.form_fields) == ((("at",),), {b"sig"}, {b"sign"})
+    one, other = (request(target=b"/?sig=" + n, body=b'{"at": %b, "a": 1}' % n) for n in (b"1", b"2"))
+    assert seen(one, both) == seen(other, both)
+    assert seen(one, both) != seen(request(target=b"/?sig=1", body=b'{"at":1,"a":2}'), both)
+    assert len({Recipe(ignore=each).id for each in ((), ("query:a",), ("form:a",), ("query:a", "form:a"))}) == 4
+
+
 # ── Host, and the list of cookies ─────────────────────────────────────────────────────────────────
 
 

@@ -128,6 +128,13 @@ def test_the_page_says_who_is_asked_and_how_bodies_are_read() -> None:
         "which must be there"
     )
     assert "(of JSON what it says, however it is spelled, less `/sent_at`)" in rows["Same request"]
+    signed = Recipe(body=CANONICAL_JSON, ignore=("/at", "form:sign", "query:signature", "query:ts"))
+    assert rows_of(Policy(recipe=signed))["Same request"].startswith(
+        "method, host, target, content-type, content-encoding, body (of JSON what it says, however it is spelled, less "
+        "`/at`; less the query parameter `signature`, the query parameter `ts` and the form field `sign`); otherwise"
+    )
+    raw = rows_of(Policy(recipe=Recipe(ignore=("query:ts",))))["Same request"]
+    assert "body (less the query parameter `ts`); otherwise" in raw
     assert rows["A key is"].startswith("a UUID; refused: a point in time")
     assert rows["Same request"].startswith("method, host, target, ")
     assert "or else `Cookie` without those of load balancers, bot filters and analytics, as" in rows["Same sender"]

@@ -65,7 +65,9 @@ JSON = st.recursive(
 FORMS = st.tuples(st.sampled_from(["B", "C"]), st.lists(st.sampled_from(["x", "x\r\n", "--B", "1"]), max_size=3))
 BODIES = (
     st.tuples(SPACE, JSON).map(lambda parts: (parts[0] + parts[1]).encode())
-    | st.sampled_from([b"", b"a=1", b"{", b'{"a":1', b'\xef\xbb\xbf"a"', b'"a"'])
+    | st.sampled_from(
+        [b"", b"a=1", b"a=2", b"b=1&a=1", b"%61=2&b=1", b"b=1", b"{", b'{"a":1', b'\xef\xbb\xbf"a"', b'"a"']
+    )
     | FORMS.map(
         lambda form: "".join([f"--{form[0]}\r\n\r\n{part}\r\n" for part in form[1]] + [f"--{form[0]}--\r\n"]).encode()
     )
@@ -77,6 +79,7 @@ TYPES = st.sampled_from(
         "application/vnd.a+json; charset=UTF-8",
         "application/json;charset=x",
         "text/plain",
+        "application/x-www-form-urlencoded",
         "multipart/mixed; boundary=B",
         "multipart/mixed; boundary=C",
     ]
@@ -93,7 +96,10 @@ def requests(draw: st.DrawFn) -> Request:
                                              (b"Other", b"1"), (b"SOAPAction", b"a"),
                                              (b"X-Amz-Target", b"a")]), max_size=2))  # fmt: skip
     return Request(
-        draw(st.sampled_from([b"POST", b"PATCH"])), draw(st.sampled_from([b"/", b"/?"])), fields, draw(BODIES)
+        draw(st.sampled_from([b"POST", b"PATCH"])),
+        draw(st.sampled_from([b"/", b"/?", b"/?q=1", b"/?q=2&a=1", b"/?a=1&q", b"/?a=1"])),
+        fields,
+        draw(BODIES),
     )
 
 
@@ -102,7 +108,7 @@ RECIPES = st.builds(
     bind=st.just(()),
     headers=st.sampled_from([(), (b"x-a",), (b"other", b"x-a")]),
     body=st.sampled_from([RAW, CANONICAL_JSON]),
-    ignore=st.sampled_from([(), ("/a",), ("/0", "/1"), ("/a/b", "/at")]),
+    ignore=st.sampled_from([(), ("/a",), ("/0", "/1"), ("/a/b", "/at"), ("query:q",), ("/a", "form:a", "query:q")]),
     host=st.booleans(),
     beyond_site=st.sampled_from([b"", b"a:1"]),
     ignore_cookies=st.sampled_from([(), ("/a",)]),
@@ -169,15 +175,24 @@ def meaning(request: Request, recipe: Recipe) -> Any:
             body = ("json", without(read(text), recipe.ignore))
         except (ValueError, NoForm):
             pass
+    if kind == b"application/x-www-form-urlencoded" and "form:a" in recipe.ignore and b"content-encoding" not in found:
+        body = ("form", tuple(each for each in request.body.split(b"&") if each[:2] != b"a=" and each[:4] != b"%61="))
     if kind is not None and kind.startswith(b"multipart"):
         parts, *form = by_regular_expression(request.body, kind[-1:])
         kind, body = b"multipart/mixed", ("multipart", tuple(parts), *form)
     headers = tuple(tuple(found.get(name, ())) for name in recipe.headers)
     codings = tuple(found.get(b"content-encoding", ()))
     operation = [found.get(name) for name in (b"soapaction", b"x-amz-target")]
-    return (request.method, *map(tuple, filter(None, operation))), named(found[b"host"][0], recipe), request.target, (
-        kind, codings, body, headers, tuple(each is None for each in operation)
-    )  # fmt: skip
+    method = request.method, *(None if each is None else tuple(each) for each in operation)
+    host, target = named(found[b"host"][0], recipe), asked_for(request.target, recipe)
+    return method, host, target, kind, codings, body, headers
+
+
+def asked_for(target: bytes, recipe: Recipe) -> Any:
+    """The path and the parameters that count; None without any."""
+    path, mark, query = target.partition(b"?")
+    pairs = [pair for pair in query.split(b"&") if "query:q" not in recipe.ignore or pair.partition(b"=")[0] != b"q"]
+    return path, tuple(pairs) if pairs and mark else None
 
 
 def named(host: bytes, recipe: Recipe) -> bytes:

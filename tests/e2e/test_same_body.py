@@ -72,6 +72,40 @@ async def test_the_same_json_is_the_same_request_and_other_json_is_not(origin: O
         assert origin.effects == {b"k": 1, b"raw": 1}
 
 
+async def test_a_client_that_signs_each_try_anew(origin: Origin) -> None:
+    """A retry with another signature and timestamp is replayed, and a double click with them runs once; another amount
+    is refused, and runs. In the target, in an urlencoded form and in a multipart one."""
+
+    def multipart(amount: int, n: int) -> bytes:
+        fields = {"amount": amount, "sign": n}
+        parts = (f'--b{n}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items())
+        return ("".join(parts) + f"--b{n}--\r\n").encode()
+
+    def tries(amount: int, n: int) -> dict[str, tuple[str, bytes, str]]:
+        urlencoded = "application/x-www-form-urlencoded"
+        return {
+            "query": (f"/pay?amount={amount}&ts={n}&signature=s{n}", b"", "text/plain"),
+            "urlencoded": ("/pay", f"sign=s{n}&amount={amount}".encode(), urlencoded),
+            "multipart": ("/pay", multipart(amount, n), f"multipart/form-data; boundary=b{n}"),
+        }
+
+    policy = "missing: derive, fingerprint: {ignore: ['query:ts', 'query:signature', 'form:sign']}"
+    async with gate(configuration(origin.url, policy=policy)) as running:
+        for title in tries(1, 1):
+            for key in (title, None):
+
+                async def send(amount: int, n: int, title: str = title, key: str | None = key) -> Response:
+                    target, body, kind = tries(amount, n)[title]
+                    return await ask(running.port, target=target, key=key, body=body, fields=[("Content-Type", kind)])
+
+                assert (await send(1, 1)).label == "stored", title
+                assert (await send(1, 2)).replayed, title
+                other = await send(2, 3)
+                assert other.problem == "key-reused" if key else other.label == "stored", title
+        assert [received.target for received in origin.requests][:2] == [b"/pay?amount=1&ts=1&signature=s1"] * 2
+        assert len(origin.requests) == 9
+
+
 def large(size: int = (10 << 20) - 4096) -> bytes:
     """A body of JSON of nearly this size."""
     one = b'{"id":1234567,"name":"item","amount":12.50,"tags":["a","b"],"nested":{"x":1,"y":null}},'

@@ -226,7 +226,32 @@ ROUTES = [
     (
         "fingerprint: {ignore: [/a]}",
         "fingerprint.ignore",
-        "only what a body says can be left out of it; write body: canonical-json beside it",
+        "a JSON Pointer leads into a canonical body only; write body: canonical-json beside it",
+    ),
+    (
+        "fingerprint: {ignore: ['query:']}",
+        "fingerprint.ignore[0]",
+        "what is read there is missing, or too long; use query:request_id",
+    ),
+    (
+        "fingerprint: {ignore: [form:a, header:Date]}",
+        "fingerprint.ignore[1]",
+        "a header counts only if `headers` or `bind` lists it; use query:NAME, form:FIELD or a JSON Pointer",
+    ),
+    (
+        "fingerprint: {ignore: [path:2]}",
+        "fingerprint.ignore[0]",
+        "a path always counts; use query:NAME, form:FIELD or a JSON Pointer",
+    ),
+    (
+        "fingerprint: {body: canonical-json, ignore: ['body:/a']}",
+        "fingerprint.ignore[0]",
+        "a JSON Pointer begins with a slash; use /a",
+    ),
+    (
+        f"fingerprint: {{ignore: [{', '.join(f'query:q{n}' for n in range(65))}]}}",
+        "fingerprint.ignore",
+        "65 are too many; use 64 at most",
     ),
     ("fingerprint: {host: a}", "fingerprint.host", "expected true or false, found `a`"),
     (
