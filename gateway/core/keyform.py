@@ -77,7 +77,7 @@ _DATE = re.compile(
 _TIMELY = re.compile(rb"[0-9TZtz:+ .,_-]{1,40}")
 #: A number of so many digits is one that somebody counts up.
 _COUNTER = re.compile(rb"[0-9]{1,12}")
-#: A key of usual characters with a digit among them. It holds no template and not only words: most keys are told by it.
+#: A key of usual characters with a digit among them. It holds no template, and more than words. Most keys are such.
 _ORDINARY = re.compile(rb"[A-Za-z_.:~+/=-]*[0-9][0-9A-Za-z_.:~+/=-]*")
 #: A template that nothing filled in (Postman, shells, JavaScript, Ruby, Windows, printf, mustache and related forms),
 #: or what a language prints for a value that is not there.

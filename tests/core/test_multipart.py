@@ -127,7 +127,7 @@ def test_the_boundary_of_a_part_is_cut_out_too(title: str) -> None:
 
 
 def test_a_part_that_only_mentions_a_type_counts_whole() -> None:
-    """In its content, in a head of two types, or without one boundary; and as deep as nobody nests."""
+    """In its content, in a head of two types, or without one boundary; and below the eighth level."""
     kind = b"Content-Type: multipart/mixed; boundary=%b"
     for head in (b"\r\n" + kind, kind + b"\r\nContent-Type: text/plain", kind + b"; boundary=x", b"X-" + kind):
         bodies = [b"--B\r\n%b\r\n\r\n--%b--\r\n--B--" % (head.replace(b"%b", each), each) for each in (b"C", b"D")]

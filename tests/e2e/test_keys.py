@@ -313,7 +313,9 @@ async def test_a_key_of_a_format_is_one_key_in_either_case(origin: Origin, form:
     text = configuration(
         origin.url,
         policy=f"key: {{format: {form}}}, send_key: header:X-Operation",
-        routes="  - {name: bytes, match: {path: /bytes}, upstream: origin, namespace: bytes}",
+        routes="  - {name: bytes, match: {path: /bytes}, upstream: origin, namespace: bytes}\n"
+        "  - {name: same, match: {path: /same}, upstream: origin, namespace: same, "
+        f"key: {{format: {form}}}, send_key: header:Idempotency-Key}}",
         top="log: {keys: full}",
     )
     async with gate(text) as running:
@@ -326,8 +328,10 @@ async def test_a_key_of_a_format_is_one_key_in_either_case(origin: Origin, form:
         assert {line["key"] for line in running.lines if "verdict" in line} == {canonical}
         for key in (small, small.upper()):
             assert (await ask(running.port, target="/bytes", key=key)).label == "stored"
-    assert len(origin.requests) == 3
+        assert (await ask(running.port, target="/same", key=canonical.swapcase())).label == "stored"
+    assert len(origin.requests) == 4
     assert origin.requests[0].key == small.swapcase().encode()
+    assert origin.requests[3].values(b"idempotency-key") == [canonical.encode()]
     assert origin.requests[0].values(b"x-operation") == [canonical.encode()]
 
 

@@ -254,7 +254,7 @@ async def test_a_store_that_is_gone_or_full_delays_nobody(origin: Origin, redis:
             assert passed(await ask(gate.port, key="k"))
             await counted(gate, verdict, problem)
         redis.start()
-    async with edge(configuration(origin.url, store="memory://?max_records=1", policy=SHADOW)) as gate:
+    async with edge(configuration(origin.url, store="memory://?max_records=1", policy=SHADOW), alarms=1) as gate:
         for key in ("a", "b"):
             assert passed(await ask(gate.port, key=key))
             await counted(gate, "forward")

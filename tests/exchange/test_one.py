@@ -130,7 +130,7 @@ ONLY_SUCCESS = [
 async def test_each_outcome_is_settled_as_keep_only_says(
     plan: Plan, first: str, state: str, duplicate: str | None
 ) -> None:
-    """Whatever is no success frees the key, so that the next request runs; what nobody knows is held as ever."""
+    """Whatever is no success frees the key, so that the next request runs. An unknown outcome is held as ever."""
     async with World(max_response=1000, keep_only=frozenset(range(200, 300))) as world:
         world.most_effects = 2
         gate = world.process()
