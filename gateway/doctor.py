@@ -6,10 +6,13 @@ It claims nothing, and in Redis it writes nothing. What is wrong is judged where
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import secrets
 import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from .app import ONE_GATEWAY, open_store, redis_servers
 from .clock import HostClock
@@ -19,7 +22,6 @@ from .settings import Settings
 from .settings import stores as urls
 from .settings.addresses import without_password
 from .stores.redis import Examined, Finding, Severity, examine, tempered
-from .stores.sqlite import check_place
 
 #: Seconds after which a store counts as out of reach.
 PATIENCE = 5.0
@@ -62,6 +64,32 @@ CHANGES: dict[str, dict[str, str]] = {
         "the gate's file": "the host and the port in `store`, as known on this machine (--store URL tries another)",
         _PLAIN: "is it up, and does it listen on that address (`bind`)? redis-cli -u URL PING from here must say PONG",
         "a managed service": "its endpoint, the network and firewall between, and rediss:// where it speaks only TLS",
+    },
+    "wrong-password": {
+        "the gate's file": "the user and the password in `store` (before Sentinels sentinel_user and "
+        "sentinel_password too)",
+        _PLAIN: "ACL LIST, or requirepass in its configuration; redis-cli -u URL PING from here must say PONG",
+        "a managed service": "its access key or AUTH token, which may have been rotated; the user by its full name",
+    },
+    "no-password": {
+        "the gate's file": "store: redis://:PASSWORD@HOST, or redis://USER:PASSWORD@HOST (before Sentinels "
+        "sentinel_password too)",
+    },
+    "no-database": {
+        "the gate's file": "the number behind the host in `store`: redis://HOST:PORT/0",
+        _PLAIN: "databases in its configuration, one more than the highest number",
+        "a managed service": "most have database 0 only",
+    },
+    "tls": {
+        "the gate's file": "rediss:// where the server speaks TLS, redis:// where it does not; ca, cert, key and "
+        "server_name (docs/redis.md)",
+    },
+    "refused": {
+        _PLAIN: "what it says: a server that is loading serves in a moment; protected mode wants a password or a bind",
+    },
+    "no-primary": {
+        "the gate's file": "the name behind the Sentinels in `store`, and their addresses (26379 by default)",
+        "Sentinel": "SENTINEL MASTERS says what it watches, and whether it is up; during a failover wait for its end",
     },
     "read-only": {
         _PLAIN: "name the primary, or the Sentinels: redis+sentinel://HOST,HOST,HOST/NAME",
@@ -170,15 +198,12 @@ def _primary(seen: Examined) -> str:
 
 async def _sqlite(store: Store) -> Report:
     path, findings = _file(store.url), tuple[Finding, ...]()
-    options = urls.options(store.url)
+    options, beside = urls.options(store.url), _beside(path)
     try:
-        if path.exists():
-            opened = open_store(store.url, HostClock(), Nobody(), prefix="")
-            await opened.open()
-            findings = opened.findings
-            await opened.close()
+        if beside is None:
+            findings = await _opened(store.url)
         else:
-            check_place(path)
+            findings = await _tried(store.url, path, beside)
     except StoreUnusable as error:
         findings = (Finding("unusable", Severity.REFUSE, str(error)),)
     power = options.get("durability", "power") == "power"
@@ -188,7 +213,39 @@ async def _sqlite(store: Store) -> Report:
         if power
         else "durability=process: what was acknowledged survives kill -9, and not power loss",
     )
-    return _report(store, f"SQLite, {path}" + ("" if path.exists() else " (not there yet)"), findings, notes)
+    return _report(store, f"SQLite, {path}" + ("" if beside is None else " (not there yet)"), findings, notes)
+
+
+async def _opened(url: str) -> tuple[Finding, ...]:
+    """Open the store as `run` does, and close it; return its findings. Raises StoreUnusable."""
+    store = open_store(url, HostClock(), Nobody(), prefix="")
+    await store.open()
+    try:
+        return store.findings
+    finally:
+        await store.close()
+
+
+def _beside(path: Path) -> Path | None:
+    """Return a free name beside a file that is not there yet; None if it is there."""
+    if os.path.exists(path):
+        return None
+    place = Path(os.path.realpath(path))  # `run` makes the target of a link
+    # At least as long: SQLite adds -wal to the name, which may then be too long.
+    return place.with_name(f".oncegate-doctor-{secrets.token_hex(8)}".ljust(len(place.name), "x"))
+
+
+async def _tried(url: str, path: Path, tried: Path) -> tuple[Finding, ...]:
+    """Open `tried` instead of `path`, and remove it: a gateway may open `path` at any moment, and must not lose it.
+    Raises StoreUnusable."""
+    try:
+        return await _opened(f"sqlite:///{quote(str(tried))}?{urlsplit(url).query}")
+    except StoreUnusable as error:
+        raise StoreUnusable(str(error).replace(str(tried), str(path))) from None
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            with contextlib.suppress(OSError):
+                os.unlink(f"{tried}{suffix}")
 
 
 def _file(url: str) -> Path:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,15 +14,24 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from gateway.clock import HostClock
 from gateway.doctor import CHANGES, Store, look_at
+from gateway.ports import StoreUnusable
 from gateway.stores.findings import OF_WRITES
+from gateway.stores.redis import reasons
 from gateway.stores.redis.findings import judge
+from gateway.stores.sqlite import SqliteStore
 from tests.cluster import RedisCluster
+from tests.fleet import Fleet
 from tests.harness import configuration
 from tests.servers import RedisServer, binaries, free_port, preferred
+from tests.stores.test_sentinels import Unsure
+from tests.stores.worlds import redis_store
+from tests.tls import Authority, SecureServer
 
 EVICTS = ("--maxmemory", "64mb", "--maxmemory-policy", "volatile-lru")
 
@@ -182,6 +193,120 @@ def test_a_store_that_is_out_of_reach() -> None:
             assert told.seconds < 7, "five, and what the interpreter takes to start"
 
 
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def assert_named(url: str, name: str) -> None:
+    """The doctor's finding has this name, and what a running gateway says of the store is that finding's text."""
+
+    async def trouble() -> str:
+        store = redis_store(url)
+        await store.open()
+        try:
+            return store.trouble
+        finally:
+            await store.close()
+
+    told = asyncio.run(look_at(Store(url)))
+    said = " ".join(told.text.split())
+    assert not told.good
+    assert f"REFUSED {name}: " in said, said
+    text = " ".join(asyncio.run(trouble()).split())
+    assert text in said, (text, said)
+    assert "swordfish" not in said
+
+
+def test_the_cause_is_named_of_a_server(server: RedisServer) -> None:
+    """A wrong password, a missing one, one that the server has not, a number of no database, a name that cannot be
+    resolved, TLS that the server does not speak, a closed port: each has its own name and words, in the doctor
+    and in a running gate."""
+    at = f"127.0.0.1:{server.port}"
+    for url, name, cause in (
+        (f"redis://:swordfish@{at}/0", "wrong-password", "AUTH"),
+        (f"redis://{at}/16", "no-database", "DB index is out of range"),
+        (f"redis://no-such-host.invalid:{server.port}/0", "unreachable", "its name cannot be resolved"),
+        (f"rediss://{at}/0", "unreachable", "no answer within 2 s; if it speaks no TLS: redis://"),
+        (f"redis://127.0.0.1:{free_port()}/0", "unreachable", "refused"),
+        (f"redis+cluster://{at}", "refused", "it is no cluster"),
+    ):
+        assert_named(url, name)
+        assert cause in " ".join(asyncio.run(look_at(Store(url))).text.split()).replace(
+            "Connect call failed", "refused"
+        )
+    with server.client() as client:
+        client.config_set("requirepass", "correct-horse")
+    for url, name, cause in (
+        (f"redis://:swordfish@{at}/0", "wrong-password", "WRONGPASS"),
+        (f"redis://nobody:swordfish@{at}/0", "wrong-password", "WRONGPASS"),
+        (f"redis://{at}/0", "no-password", "NOAUTH"),
+        (f"redis://{at}/16", "no-password", "NOAUTH"),
+    ):
+        assert_named(url, name)
+        assert cause in asyncio.run(look_at(Store(url))).text
+    assert asyncio.run(look_at(Store(f"redis://:correct-horse@{at}/15"))).good
+
+
+async def test_the_cause_is_named_of_a_certificate(tmp_path: Path) -> None:
+    """A server whose certificate is by an authority that is not trusted, and the one that is."""
+    authority = Authority(tmp_path)
+    secure = await SecureServer(preferred(), authority).start()
+    try:
+        stranger = secure.url(f"ca={authority.file('stranger.pem')}")
+        told = await look_at(Store(stranger))
+        assert not told.good
+        said = " ".join(told.text.split())
+        assert "REFUSED tls: " in said
+        assert "its certificate is not trusted: " in said
+        assert "CERTIFICATE_VERIFY_FAILED" in said
+        assert (await look_at(Store(secure.url(authority.ca)))).good
+    finally:
+        await secure.close()
+
+
+def test_the_cause_is_named_of_a_cluster() -> None:
+    """A wrong password, a missing one; one of the nodes named with the number of a database."""
+    cluster = RedisCluster(preferred(), replicas=False).start()
+    try:
+        node = cluster.primaries[0]
+        assert_named(f"redis://127.0.0.1:{node.port}/1", "is-a-cluster")
+        for each in cluster.primaries:
+            each.run("CONFIG", "SET", "requirepass", "correct-horse")
+        assert_named(cluster.url, "no-password")
+        assert_named(cluster.url.replace("://", "://:swordfish@"), "wrong-password")
+        dead = cluster.url.replace("://", f"://127.0.0.1:{free_port()},")
+        assert "REFUSED  no-password: " in asyncio.run(look_at(Store(dead))).text, "one that answers says more"
+    finally:
+        cluster.close()
+
+
+def test_the_cause_is_named_of_sentinels(tmp_path: Path) -> None:
+    """A name that they do not know, a password that they want or do not take, a primary that wants one; and none of
+    them that answers."""
+    fleet = Fleet(preferred(), replicas=0, sentinels=1).start()
+    try:
+        at = fleet.url().partition("://")[2].rpartition("/")[0]
+        assert_named(f"redis+sentinel://{at}/else", "no-primary")
+        assert_named(f"redis+sentinel://127.0.0.1:{free_port()}/{fleet.url().rpartition('/')[2]}", "unreachable")
+        assert_named(f"{fleet.url()}?sentinel_password=swordfish", "wrong-password")
+        with fleet.primary().client() as client:
+            client.config_set("requirepass", "correct-horse")
+        assert_named(fleet.url(), "no-password")
+    finally:
+        fleet.close()
+    strict = Unsure('requirepass "correct-horse"')
+    strict.start(tmp_path)
+    try:
+        Fleet.until(lambda: listens(strict.port), "the Sentinel listens")
+        assert_named(f"redis+sentinel://127.0.0.1:{strict.port}/payments", "no-password")
+    finally:
+        strict.close()
+
+
 def test_a_user_who_may_not_do_everything(server: RedisServer, tmp_path: Path) -> None:
     """Commands, keys and channels that are lacking, and the line that gives them; who says that line is well. What is
     asked when a connection is made is among them, and what a gate would only ask for once somebody waits."""
@@ -233,6 +358,112 @@ def test_what_memory_and_a_file_protect(tmp_path: Path) -> None:
         assert why in told.words
 
 
+def refused_alike(folder: Path, file: Path) -> str:
+    """What `run` says of this file and exits 69 for; the doctor says the same, exits 69, and leaves no file behind."""
+    store = f"sqlite:///{quote(str(file))}"
+    arguments = ["run", "--config", written(folder, store)]
+
+    def there() -> list[Path]:
+        return [path for path in sorted(folder.rglob("*")) if not path.name.endswith(("-wal", "-shm"))]
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway.cli", *arguments], capture_output=True, text=True, timeout=30,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    said = " ".join(ended.stderr.removeprefix("oncegate: ").split())
+    assert ended.returncode == 69, said
+    before = there()
+    told = doctor("--store", store)
+    assert (told.code, told.err) == (69, "")
+    assert f"REFUSED unusable: {said}" in told.words, (said, told.words)
+    assert there() == before
+    return said
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, with a store's file `keys.db` in it."""
+    mount, folder = shutil.which("mount"), tmp_path / "disk"
+    folder.mkdir()
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "tmpfs", folder], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        made(folder / "keys.db")
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def made(file: Path) -> None:
+    """A store's file, empty."""
+    store = SqliteStore(file, HostClock(), durability="process")
+
+    async def opened() -> None:
+        await store.open()
+        await store.close()
+
+    asyncio.run(opened())
+
+
+def test_a_file_system_that_is_read_only(disk: Path, tmp_path: Path) -> None:
+    """`run` and the doctor refuse it alike, whether or not the file is there; mounted read-write both take it."""
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    for name in ("keys.db", "new.db"):
+        assert "its file system is mounted read-only. Mount it read-write" in refused_alike(tmp_path, disk / name)
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    for name in ("keys.db", "new.db"):
+        assert doctor("--store", f"sqlite:///{disk}/{name}").code == 0
+    assert [path.name for path in disk.iterdir()] == ["keys.db"]
+
+
+def test_a_place_where_no_file_can_be(tmp_path: Path) -> None:
+    """A folder in which nobody makes files, one that is missing, a file in its place, a folder in the file's place, a
+    name too long for its write-ahead log, a link into nowhere."""
+    (tmp_path / "letter.txt").write_text("Dear Sir or Madam")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "nowhere" / "keys.db")
+    for file, cause in (
+        (Path("/proc/keys.db"), "unable to open database file (SQLITE_CANTOPEN)"),
+        (tmp_path / "nowhere" / "keys.db", "does not exist; make it first"),
+        (tmp_path / "letter.txt" / "keys.db", "does not exist; make it first"),
+        (tmp_path / "folder", "it is a directory. Name another file in `store`."),
+        (tmp_path / ("k" * 253), "unable to open database file (SQLITE_CANTOPEN)"),
+        (tmp_path / "link.db", f"the folder {tmp_path}/nowhere does not exist; make it first"),
+    ):
+        assert cause in refused_alike(tmp_path, file)
+
+
+def test_a_file_that_cannot_be_used(tmp_path: Path) -> None:
+    """A text, a damaged database, one that another program has locked."""
+    (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 100)
+    assert "file is not a database (SQLITE_NOTADB)" in refused_alike(tmp_path, tmp_path / "letter.db")
+    torn = tmp_path / "torn.db"
+    made(torn)
+    torn.write_bytes(torn.read_bytes()[:100] + b"\xff" * (torn.stat().st_size - 100))
+    assert "the file is damaged" in refused_alike(tmp_path, torn)
+    locked = tmp_path / "locked.db"
+    made(locked)
+    with closing(sqlite3.connect(locked, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("PRAGMA user_version = 1")
+        assert "another program has held a lock on it for 5 s" in refused_alike(tmp_path, locked)
+
+
+def test_a_file_system_without_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SQLite cannot write ahead (here by its own `unix-dotfile`, which shares no memory) the store is refused by
+    the store and the doctor, and is not run in another journal mode."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **how: connect(f"file:{quote(str(path))}?vfs=unix-dotfile", uri=True, **how)
+    )
+    told = asyncio.run(look_at(Store(f"sqlite:///{tmp_path}/keys.db")))
+    assert not told.good
+    assert "no shared memory for a write-ahead log (the journal mode stays `delete`)" in " ".join(told.text.split())
+    with pytest.raises(StoreUnusable, match="no shared memory"):
+        made(tmp_path / "keys.db")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -255,4 +486,6 @@ def test_every_finding_that_can_be_mended_says_where() -> None:
     followed = {"aof_enabled": "0", "connected_slaves": "2"}
     infos = (worst, followed, {"maxmemory": "0"}, {"maxmemory": "1"}, {"cluster_enabled": "1"})
     shown = {found.name for info in infos for found in judge(info)}
-    assert shown | {*OF_WRITES, "read-only", "too-old", "not-permitted", "unreachable"} == CHANGES.keys()
+    causes = {name for name in vars(reasons).values() if isinstance(name, str) and name in CHANGES}
+    assert {"wrong-password", "no-password", "no-database", "no-primary", "tls", "unreachable", "refused"} <= causes
+    assert shown | causes | {*OF_WRITES, "too-old"} == CHANGES.keys()

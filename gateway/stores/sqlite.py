@@ -18,6 +18,7 @@ import os
 import queue
 import re
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -259,8 +260,7 @@ class SqliteStore:
         try:
             db = self._open_file()
         except Exception as error:  # whatever it is: somebody waits to hear how the opening went
-            foreign = isinstance(error, sqlite3.Error | OSError)
-            self._tell([(ready, StoreUnusable(f"{self._path}: {error}") if foreign else error, None)])
+            self._tell([(ready, _unopened(self._path, error), None)])
             return
         self._look_around(db)
         self._tell([(ready, None, None)])
@@ -445,7 +445,12 @@ class SqliteStore:
             db.execute("BEGIN")
             self._check(db)
             db.execute("COMMIT")
-            db.execute("PRAGMA journal_mode = WAL")
+            (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise StoreUnusable(
+                    f"{self._path}: its file system ({_kind(self._path)}) has no shared memory "
+                    f"for a write-ahead log (the journal mode stays `{mode}`). Use a local disk, or a redis:// store."
+                )
             db.execute(f"PRAGMA synchronous = {'FULL' if self._durability == 'power' else 'NORMAL'}")
             db.execute("BEGIN IMMEDIATE")
             if self._check(db):
@@ -459,11 +464,11 @@ class SqliteStore:
                 self._most_pages = max(self._max_bytes // size, 16)
                 self._spare_pages = min(self._most_pages // 8, _SPARE // size)
                 db.execute(f"PRAGMA max_page_count = {self._most_pages}")
-            stat = os.stat(self._path)
+            file = os.stat(self._path)
         except BaseException:
             db.close()
             raise
-        self._identity = (stat.st_dev, stat.st_ino)
+        self._identity = (file.st_dev, file.st_ino)
         return db
 
     def _check(self, db: sqlite3.Connection) -> bool:
@@ -504,12 +509,12 @@ class SqliteStore:
         """Whether the path still leads to the file that was opened. Another one in its place would
         be written by the next gate that starts, and the two would forget each other's keys."""
         try:
-            stat = os.stat(self._path)
+            file = os.stat(self._path)
         except OSError:
-            stat = None
-        if stat is None or (stat.st_dev, stat.st_ino) != self._identity:
+            file = None
+        if file is None or (file.st_dev, file.st_ino) != self._identity:
             self._trouble = (
-                f"{self._path} was {'removed' if stat is None else 'replaced'} under the running gate; "
+                f"{self._path} was {'removed' if file is None else 'replaced'} under the running gate; "
                 "put the file back and restart the gate"
             )
         return not self._trouble
@@ -586,6 +591,56 @@ def _translated(error: sqlite3.Error, *, claims: bool, ambiguous: bool) -> Store
     return StoreAway(f"SQLite: {error}", ambiguous=ambiguous)
 
 
+def _unopened(path: Path, error: Exception) -> Exception:
+    """Turn what kept the file from being opened into StoreUnusable, with the cause; leave what is unforeseen."""
+    if isinstance(error, OSError):
+        return StoreUnusable(f"{path}: {error.strerror or error}. {_ANOTHER}")
+    if not isinstance(error, sqlite3.Error):
+        return error
+    code, name = getattr(error, "sqlite_errorcode", 0) & 0xFF, getattr(error, "sqlite_errorname", "")
+    if code in _LOCKED:
+        cause = (
+            f"another program has held a lock on it for {_BUSY_TIMEOUT_MS // 1000} s, or its file system "
+            f"({_kind(path)}) has no locks. End that program, or {_ANOTHER.lower()}"
+        )
+    else:
+        cause = (_CAUSES[code](path) if code in _CAUSES else "") or _ANOTHER
+    return StoreUnusable(f"{path}: {error} ({name}): {cause}")
+
+
+def _kind(path: Path) -> str:
+    return file_system(Path(os.path.realpath(path)).parent) or "unknown"
+
+
+_ANOTHER = "Name another file in `store`."
+
+
+def _unwritable(path: Path) -> str:
+    """Why no file can be made or written at `path`; empty if the reason is not found."""
+    folder = path.parent
+    if os.path.isdir(path):
+        return f"it is a directory. {_ANOTHER}"
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return "its file system is mounted read-only. Mount it read-write, or name another file in `store`."
+    for place in (folder, path):
+        if os.path.exists(place) and not os.access(place, os.W_OK):
+            return f"user {os.geteuid()} may not write to {place}. Give it to that user (chown)."
+    return ""
+
+
+_CAUSES: dict[int, Callable[[Path], str]] = {
+    sqlite3.SQLITE_CANTOPEN: _unwritable,
+    sqlite3.SQLITE_READONLY: _unwritable,
+    sqlite3.SQLITE_PERM: _unwritable,
+    sqlite3.SQLITE_CORRUPT: lambda _: (
+        "the file is damaged. Restore it, or name another file in `store` and accept that live keys are forgotten."
+    ),
+    sqlite3.SQLITE_FULL: lambda _: "the disk, or max_bytes, has no room. Make room.",
+    sqlite3.SQLITE_IOERR: lambda path: (
+        f"reading or writing failed on its file system ({_kind(path)}). Look at the kernel's log; use a local disk."
+    ),
+}
+
 #: Where the kernel says what is mounted where (proc(5)), and how it spells a space in a path.
 MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
@@ -593,9 +648,14 @@ _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 def check_place(path: Path) -> None:
     """Whether a file of ours can be at `path`. Raises StoreUnusable."""
-    if not path.parent.is_dir():
-        raise StoreUnusable(f"{path}: the folder {path.parent} does not exist; make it first")
-    if (kind := file_system(path.parent)) in NETWORK_FILE_SYSTEMS:
+    folder = Path(os.path.realpath(path)).parent  # the file may be a link to one elsewhere
+    try:
+        there = stat.S_ISDIR(os.stat(folder).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    if not there:
+        raise StoreUnusable(f"{path}: the folder {folder} does not exist; make it first")
+    if (kind := file_system(folder)) in NETWORK_FILE_SYSTEMS:
         raise StoreUnusable(
             f"{path} is on a network file system ({kind}), where SQLite's locks do not hold; "
             "use a local disk, or a redis:// store"

@@ -13,6 +13,7 @@ from .link import SCRIPT, Link, ask, login, visit
 from .marker import differs, marker_key, prefix_of, read_marker
 from .permissions import a_write, greeting, lacking, nobodys, plays, subscribing
 from .pipeline import Pipeline, RedisError, pack
+from .reasons import NOT_PERMITTED, REFUSED, UNREACHABLE
 from .sentinels import finder_of
 from .servers import Address, Servers
 
@@ -33,17 +34,18 @@ async def examine(servers: Servers, prefix: str, service: str, identity: Identit
     from .cluster import View, elect, numbered, read_view  # see store.py
 
     views: dict[Address, View] = {}
-    trouble = ""
+    name, trouble = UNREACHABLE, ""
     for address in servers.hosts:
         try:
             views[address] = read_view(await ask(servers, address, b"CLUSTER", b"SLOTS"), address)
             break
         except (StoreAway, ValueError) as error:
-            trouble = trouble or str(error)
+            if name == UNREACHABLE:  # a node that answers says more than one that does not
+                name, trouble = getattr(error, "name", UNREACHABLE), str(error)
     owned = elect(views).ranges
     if not owned:
         why = trouble or "no primary of the cluster has any slot"
-        return (Examined((Finding("unreachable", Severity.REFUSE, why),), str(servers.hosts[0])),)
+        return (Examined((Finding(name, Severity.REFUSE, why),), str(servers.hosts[0])),)
     numbers = numbered({slot: each.primary for each in owned for slot in range(each.first, each.last + 1)}.get)
     return tuple(
         await asyncio.gather(
@@ -69,9 +71,7 @@ async def _one(servers: Servers, marker: bytes, identity: Identity | None) -> Ex
             return Examined((Finding("too-old", Severity.REFUSE, str(error)),), str(link.address or ""))
         lacks = await _permitted(servers, link, marker)
         if link.pipeline is None:
-            # The link knows no names: it goes on trying whatever is in its way.
-            name = "read-only" if "is a read-only replica" in link.trouble else "unreachable"
-            return Examined(lacks or (Finding(name, Severity.REFUSE, link.trouble),), str(link.address or ""))
+            return Examined(lacks or (Finding(link.cause, Severity.REFUSE, link.trouble),), str(link.address or ""))
         refusal = refuses_writes(await link.call(a_write(nobodys(marker))))
         refusals = () if refusal is None else (refusal,)
         found = (
@@ -98,7 +98,7 @@ async def _permitted(servers: Servers, link: Link, marker: bytes) -> tuple[Findi
                 return ()
         return await lacking(pipeline.call, played, servers, prefix_of(marker))
 
-    if link.address is None or (link.pipeline is None and "NOPERM" not in link.trouble):
+    if link.address is None or (link.pipeline is None and link.cause != NOT_PERMITTED):
         return ()
     try:
         return await visit(servers, link.address, played_to)
@@ -111,6 +111,6 @@ async def _of_marker(link: Link, key: bytes, identity: Identity) -> tuple[Findin
     if value is None:
         return ()
     if not isinstance(value, bytes):
-        return (Finding("unreachable", Severity.REFUSE, f"Redis refused a look at its marker: {value}"),)
+        return (Finding(REFUSED, Severity.REFUSE, f"Redis refused a look at its marker: {value}"),)
     _, difference = read_marker(value, identity)
     return (differs(key, difference),) if difference else ()

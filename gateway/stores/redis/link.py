@@ -18,7 +18,7 @@ from ...tasks import Tasks
 from .findings import Info, read_info
 from .permissions import line
 from .pipeline import Pipeline, RedisError, Reply, Unasked, pack
-from .reasons import hung_up, unreached
+from .reasons import READ_ONLY, UNREACHABLE, Unreached, hung_up, refused, unreached
 from .servers import Address, Finder, Servers
 
 T = TypeVar("T")
@@ -62,6 +62,8 @@ class Link:
         self.address: Address | None = None
         self.info: Info = {}
         self.trouble = "not connected yet"
+        #: The name of the finding for that, of the last attempt to connect.
+        self.cause = UNREACHABLE
 
     async def open(self) -> None:
         """Connect, and stay connected. Raises StoreUnusable; a server that is away is no error."""
@@ -100,6 +102,7 @@ class Link:
 
     def _failed(self, error: Exception) -> None:
         """No connection was made. Whatever the reason, it is shown, and another is tried."""
+        self.cause = error.name if isinstance(error, Unreached) else UNREACHABLE
         if isinstance(error, StoreAway | StoreUnusable):
             self._lost(str(error))
             return
@@ -132,10 +135,10 @@ class Link:
         if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST:  # 8.0-rc1 is one
             raise StoreUnusable(f"Redis {version} is too old: SET … NX GET needs Redis 7.0 or later, or Valkey")
         if info.get("role", "master") != "master":
-            raise StoreAway(
+            raise Unreached(
+                READ_ONLY,
                 f"Redis at {self.address} is a read-only replica: name its primary in the store's URL, or its "
                 "Sentinels (redis+sentinel://HOST,HOST,HOST/NAME)",
-                ambiguous=False,
             )
         return info
 
@@ -186,13 +189,13 @@ async def _answered(words: Awaitable[T], servers: Servers, address: Address, pip
     except StoreAway as away:
         if pipeline.usable:
             raise
-        why = hung_up(away.why, servers.tls, socket=bool(address.path))
-        raise StoreAway(f"Redis at {address} {why}", ambiguous=False) from away
+        reason = hung_up(away.why, servers.tls, socket=bool(address.path))
+        raise Unreached(reason.name, f"Redis at {address} {reason.why}") from away
 
 
-def _unreached(servers: Servers, address: Address, error: OSError) -> StoreAway:
-    why = unreached(error, servers.tls, within=CONNECT_TIMEOUT)
-    return StoreAway(f"Redis at {address} cannot be reached: {why}", ambiguous=False)
+def _unreached(servers: Servers, address: Address, error: OSError) -> Unreached:
+    reason = unreached(error, servers.tls, within=CONNECT_TIMEOUT)
+    return Unreached(reason.name, f"Redis at {address} cannot be reached: {reason.why}")
 
 
 async def _reach(servers: Servers, address: Address, lost: Callable[[str], None], unasked: Unasked | None) -> Pipeline:
@@ -222,12 +225,12 @@ async def _login(servers: Servers, pipeline: Pipeline, *then: tuple[bytes, ...])
         commands.append((b"SELECT", b"%d" % servers.database))
     commands += [(b"CLIENT", b"SETNAME", b"oncegate"), *then]
     replies = await asyncio.gather(*(pipeline.call(pack(*command)) for command in commands))
-    refused = [pair for pair in zip(commands, replies, strict=True) if isinstance(pair[1], RedisError)]
-    if refused:
-        command, error = refused[0]
-        rules = [_rule(command) for command, error in refused if error.code == "NOPERM"]
-        give = f"; {line(servers, rules)}" if rules else ""
-        raise StoreAway(f"Redis refused {command[0].decode()}: {error}{give}", ambiguous=False)
+    failed = [pair for pair in zip(commands, replies, strict=True) if isinstance(pair[1], RedisError)]
+    if failed:
+        command, error = failed[0]
+        rules = [_rule(command) for command, error in failed if error.code == "NOPERM"]
+        reason = refused(command[0].decode(), error, f"; {line(servers, rules)}" if rules else "")
+        raise Unreached(reason.name, f"Redis {reason.why}")
     return replies[-1]
 
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from ...ports import StoreAway
 from ...tasks import Tasks
 from .pipeline import Pipeline, RedisError, Reply, pack
-from .reasons import hung_up, unreached
+from .reasons import NO_PRIMARY, UNREACHABLE, Unreached, hung_up, refused, unreached
 from .servers import Address, Finder, Fixed, Servers
 
 #: Seconds for which a Sentinel may think.
 TIMEOUT = 0.5
 #: … and once most of them agree, how long the others are waited for: one of them may know of a later failover.
 STRAGGLERS = 0.05
+_WANTS_ONE = "; it wants a password: sentinel_password (and sentinel_user) in the store's URL"
 
 
 def finder_of(servers: Servers) -> Finder:
@@ -60,7 +61,9 @@ class Sentinels:
         if word is None:
             each_says = "; ".join(f"{host}: {told[host]}" for host in self._servers.hosts)
             why = f"no Sentinel knows a primary `{self._servers.master}` that is up ({each_says})"
-            raise StoreAway(why, ambiguous=False)
+            names = [each.name for each in told.values() if isinstance(each, Unreached)]
+            # One that answers says more than one that does not.
+            raise Unreached(next((name for name in names if name != UNREACHABLE), UNREACHABLE), why)
         self._replicas = word.replicas
         return word.address
 
@@ -70,12 +73,13 @@ class Sentinels:
 
     async def close(self) -> None: ...
 
-    async def _told(self) -> dict[Address, Word | str]:
+    async def _told(self) -> dict[Address, Word | Unreached]:
         """What each of them says: its word, or why it has none. No more are waited for than can make a difference."""
         questions = Tasks(lambda _: None)  # what one raises is raised here
         asked = {questions.start(self._asked(host)): host for host in self._servers.hosts}
         loop = asyncio.get_running_loop()
-        told: dict[Address, Word | str] = dict.fromkeys(self._servers.hosts, f"no answer within {TIMEOUT:g} s")
+        silent = Unreached(UNREACHABLE, f"no answer within {TIMEOUT:g} s")
+        told: dict[Address, Word | Unreached] = dict.fromkeys(self._servers.hosts, silent)
         waiting = set(asked)
         ends = loop.time() + TIMEOUT
         try:
@@ -89,7 +93,7 @@ class Sentinels:
             await questions.cancel()
         return told
 
-    async def _asked(self, host: Address) -> Word | str:
+    async def _asked(self, host: Address) -> Word | Unreached:
         """What one of them says of the primary; or why it does not answer, or knows none that is up."""
         tls = self._servers.tls
         pipeline: Pipeline | None = None
@@ -115,26 +119,29 @@ class Sentinels:
         )
         return pipeline
 
-    async def _question(self, pipeline: Pipeline) -> Word | str:
+    async def _question(self, pipeline: Pipeline) -> Word | Unreached:
         servers = self._servers
         if servers.sentinel_password:
             user = (servers.sentinel_user.encode(),) if servers.sentinel_user else ()
             reply = await pipeline.call(pack(b"AUTH", *user, servers.sentinel_password.encode()))
             if isinstance(reply, RedisError):
-                return f"refused AUTH: {reply}"
+                return refused("AUTH", reply, "; check sentinel_user and sentinel_password in the store's URL")
         return _read(await pipeline.call(pack(b"SENTINEL", b"MASTER", servers.master.encode())))
 
 
-def _read(reply: Reply) -> Word | str:
+def _read(reply: Reply) -> Word | Unreached:
+    if isinstance(reply, RedisError):
+        reason = refused("SENTINEL MASTER", reply, _WANTS_ONE if reply.code == "NOAUTH" else "")
+        return Unreached(NO_PRIMARY, reason.why) if reply.code == "ERR" else reason
     if not isinstance(reply, list):
-        return f"refused SENTINEL MASTER: {reply}"
+        return Unreached(NO_PRIMARY, f"answers SENTINEL MASTER with {reply!r}")
     said = [word.decode(errors="replace") for word in reply]
     state = dict(zip(said[::2], said[1::2], strict=False))
     flags, role = state.get("flags", ""), state.get("role-reported", "")
     for down in ("s_down", "o_down"):
         if down in flags.split(","):
-            return f"it sees that server as down ({flags})"
+            return Unreached(NO_PRIMARY, f"it sees that server as down ({flags})")
     if "master" not in flags.split(",") or role != "master":
-        return f"what it names calls itself no primary (flags {flags}, role {role})"
+        return Unreached(NO_PRIMARY, f"what it names calls itself no primary (flags {flags}, role {role})")
     address = Address(state["ip"], int(state["port"]))
     return Word(address, int(state.get("config-epoch", "0")), int(state.get("num-slaves", "0")))
