@@ -118,7 +118,7 @@ INFRASTRUCTURE = (
 )
 
 #: The longest name whose answer is remembered, in bytes, and how many such names are.
-_LONGEST, _MOST = 128, 4096
+_LONGEST, _MOST = 128, 1024
 
 
 @lru_cache(maxsize=64)
