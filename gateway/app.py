@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import unquote, urlsplit
@@ -402,7 +403,9 @@ class App:
                     pool.retire()
                     self._retired.append(pool)
                 self._pools[name] = pool = Pool(_place(upstream), self.clock, self.tasks, self._descriptors.limited)
-            self._gate.upstreams[name] = GuardedUpstream(pool, self._budget, heads)
+            self._gate.upstreams[name] = GuardedUpstream(
+                pool, self._budget, heads, partial(settings.routes.leads_to, name)
+            )
             if upstream.tls is not None and not upstream.tls.verify:
                 self.log.say("warning", "whoever answers is taken for this upstream: verify is false", upstream=name)
 

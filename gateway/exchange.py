@@ -491,6 +491,8 @@ class Exchange:
             outcome, attempt = await self._attempt(flight, claim)
             if not isinstance(outcome, Answered):
                 self.account.detail = outcome.detail
+            if attempt is not None and attempt.followed:
+                self.account.detail = f"{self.account.detail} {redirects_followed(attempt.followed)}".lstrip()
             verdict = settle(outcome, self.policy)
             made = None if begun is None else begun.settlement
             settlement = self._settlement(claim, outcome, verdict) if made is None else made
@@ -545,7 +547,12 @@ class Exchange:
             self.sending = True
             request = self.account.trace.onward(self.ask.request)
             attempt = flight.attempt = upstream.attempt(
-                request, number=claim.attempt, send_by=send_by, limit=policy.max_response, streams=policy.streams
+                request,
+                number=claim.attempt,
+                send_by=send_by,
+                limit=policy.max_response,
+                streams=policy.streams,
+                follows=policy.follows,
             )
         outcome = await attempt.outcome(self.t0 + policy.timeout / 1000)
         if outcome is None:
@@ -835,6 +842,11 @@ _CAUGHT = {
 }
 
 
+def redirects_followed(count: int) -> str:
+    """What the log says of an attempt that has followed redirects."""
+    return f"(redirects followed: {count})"
+
+
 def _doubt(record: Record, *, stored: bool) -> Ending:
     """What those hear who wait for an exchange that ended in doubt. Each decides by its own policy, as on any
     record that it finds (one may take over); while the store has not acknowledged it there is nothing to take."""
@@ -859,4 +871,4 @@ def _not_sent(outcome: NotSent) -> Refusal:
     return Refusal(Problem.UPSTREAM_UNREACHABLE, retry_after=1)
 
 
-__all__ = ["Ask", "Begun", "Exchange", "Gate"]
+__all__ = ["Ask", "Begun", "Exchange", "Gate", "redirects_followed"]

@@ -291,11 +291,16 @@ class Sink(Protocol):
 
 
 class Attempt(Protocol):
-    """One request on its way to the upstream. It is written at most once, ever."""
+    """One request on its way to the upstream. It is written at most once to each target, and to a second one only if
+    the upstream has answered with a redirect, which declares that nothing ran."""
 
     @property
     def sent(self) -> bool:
-        """Whether any byte of it may have reached the upstream."""
+        """Whether any byte of it may have reached the upstream, at the target where it is now."""
+
+    @property
+    def followed(self) -> int:
+        """How many redirects it has followed."""
 
     @property
     def stream(self) -> Stream | None:
@@ -308,15 +313,26 @@ class Attempt(Protocol):
         """
 
     def abandon(self, reason: LostReason) -> None:
-        """Stop. The outcome becomes NotSent, or Lost for this reason, if there is none yet."""
+        """Stop. The outcome becomes NotSent, or Lost for this reason, if there is none yet; after a redirect, before
+        the next byte is sent, it is that redirect."""
 
 
 class Upstream(Protocol):
     """A service behind the gate."""
 
-    def attempt(self, request: Request, *, number: int, send_by: float, limit: int, streams: StreamTypes) -> Attempt:
+    def attempt(
+        self,
+        request: Request,
+        *,
+        number: int,
+        send_by: float,
+        limit: int,
+        streams: StreamTypes,
+        follows: frozenset[int],
+    ) -> Attempt:
         """Begin an attempt. The first byte is sent by `send_by` or never. A response whose body passes
-        `limit` bytes, or that is a stream by one of these types, is reported before it is whole."""
+        `limit` bytes, or that is a stream by one of these types, is reported before it is whole. A redirect whose
+        status is in `follows`, and that asks for the same request at the same origin, is followed."""
 
 
 class Client(Protocol):

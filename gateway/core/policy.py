@@ -9,10 +9,13 @@ from enum import Enum
 from functools import lru_cache
 from itertools import permutations
 
+from .fields import fields_of
 from .fingerprint import Recipe
 from .key import DEFAULT_HEADERS
 from .keyed import Derive
 from .keyform import KeyRule
+from .message import Request
+from .redirect import REDIRECTS
 from .scope import Tokens
 from .sent import SendKey
 from .source import Place, Source, in_body
@@ -57,7 +60,7 @@ class StoreDown(Enum):
 
 
 #: DESIGN of settling: statuses that say "not done" …
-RELEASED = frozenset((401, 407, 421, 423, 425, 429))
+RELEASED = frozenset((307, 308, 401, 407, 421, 423, 425, 429))
 #: … and those by which somebody between us and the effect gave up while it may still happen.
 HELD = frozenset((408, 502, 503, 504, *range(520, 528), 598, 599))
 #: HTTP defines no status from here on (RFC 9110 §15). Those that services send all the same are held too.
@@ -114,6 +117,8 @@ class Policy:
     ends_by: int = field(init=False)
     #: Sources of `recipe.bind` that stand in no field.
     bound: tuple[Source, ...] = field(init=False)
+    #: Redirects that are followed. One that the route names in a list is treated as the list says.
+    follows: frozenset[int] = field(init=False)
     #: Whether anything but the fingerprint is read from the body.
     parses_body: bool = field(init=False)
     #: What `stream_types` matches.
@@ -129,6 +134,7 @@ class Policy:
         derives = self.missing is Missing.DERIVE
         read = [*self.sources, *bound, *(part for part in self.derive.parts if derives and isinstance(part, Source))]
         object.__setattr__(self, "bound", bound)
+        object.__setattr__(self, "follows", REDIRECTS - self.release - self.hold - self.keep)
         object.__setattr__(self, "parses_body", in_body(read))
         object.__setattr__(self, "streams", stream_types(self.stream_types))
 
@@ -319,6 +325,12 @@ class RouteTable:
         if len(target) + len(host) <= _REMEMBERED:
             return self._remembered(method, host, target)
         return self._match(method, host, target)
+
+    def leads_to(self, upstream: str, request: Request) -> bool:
+        """Whether this request goes to that upstream, whatever becomes of it there."""
+        hosts = fields_of(request.fields).all(b"host")
+        route = self.match(request.method, hosts[0] if hosts else b"", request.target)
+        return isinstance(route, Route) and route.upstream == upstream
 
     def _match(self, method: bytes, host: bytes, target: bytes) -> Route | Ambiguous | None:
         path = path_of(target)

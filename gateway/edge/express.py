@@ -35,7 +35,7 @@ from ..core.message import Answer, Request, Response, remembered
 from ..core.outcome import Answered, Completeness, Outcome
 from ..core.problem import Label
 from ..core.record import Done, Found, Kind
-from ..exchange import Ask, Begun, Gate
+from ..exchange import Ask, Begun, Gate, redirects_followed
 from ..failpoints import Point
 from ..flights import Flight
 from ..ports import Account, DuplicateKind, Prompt, StoreAway, Stored, VerdictName
@@ -230,7 +230,12 @@ class Express(Visit):
         self._sending = True
         policy = lane.policy
         attempt = upstream.attempt(
-            self._request, number=1, send_by=send_by, limit=policy.max_response, streams=policy.streams
+            self._request,
+            number=1,
+            send_by=send_by,
+            limit=policy.max_response,
+            streams=policy.streams,
+            follows=policy.follows,
         )
         self._attempt = attempt
         attempt.tell(self._came, self.started + policy.timeout / 1000)
@@ -285,6 +290,9 @@ class Express(Visit):
         account.settlement, account.reason = Kind.KEEP, Reason.ANSWERED
         account.claim, account.settle, account.upstream = self._won_after, now - answered, answered - self._sent_at
         account.record_bytes = len(answer.head) + len(body)
+        assert self._attempt is not None
+        if self._attempt.followed:
+            account.detail = redirects_followed(self._attempt.followed)
         lines = own(Label.STORED, self._wall, wall + self._lane.policy.window)
         self._say(account, returned(response.fields, wall), lines, b"", body)
 

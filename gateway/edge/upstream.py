@@ -2,6 +2,10 @@
 
 NotSent means that no byte of the request was handed to a transport whose handshake had finished.
 From the first byte on, anything short of a whole response is Lost.
+
+A 307 or 308 to the same origin declares that nothing ran, and is followed: the attempt goes on with the same request at
+the new target. If it ends before the first byte for that target was sent, its outcome is the redirect. From that byte
+on, the same holds as for the first target (docs/decisions/0019-redirects.md).
 """
 
 from __future__ import annotations
@@ -10,10 +14,12 @@ import asyncio
 from collections.abc import Callable
 
 from .. import failpoints
+from ..core.decide import SAYS
 from ..core.fields import fields_of
 from ..core.limit import Limit
 from ..core.message import Request, Response
 from ..core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
+from ..core.redirect import REDIRECTS, origin, same_origin_target
 from ..core.streams import StreamTypes
 from ..failpoints import Point
 from ..ports import Sink
@@ -22,40 +28,78 @@ from .connection import Connection, Head
 from .pool import Pool
 from .wire import PLAIN, RequestHeads, sized
 
+#: Redirects that one attempt follows.
+MOST_REDIRECTS = 3
+#: Longest body, in bytes, of a redirect that is followed: it is held until the next target was sent to.
+LONGEST_REDIRECT = 16 << 10
+
 
 class GuardedUpstream:
     """The `Upstream` of a pool of connections."""
 
-    def __init__(self, pool: Pool, budget: Budget, heads: RequestHeads = PLAIN) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        budget: Budget,
+        heads: RequestHeads = PLAIN,
+        leads_here: Callable[[Request], bool] = lambda request: True,
+    ) -> None:
+        """`leads_here` says whether the routes lead a request to this upstream."""
         self._pool = pool
         self._budget = budget
         self._heads = heads
+        self._leads_here = leads_here
+        self._origin = origin(b"http" if pool.place.tls is None else b"https", pool.authority)
 
     def attempt(
-        self, request: Request, *, number: int, send_by: float, limit: int, streams: StreamTypes
+        self,
+        request: Request,
+        *,
+        number: int,
+        send_by: float,
+        limit: int,
+        streams: StreamTypes,
+        follows: frozenset[int],
     ) -> GuardedAttempt:
-        attempt = GuardedAttempt(self._pool, self._budget, self._bytes(request, number), send_by, limit, streams)
+        way = self, request, number, follows
+        attempt = GuardedAttempt(self._pool, self._budget, self.written(request, number), send_by, limit, streams, way)
         self._pool.acquire(attempt)
         return attempt
 
-    def _bytes(self, request: Request, number: int) -> bytes:
+    def redirected(self, request: Request, response: Response) -> Request | None:
+        """The request that this redirect of `request` asks for, if it is for this upstream."""
+        fields = fields_of(response.fields)
+        if not SAYS.isdisjoint(fields.shape.at):
+            return None  # it declares more than its status, or asks for patience
+        target = same_origin_target(request, fields.all(b"location"), self._origin)
+        if target is None:
+            return None
+        onward = request._replace(target=target)
+        return onward if self._leads_here(onward) else None
+
+    def written(self, request: Request, number: int) -> bytes:
+        """The request as bytes."""
         framing = sized(len(request.body)) if request.body or _declares_body(request) else b""
         authority = self._pool.authority
         head = self._heads.head(request, framing, drop_expect=True, authority=authority, number=number)
         return head + request.body
 
 
+#: To whom an attempt goes, with which request, of which number, and which redirects it follows.
+Way = tuple[GuardedUpstream, Request, int, frozenset[int]]
+
+
 class GuardedAttempt:
     """The attempt, as `ports.Attempt` says; also the receiver of its response."""
 
     __slots__ = (
-        "_budget", "_chunks", "_connection", "_data", "_head", "_limit", "_outcome", "_pool", "_send_by", "_size",
-        "_streams", "_tick", "_told", "_until", "_waiter", "sent", "stream",
+        "_budget", "_chunks", "_connection", "_data", "_head", "_limit", "_outcome", "_pool", "_redirect", "_send_by",
+        "_size", "_streams", "_tick", "_told", "_trail", "_until", "_waiter", "_way", "sent", "stream",
     )  # fmt: skip
     guarded = True
 
     def __init__(
-        self, pool: Pool, budget: Budget, data: bytes, send_by: float, limit: int, streams: StreamTypes
+        self, pool: Pool, budget: Budget, data: bytes, send_by: float, limit: int, streams: StreamTypes, way: Way
     ) -> None:
         self._pool = pool
         self._budget = budget
@@ -63,6 +107,10 @@ class GuardedAttempt:
         self._send_by = send_by
         self._limit = limit
         self._streams = streams
+        self._way = way
+        #: The targets that it has left by a redirect, and the last of those redirects.
+        self._trail: tuple[bytes, ...] = ()
+        self._redirect: Answered | None = None
         self._connection: Connection | None = None
         self._head: Head | None = None
         self._chunks: list[bytes] = []
@@ -76,6 +124,10 @@ class GuardedAttempt:
         self.stream: LiveStream | None = None
 
     # ── Towards the exchange ──────────────────────────────────────────────────────────────────────
+
+    @property
+    def followed(self) -> int:
+        return len(self._trail)
 
     def outcome(self, until: float) -> asyncio.Future[Outcome | None]:
         pool = self._pool
@@ -114,7 +166,7 @@ class GuardedAttempt:
         if self.sent:
             self._conclude(Lost(reason, status=self._head.status if self._head else 0))
         else:
-            self._conclude(NotSent(NotSentReason.STOPPED, "the gate is being stopped"))
+            self._not_sent(NotSentReason.STOPPED, "the gate is being stopped")
 
     def _next_deadline(self) -> float:
         return self._until if self.sent else min(self._until, self._send_by)
@@ -123,7 +175,7 @@ class GuardedAttempt:
         now = self._pool.clock.now()
         if not self.sent and now >= self._send_by:
             self._pool.forget(self)
-            self._conclude(NotSent(NotSentReason.NO_CONNECTION, "no connection was free in time"))
+            self._not_sent(NotSentReason.NO_CONNECTION, "no connection was free in time")
         elif now >= self._until:
             self._tell(None)
         else:
@@ -156,7 +208,7 @@ class GuardedAttempt:
             self._pool.release(connection)
         elif self._pool.clock.now() > self._send_by:
             self._pool.release(connection)
-            self._conclude(NotSent(NotSentReason.TOO_LATE, "the time to send it had passed"))
+            self._not_sent(NotSentReason.TOO_LATE, "the time to send it had passed")
         else:
             self._connection = connection
             self.sent = True
@@ -166,7 +218,11 @@ class GuardedAttempt:
             connection.start(self, bodiless=False, data=data)
 
     def unconnected(self, reason: NotSentReason, detail: str) -> None:
-        self._conclude(NotSent(reason, detail))
+        self._not_sent(reason, detail)
+
+    def _not_sent(self, reason: NotSentReason, detail: str) -> None:
+        """Nothing was sent to this target: the outcome is the redirect that led here, if there was one."""
+        self._conclude(self._redirect or NotSent(reason, detail))
 
     # ── From the connection ───────────────────────────────────────────────────────────────────────
 
@@ -212,12 +268,15 @@ class GuardedAttempt:
         head, connection = self._head, self._connection
         assert head is not None and connection is not None
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        if connection.early and (head.status < 400 or head.until_close):
+        refuses = head.status >= 400 or head.status in REDIRECTS
+        if connection.early and (not refuses or head.until_close):
             self._conclude(Lost(LostReason.EARLY, "it answered before it had read the request", head.status))
             return
         response = Response(head.status, head.fields, body)
         completeness = Completeness.UNTIL_CLOSE if head.until_close else Completeness.WHOLE
-        self._conclude(Answered(response, completeness))
+        answered = Answered(response, completeness)
+        if head.status not in REDIRECTS or not self._follow(answered):
+            self._conclude(answered)
 
     def whole(self, head: Head, body: bytes) -> None:
         size = len(body)
@@ -228,7 +287,41 @@ class GuardedAttempt:
             self.end()
             return
         self._head = head
-        self._conclude(Answered(Response(head.status, head.fields, body)))
+        answered = Answered(Response(head.status, head.fields, body))
+        if head.status not in REDIRECTS or not self._follow(answered):
+            self._conclude(answered)
+
+    def _follow(self, redirect: Answered) -> bool:
+        """Go on at the target of a redirect, if it is one to follow."""
+        pool, response = self._pool, redirect.response
+        upstream, request, number, follows = self._way
+        if (
+            self._outcome is not None
+            or response.status not in follows
+            or len(self._trail) >= MOST_REDIRECTS
+            or len(response.body) > LONGEST_REDIRECT
+            or pool.clock.now() > self._send_by
+        ):
+            return False
+        onward = upstream.redirected(request, response)
+        trail = *self._trail, request.target
+        if onward is None or onward.target in trail:
+            return False
+        self._redirect, self._trail, self._way = redirect, trail, (upstream, onward, number, follows)
+        self._data = upstream.written(onward, number)
+        self._budget.give(self._size)
+        self._size, self._chunks = 0, []
+        self._head = self._connection = None
+        self.sent = False
+        if self._waiter is not None or self._told is not None:  # there is a last moment to send a first byte again
+            pool.deadlines.clear(self, self._tick)
+            self._tick = pool.deadlines.set(self, self._next_deadline())
+        pool.loop.call_soon(self._acquire)  # once the connection of the redirect is idle
+        return True
+
+    def _acquire(self) -> None:
+        if self._outcome is None:
+            self._pool.acquire(self)
 
     def lost(self, reason: LostReason, detail: str) -> None:
         if self.stream is not None:

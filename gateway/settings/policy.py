@@ -303,7 +303,8 @@ class PolicyShape(Shape):
     release: Statuses = Field(
         _POLICY.release,
         description="Statuses that mean that nothing was done and the key is free again, besides 401, 407, "
-        "421, 423, 425, 429, and 503 with Retry-After; none by default.",
+        "421, 423, 425, 429, 503 with Retry-After, and a 307 or 308 that is not followed; none by default. A 307 or "
+        "308 in this list, in `hold` or in `keep` is not followed.",
     )
     hold: Statuses = Field(
         _POLICY.hold,

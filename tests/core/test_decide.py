@@ -374,7 +374,7 @@ def test_what_is_known_of_a_doubt() -> None:
 # ── settle ────────────────────────────────────────────────────────────────────────────────────────
 
 RETRY_AFTER: Field = (b"Retry-After", b"1")
-RELEASED = {401, 407, 421, 423, 425, 429}
+RELEASED = {307, 308, 401, 407, 421, 423, 425, 429}
 HELD = {408, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527, 598, 599}
 
 
@@ -397,7 +397,7 @@ LEFT_BY_WORD = Settle(Kind.HOLD, Reason.DECLARED, doubt=Doubt.DECLARED)
 
 
 def test_what_every_status_means() -> None:
-    """Keep, but for 401 407 421 423 425 429 (Release) and 408 502 503 504 520–527 598 599 (Hold)."""
+    """Keep, but for 307 308 401 407 421 423 425 429 (Release) and 408 502 503 504 520–527 598 599 (Hold)."""
     expected = {status: FREED if status in RELEASED else LEFT if status in HELD else KEPT for status in range(200, 600)}
     assert {status: answered(status) for status in range(200, 600)} == expected
 

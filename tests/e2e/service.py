@@ -25,6 +25,9 @@ class Shop:
         self.closed: list[int | None] = []
         self.slow = 0.0
         self.next_event = asyncio.Event()
+        #: Where what has moved is now, and how often that was said.
+        self.moved_to = "/pay"
+        self.redirects = 0
         self._runner: web.AppRunner | None = None
 
     @property
@@ -35,6 +38,7 @@ class Shop:
         app = web.Application(client_max_size=1 << 40)
         app.router.add_route("*", "/pay", self._pay)
         app.router.add_post("/ask", self._events)
+        app.router.add_post("/moved/{status}", self._moved)
         app.router.add_get("/open/events", self._events)
         app.router.add_get("/open/socket", self._socket)
         app.router.add_put("/open/file", self._take)
@@ -62,6 +66,10 @@ class Shop:
         self.asked.append(f"{request.method} {request.path_qs} {request.headers.get('User-Agent', '')}")
         await asyncio.sleep(self.slow)
         return web.json_response({"payment": self.payments.total(), "said": body}, status=201, headers=allowed)
+
+    async def _moved(self, request: web.Request) -> web.Response:
+        self.redirects += 1
+        return web.Response(status=int(request.match_info["status"]), headers={"Location": self.moved_to})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         self.payments[request.headers.get("Idempotency-Key", "-")] += 1

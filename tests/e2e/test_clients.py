@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import websockets
 
 from tests.e2e.service import PIECE, Lossy, Shop
 from tests.harness import GateProcess, configuration
-from tests.servers import free_port
+from tests.servers import binaries, free_port
 
 LONG = os.environ.get("ONCEGATE_FAULTS") == "long"
 #: Bytes of a large file each way, and by how much the gate may grow while it passes.
@@ -171,6 +171,99 @@ async def test_a_client_of_server_sent_events(shop: Shop, gate: GateProcess, key
             again = await client.post(url, headers=headers)
             assert (again.status_code, again.json()["type"]) == (409, "urn:oncegate:problem:response-not-kept")
             assert shop.payments == {"k": 1}
+
+
+# ── Clients that follow redirects ─────────────────────────────────────────────────────────────────
+
+
+async def with_requests(url: str, key: str) -> tuple[int, bytes]:
+    def post() -> requests.Response:
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.post(url, json={"amount": 1}, headers={"Idempotency-Key": key}, timeout=20)
+
+    answer = await asyncio.to_thread(post)
+    return answer.status_code, answer.content
+
+
+async def with_httpx(url: str, key: str) -> tuple[int, bytes]:
+    async with httpx.AsyncClient(trust_env=False, timeout=20, follow_redirects=True) as client:
+        answer = await client.post(url, json={"amount": 1}, headers={"Idempotency-Key": key})
+        return answer.status_code, answer.content
+
+
+async def with_aiohttp(url: str, key: str) -> tuple[int, bytes]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, json={"amount": 1}, headers={"Idempotency-Key": key}) as answer,
+    ):
+        return answer.status, await answer.read()
+
+
+async def with_curl(url: str, key: str) -> tuple[int, bytes]:
+    said = await run(
+        "curl", "-sS", "-L", "--location-trusted", "--noproxy", "*", "-w", "\n%{http_code}",
+        "-H", f"Idempotency-Key: {key}", "-H", "Authorization: Bearer a", "-d", "amount=1", url,
+    )  # fmt: skip
+    body, _, status = said.rpartition("\n")
+    return int(status), body.encode()
+
+
+FOLLOWERS = {
+    "requests": with_requests,
+    "httpx": with_httpx,
+    "aiohttp": with_aiohttp,
+    "curl": pytest.param(with_curl, marks=needs_curl),
+}
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, store_url: Callable[[str], str]) -> str:
+    """SQLite, before which every request is an exchange, and Redis."""
+    return store_url(next(iter(binaries())) if request.param == "redis" else "sqlite")
+
+
+@pytest.mark.parametrize("status", [307, 308])
+@pytest.mark.parametrize("post", FOLLOWERS.values(), ids=FOLLOWERS)
+async def test_a_redirect_to_the_same_origin(
+    shop: Shop, store: str, post: Callable[[str, str], Awaitable[tuple[int, bytes]]], status: int
+) -> None:
+    """The payment is made once, the client has its 201, and so has each repetition of the whole."""
+    gate = GateProcess(configuration(shop.url, store=store))
+    try:
+        await gate.start()
+        answers = {await post(f"http://127.0.0.1:{gate.port}/moved/{status}", "moved") for _ in range(3)}
+        assert await gate.terminate() == 0
+    finally:
+        gate.close()
+    ((code, body),) = answers
+    assert (code, json.loads(body)["payment"]) == (201, 1)
+    assert shop.payments == {"moved": 1}
+    assert shop.redirects == 1
+
+
+@pytest.mark.parametrize("post", FOLLOWERS.values(), ids=FOLLOWERS)
+async def test_a_redirect_to_another_origin(
+    shop: Shop, store: str, post: Callable[[str, str], Awaitable[tuple[int, bytes]]]
+) -> None:
+    """The gateway passes it on, the client follows it under its key, and the gateway of that origin guards it there."""
+    async with Shop() as other:
+        gates = [
+            GateProcess(configuration(at.url, store=store, service=name))
+            for name, at in (("shop", shop), ("other", other))
+        ]
+        try:
+            for gate in gates:
+                await gate.start()
+            shop.moved_to = f"http://127.0.0.1:{gates[1].port}/pay"
+            answers = {await post(f"http://127.0.0.1:{gates[0].port}/moved/307", "moved") for _ in range(3)}
+        finally:
+            for gate in gates:
+                gate.close()
+        assert {code for code, _ in answers} == {201}
+        assert len(answers) == 1
+        assert (shop.payments, other.payments) == ({}, {"moved": 1})
+        assert shop.redirects == 3
 
 
 # ── Large files ───────────────────────────────────────────────────────────────────────────────────

@@ -100,7 +100,16 @@ class Service:
         """The attempt numbers, in the order in which the requests came."""
         return [ran.number for ran in self.ran]
 
-    def attempt(self, request: Request, *, number: int, send_by: float, limit: int, streams: StreamTypes) -> Attempt:
+    def attempt(
+        self,
+        request: Request,
+        *,
+        number: int,
+        send_by: float,
+        limit: int,
+        streams: StreamTypes,
+        follows: frozenset[int] = frozenset(),
+    ) -> Attempt:
         plan = self.plans.popleft() if len(self.plans) > 1 else self.plans[0]
         attempt = Attempt(self, plan, request, number, send_by, limit, streams)
         self.attempts.append(attempt)
@@ -108,7 +117,9 @@ class Service:
 
 
 class Attempt:
-    """One request on its way, as `ports.Attempt` says."""
+    """One request on its way, as `ports.Attempt` says. It follows no redirect."""
+
+    followed = 0
 
     def __init__(
         self,
