@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..core.cookies import telling
 from ..core.fields import Fields, Shape
 from ..core.fingerprint import CREDENTIALS, DEFAULT_BIND
 from ..core.policy import Policy, Route
@@ -92,7 +93,7 @@ class Fit:
                 self._changes(route, _FRESH[name], _FRESH[name])
         if (
             any(name in fresh for name in _SIGNATURES)
-            and bound.isdisjoint(fields.shape.at)
+            and not _binds(fields, route.policy, bound.intersection(fields.shape.at))
             and not elsewhere(route.policy)
         ):
             self._anybody(route)
@@ -127,6 +128,17 @@ class Fit:
         if (route.name, credential) not in self._said:
             self._said.add((route.name, credential))
             self._say(what)
+
+
+def _binds(fields: Fields, policy: Policy, there: frozenset[bytes]) -> bool:
+    """Whether any of the fields that are there says whose a request is. Cookies of infrastructure do not, unless the
+    route names the cookie or the field."""
+    if there != {b"cookie"} or b"cookie" in policy.recipe.headers:
+        return bool(there)
+    sources = (*policy.recipe.bind, *(each.decode("latin-1") for each in policy.scope))
+    if any(source.startswith("cookie:") or source == "header:cookie" for source in sources):
+        return True
+    return bool(telling(policy.recipe.ignore_cookies)(fields.all(b"cookie")))
 
 
 def elsewhere(policy: Policy) -> bool:
