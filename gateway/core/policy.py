@@ -134,7 +134,8 @@ class Policy:
         derives = self.missing is Missing.DERIVE
         read = [*self.sources, *bound, *(part for part in self.derive.parts if derives and isinstance(part, Source))]
         object.__setattr__(self, "bound", bound)
-        object.__setattr__(self, "follows", REDIRECTS - self.release - self.hold - self.keep)
+        named = self.release | self.hold | self.keep | (self.keep_only or frozenset())
+        object.__setattr__(self, "follows", REDIRECTS - named)
         object.__setattr__(self, "parses_body", in_body(read))
         object.__setattr__(self, "streams", stream_types(self.stream_types))
 

@@ -26,7 +26,7 @@ from ..ports import Sink
 from .budget import Budget
 from .connection import Connection, Head
 from .pool import Pool
-from .wire import PLAIN, RequestHeads, sized
+from .wire import RequestHeads, sized
 
 #: Redirects that one attempt follows.
 MOST_REDIRECTS = 3
@@ -41,8 +41,8 @@ class GuardedUpstream:
         self,
         pool: Pool,
         budget: Budget,
-        heads: RequestHeads = PLAIN,
-        leads_here: Callable[[Request], bool] = lambda request: True,
+        heads: RequestHeads,
+        leads_here: Callable[[Request], bool],
     ) -> None:
         """`leads_here` says whether the routes lead a request to this upstream."""
         self._pool = pool

@@ -304,7 +304,7 @@ class PolicyShape(Shape):
         _POLICY.release,
         description="Statuses that mean that nothing was done and the key is free again, besides 401, 407, "
         "421, 423, 425, 429, 503 with Retry-After, and a 307 or 308 that is not followed; none by default. A 307 or "
-        "308 in this list, in `hold` or in `keep` is not followed.",
+        "308 in this list, in `hold`, `keep` or `keep_only` is not followed.",
     )
     hold: Statuses = Field(
         _POLICY.hold,

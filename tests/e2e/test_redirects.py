@@ -317,6 +317,8 @@ async def test_other_redirects_are_answers(origin: Origin, redis: RedisServer, d
         ("hold: [307]", "in-doubt", (409, "in-doubt")),
         ("release: [307]", "released", (307, "released")),
         ("keep: [308]", "stored", (201, "replayed")),
+        ("keep_only: [201, 307]", "stored", (307, "replayed")),
+        ("keep_only: 2xx", "stored", (201, "replayed")),
     ],
 )
 async def test_the_routes_word_wins(
