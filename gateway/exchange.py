@@ -8,8 +8,14 @@ claim     Killed or paused: the claim, if it was made, lapses; then it is in dou
 outcome   The client's leaving does not matter: the exchange is not the client's. Killed or paused: the
           lease lapses. Cancelled: the attempt is abandoned and the settler holds (or, where no byte was
           sent, releases) the claim.
-settle    Nothing has been said to the client yet. Killed: the lease lapses and the client's connection
-          breaks; what it does not know, no duplicate is told otherwise. Cancelled: the settler goes on.
+stream    The response is too long to be stored, or a stream: its client gets it as it comes, and the claim stays
+          in flight until it was read to its end. The client's leaving or slowness does not matter: the response
+          is read on without it. Broken off before its end: in doubt. Not over when the exchange has to end: in
+          doubt, and from then on it lives as long as its client reads; ended after all, it is kept. Killed or
+          paused: the lease lapses. Cancelled: the attempt is abandoned and the settler holds the claim.
+settle    Nothing has been said to the client yet, or of a stream not its end. Killed: the lease lapses and the
+          client's connection breaks; what it does not know, no duplicate is told otherwise. Cancelled: the
+          settler goes on.
 wait      Costs nothing and owns nothing. Whoever waits may leave at any time.
 
 No task of an exchange is cancelled because its client left; cancellation means that the process is
@@ -22,7 +28,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, assert_never
 
 from . import failpoints
@@ -42,7 +48,7 @@ from .core.decide import (
 )
 from .core.fingerprint import Fingerprint, difference
 from .core.key import Key
-from .core.message import Request, preferred_wait, remembered
+from .core.message import Request, Response, preferred_wait, remembered
 from .core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from .core.policy import Route, StoreDown
 from .core.problem import Label, Problem, Refusal
@@ -198,14 +204,17 @@ class Exchange:
         "account",
         "answered",
         "ask",
+        "attempt",
         "begun",
         "claim",
         "client",
         "gate",
+        "late",
         "lingers",
         "policy",
         "sending",
         "started",
+        "stream",
         "t0",
         "task",
         "unprotected",
@@ -227,6 +236,11 @@ class Exchange:
         self.unprotected = False
         self.sending = False
         self.lingers = False
+        #: The rest of a response that goes on after its claim was settled, and its attempt.
+        self.stream: Stream | None = None
+        self.attempt: Attempt | None = None
+        #: The flight of a response that was not over when its exchange had to end; its claim is in doubt.
+        self.late: Flight | None = None
         request = ask.request
         self.account = Account(
             ask.route.name,
@@ -244,23 +258,27 @@ class Exchange:
         """Lead the flight of this name, or follow the one that there is, until the client has its answer."""
         flights, name = self.gate.flights, self.ask.name
         try:
-            while True:
-                if self.begun is not None:
-                    await self._lead(self.begun.flight)
-                    break
-                flight = flights.get(name)
-                if flight is None:
-                    await self._lead(flights.open(name))
-                    break
-                if await self._follow(flight):
-                    break
-        except Exception as error:
-            # Unexpected, so it comes last: the gate's tasks report it, the client learns no detail of it.
-            self.gate.tasks.failed(error)
-            self._reply(Refusal(Problem.OVERLOADED if self.account.attempt == 0 else Problem.UPSTREAM_LOST))
+            try:
+                while True:
+                    if self.begun is not None:
+                        await self._lead(self.begun.flight)
+                        break
+                    flight = flights.get(name)
+                    if flight is None:
+                        await self._lead(flights.open(name))
+                        break
+                    if await self._follow(flight):
+                        break
+            except Exception as error:
+                # Unexpected, so it comes last: the gate's tasks report it, the client learns no detail of it.
+                self.gate.tasks.failed(error)
+                self._reply(Refusal(Problem.OVERLOADED if self.account.attempt == 0 else Problem.UPSTREAM_LOST))
+            finally:
+                self._finish()
+            if self.stream is not None:
+                await self._read_on(self.stream)
         finally:
             self.gate.tasks.leave(self.task)
-            self._finish()
 
     # ── Leading: ask the store, and own the key or watch whoever does ─────────────────────────────
 
@@ -487,20 +505,33 @@ class Exchange:
             failpoints.reach(Point.CLAIMED)
         outcome: Outcome | None = None
         attempt: Attempt | None = None
+        stream: Stream | None = None
+        flows = False
         try:
             outcome, attempt = await self._attempt(flight, claim)
+            verdict = settle(outcome, self.policy)
+            if attempt is not None and (stream := attempt.stream) is not None:
+                self.stream, self.attempt = stream, attempt
+                if verdict.kind is Kind.KEEP:
+                    assert isinstance(outcome, Answered)
+                    flows = self.gate.clock.now() < self.t0 + self.policy.ends_by / 1000
+                    if flows:
+                        outcome = await self._flow(outcome.response, stream, claim)
+                    else:  # we have stood still: another may hold the key by now
+                        outcome = _unfinished(outcome.response)
+                        self._cut_off(attempt)
+                        stream = None
+                    verdict = settle(outcome, self.policy)
             if not isinstance(outcome, Answered):
                 self.account.detail = outcome.detail
             if attempt is not None and attempt.followed:
                 self.account.detail = f"{self.account.detail} {redirects_followed(attempt.followed)}".lstrip()
-            verdict = settle(outcome, self.policy)
             made = None if begun is None else begun.settlement
             settlement = self._settlement(claim, outcome, verdict) if made is None else made
             self.account.settlement, self.account.reason = verdict.kind, verdict.reason
         except BaseException:
             self._let_go(flight, claim)
             raise
-        stream = attempt.stream if attempt is not None else None
         result: Done | Found | None = None
         try:
             if begun is None or begun.settled is None:
@@ -513,20 +544,83 @@ class Exchange:
             self._settle_later(flight, settlement, stream)
         except BaseException:
             self._settle_later(flight, settlement, stream)
-            if stream is not None:
-                stream.abort()
+            self._cut_off(attempt)
             raise
         if settlement.kind is Kind.RELEASE and (result is Done.GONE or self.unsure):
             self.gate.settler.repeat(self.ask.name, settlement, self.ask.route.name, self.t0 + claim.lease / 1000)
         if isinstance(result, Found):
-            return self._superseded(result, stream)
+            if flows:
+                self._cut_off(attempt)
+            elif stream is not None:
+                stream.detach()
+            return self._superseded(result)
         if result is Done.FORGOT and not self.unprotected:
             self.gate.observer.store_forgot(self.ask.route.name)
         if failpoints.armed and result is not None:
             failpoints.reach(Point.STORED)
         mine, theirs = self._answers(outcome, settlement, stored=result is not None, live=stream is not None)
-        self._reply(mine, stream)
+        if not flows:
+            self._reply(mine, stream)
+            return theirs
+        assert stream is not None
+        if isinstance(outcome, Lost) and outcome.reason is LostReason.TIMEOUT and stream.let_go():
+            # Its client still reads. Nothing else is run here under this key before it has ended.
+            if result is not None:
+                self.late, self.lingers = flight, True
+            assert settlement.record is not None
+            return Told(in_doubt(settlement.record))
+        stream.finish(clean=isinstance(outcome, Answered))
+        self.stream = None
         return theirs
+
+    async def _flow(self, response: Response, stream: Stream, claim: Record) -> Outcome:
+        """The response cannot be stored: its client is given it as it comes, and what becomes of the claim is known at
+        its end. The exchange reads it to that end, whether or not the client does."""
+        self._reply(Live(response, self._label(Label.NOT_KEPT, stored=True), claim.first_seen), stream)
+        # A response may go on for minutes; the request's body is not needed any more.
+        self.ask = replace(self.ask, request=self.ask.request._replace(body=b""))
+        outcome = await stream.outcome(self.t0 + self.policy.ends_by / 1000)
+        self.answered = self.gate.clock.now()
+        return outcome or _unfinished(response)
+
+    async def _read_on(self, stream: Stream) -> None:
+        """The claim is settled, or in doubt, and the response goes on: read it to its end for the effect's sake, and
+        past the time at which the exchange had to end only as long as its client reads."""
+        try:
+            outcome = None
+            if self.late is None:
+                outcome = await stream.outcome(self.t0 + self.policy.ends_by / 1000)
+            if outcome is None and stream.let_go():
+                outcome = await stream.outcome(math.inf)
+            whole = isinstance(outcome, Answered)
+            if self.late is not None and outcome is not None and whole:
+                whole = await self._keep_late(outcome)
+            stream.finish(clean=whole)
+        except Exception as error:
+            self.gate.tasks.failed(error)
+        finally:
+            self._cut_off(self.attempt)
+            if self.late is not None:
+                self.gate.flights.forget(self.late)
+
+    async def _keep_late(self, outcome: Outcome) -> bool:
+        """A response has ended after its claim was held. False if another holder's record stands by now."""
+        gate, claim = self.gate, self.claim
+        assert claim is not None
+        settlement = self._settlement(claim, outcome, settle(outcome, self.policy))
+        began = gate.clock.now()
+        try:
+            result = await gate.store.settle(self.ask.name, settlement)
+        except StoreAway:
+            gate.observer.store_called("settle", gate.clock.now() - began, failed=True)
+            until = began + claim.window / 1000
+            # Found again under no name, it was resolved by an operator: no loss of the store's.
+            gate.settler.take(self.ask.name, settlement, route=self.ask.route.name, until=until, claimed=False)
+            return True
+        gate.observer.store_called("settle", gate.clock.now() - began, failed=False)
+        if isinstance(result, Found):
+            self._another_stands()
+        return not isinstance(result, Found)
 
     async def _attempt(self, flight: Flight, claim: Record) -> tuple[Outcome, Attempt | None]:
         gate, policy = self.gate, self.policy
@@ -638,15 +732,16 @@ class Exchange:
     def _label(self, kept: Label, stored: bool) -> Label:
         return Label.UNPROTECTED if self.unprotected else kept if stored else Label.NOT_STORED
 
-    def _superseded(self, found: Found, stream: Stream | None) -> Ending:
-        """Another holder's record stands. It is the truth for everybody, this client too: no two clients
-        may hold different answers."""
-        if stream is not None:
-            stream.abort()
-        self.account.settlement = self.account.reason = None  # it settled nothing
+    def _another_stands(self) -> None:
         self.gate.observer.alarm(
             "another holder's record stands where a claim of ours was settled", route=self.ask.route.name
         )
+
+    def _superseded(self, found: Found) -> Ending:
+        """Another holder's record stands. It is the truth for everybody, this client too: no two clients
+        may hold different answers."""
+        self.account.settlement = self.account.reason = None  # it settled nothing
+        self._another_stands()
         verdict = resolve(found, self.ask.fingerprint, self.policy)
         match verdict:
             case Replay() | Refuse():
@@ -660,16 +755,20 @@ class Exchange:
     def _let_go(self, flight: Flight, claim: Record) -> None:
         """The exchange was cancelled, or failed, while its request was out."""
         attempt = flight.attempt
-        if attempt is not None:
-            attempt.abandon(LostReason.STOPPED)
-            if attempt.stream is not None:
-                attempt.stream.abort()
+        self._cut_off(attempt)
         # An upstream that failed while it began the attempt may have written something.
         if not (self.sending if attempt is None else attempt.sent):
             self.gate.settler.give_up(self.ask.name, claim, t0=self.t0)
             return
         settlement = records.hold(claim, doubt=records.Doubt.STOPPED, status=0, wall=self.gate.clock.wall())
         self._settle_later(flight, settlement, None)
+
+    def _cut_off(self, attempt: Attempt | None) -> None:
+        """Nothing more is wanted of this attempt; a client that still reads its response must see that it broke."""
+        if attempt is not None:
+            attempt.abandon(LostReason.STOPPED)
+            if attempt.stream is not None:
+                attempt.stream.finish(clean=False)
 
     def _settle_later(self, flight: Flight, settlement: Settlement, stream: Stream | None) -> None:
         """The store has not acknowledged the settlement. Until it has, whoever comes is told by us."""
@@ -680,12 +779,9 @@ class Exchange:
         def ended(result: Done | Found | None) -> None:
             self.gate.flights.forget(flight)
             if isinstance(result, Found):
-                self.gate.observer.alarm(
-                    "another holder's record stands where a claim of ours was settled",
-                    route=self.ask.route.name,
-                )
+                self._another_stands()
                 if stream is not None:
-                    stream.abort()
+                    stream.finish(clean=False)
 
         if self.unprotected:
             until = self.t0 + claim.lease / 1000
@@ -798,7 +894,7 @@ class Exchange:
         if account.total != 0.0:
             # A 504 went out before; what came of it is for whoever asks again.
             if stream is not None:
-                stream.abort()
+                stream.detach()
             return
         if isinstance(reply, Refusal):
             account.problem = reply.problem.slug
@@ -851,6 +947,11 @@ def _doubt(record: Record, *, stored: bool) -> Ending:
     """What those hear who wait for an exchange that ended in doubt. Each decides by its own policy, as on any
     record that it finds (one may take over); while the store has not acknowledged it there is nothing to take."""
     return Stands(Found(record, 0)) if stored else Told(in_doubt(record))
+
+
+def _unfinished(response: Response) -> Lost:
+    """A response that had not ended when its exchange had to."""
+    return Lost(LostReason.TIMEOUT, "the response had not ended in time", response.status)
 
 
 def _status(outcome: Outcome) -> int:

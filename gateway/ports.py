@@ -263,7 +263,8 @@ class Catalogue(Protocol):
 
 
 class Stream(Protocol):
-    """The rest of a response whose head the client already has."""
+    """The rest of a response whose head is known. The exchange owns it: it is read to its end, whether or not a client
+    reads it, and without a client what comes is discarded."""
 
     @property
     def length(self) -> int | None:
@@ -273,12 +274,22 @@ class Stream(Protocol):
         """Give everything to `sink` from now on, what was held back first."""
 
     def pause(self) -> None:
-        """Read no more for now (the sink's buffer is full)."""
+        """Read no more for now: the sink's buffer is full. A sink that stays full for too long is cut off."""
 
     def resume(self) -> None: ...
 
-    def abort(self) -> None:
-        """The client has gone: close the upstream's connection."""
+    def detach(self) -> None:
+        """The client has gone: read on, and discard what comes."""
+
+    def outcome(self, until: float) -> Awaitable[Outcome | None]:
+        """Answered once the response was read to its end, Lost once it broke off; None if neither has happened by
+        `until` (in the clock's seconds): ask again. A client must not hold the upstream back past that."""
+
+    def let_go(self) -> bool:
+        """From now on the response lives only as long as a client reads it. Returns whether one does."""
+
+    def finish(self, *, clean: bool) -> None:
+        """End the response for its client: whole, or cut off. What comes after that is discarded."""
 
 
 class Sink(Protocol):
@@ -313,8 +324,8 @@ class Attempt(Protocol):
         """
 
     def abandon(self, reason: LostReason) -> None:
-        """Stop. The outcome becomes NotSent, or Lost for this reason, if there is none yet; after a redirect, before
-        the next byte is sent, it is that redirect."""
+        """Stop. The outcome, or that of the stream, becomes NotSent or Lost for this reason, if there is none yet.
+        After a redirect, before the next byte is sent, it is that redirect."""
 
 
 class Upstream(Protocol):
@@ -343,7 +354,7 @@ class Client(Protocol):
         """Whether it has hung up."""
 
     def reply(self, reply: Reply, stream: Stream | None = None) -> None:
-        """Answer it, once. Does nothing if it has gone (but aborts the stream). Raises nothing: a client that cannot
+        """Answer it, once. Does nothing if it has gone (but detaches the stream). Raises nothing: a client that cannot
         be answered is cut off, and does not wait for ever."""
 
     def when_gone(self, call: Callable[[], None] | None) -> None:

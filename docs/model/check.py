@@ -105,6 +105,7 @@ RULES = (
     without("SETTLE_ON", "record", "-DN=2 -DCRASHES=0"),
     without("HOLD_UNKNOWN", "record", f"-DN=2 {QUIET}"),
     without("OUTLIVES_ITS_CLIENT", "record", f"-DN=2 {QUIET}"),
+    without("READ_TO_ITS_END", "record", f"-DN=1 {QUIET}"),
     without("REMEMBER_FIRST", "record", "-DN=1 -DLOSSES=0"),
     without("ANSWER_FROM_RECORD", "record", f"-DN=2 {RERUN}"),
     without("T0", "lease"),

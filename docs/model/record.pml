@@ -106,7 +106,9 @@ inline claims(h) {
 
 inline moves_to(h, kind) {
   if
-  :: kind == KEEP -> put(COMPLETED, h, number[h], h)
+  :: kind == KEEP ->
+     assert(request[h] == ANSWERED);                         /* P: what is done was answered, to its end */
+     put(COMPLETED, h, number[h], h)
   :: kind == HOLD -> put(IN_DOUBT, h, number[h], 0)
 #ifdef WITHOUT_RELEASE_GOES_BACK
   :: kind == RELEASE -> MOVES; absent()
@@ -325,7 +327,10 @@ fly:
   :: atomic { request[me] == ANSWERED -> kind = KEEP }
   :: atomic { request[me] == REFUSED -> kind = RELEASE }
   :: atomic { request[me] == LOST -> kind = HOLD }
-  :: atomic { answered = 1 };                                /* 504; it listens on */
+#ifdef WITHOUT_READ_TO_ITS_END
+  :: atomic { request[me] == SENT -> answered = 1; kind = KEEP }  /* the head of a stream is taken for its end */
+#endif
+  :: atomic { answered = 1 };                                /* 504, or the head of a stream; it listens on */
      if
      :: atomic { crashes < CRASHES -> crashes++; goto out }
      :: atomic { request[me] == ANSWERED -> kind = KEEP }
@@ -369,7 +374,10 @@ ask_settle:
 #endif
        :: else -> skip
        fi;
-       ok = 0; goto out }
+       if
+       :: ok == 1 && kind == HOLD && answered && request[me] == SENT -> ok = 0; goto late
+       :: else -> ok = 0; goto out
+       fi }
   :: atomic { losses < LOSSES -> losses++; settles(me, kind); ok = 0 }
   :: atomic { losses < LOSSES -> losses++ }
   :: atomic { delays < DELAYS && coming[me] == 0 -> delays++; coming[me] = kind }
@@ -388,6 +396,13 @@ ask_settle:
 #else
   :: goto ask_settle                                         /* the settler, in the background */
 #endif
+  fi;
+
+late:                                                        /* a stream goes on in doubt, as long as its client reads */
+  if
+  :: atomic { crashes < CRASHES -> crashes++; goto out }
+  :: atomic { request[me] == ANSWERED -> kind = KEEP; goto ask_settle }
+  :: goto out                                                /* it broke off, or its client left */
   fi;
 
 out:

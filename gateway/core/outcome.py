@@ -19,7 +19,8 @@ class Completeness(Enum):
 
 @value
 class Answered:
-    """A final response: whole, or one whose rest is not read before the client gets it."""
+    """A final response: whole, or one whose rest goes to its client as it comes. Of the rest `ports.Stream` has an
+    outcome of its own: Answered again once it was read to its end, or Lost."""
 
     response: Response
     completeness: Completeness = Completeness.WHOLE

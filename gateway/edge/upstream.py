@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 from .. import failpoints
 from ..core.decide import SAYS
@@ -158,6 +159,8 @@ class GuardedAttempt:
 
     def abandon(self, reason: LostReason) -> None:
         if self._outcome is not None:
+            if self.stream is not None:
+                self.stream.abandon(reason)
             return
         if self._connection is not None:
             self._connection.abort()
@@ -260,11 +263,11 @@ class GuardedAttempt:
             self._size += size
 
     def end(self) -> None:
-        if self.stream is not None:
-            self.stream.end(clean=True)
-            return
         if failpoints.armed:
             failpoints.reach(Point.BODY_READ)
+        if self.stream is not None:
+            self.stream.end()
+            return
         head, connection = self._head, self._connection
         assert head is not None and connection is not None
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -325,7 +328,7 @@ class GuardedAttempt:
 
     def lost(self, reason: LostReason, detail: str) -> None:
         if self.stream is not None:
-            self.stream.end(clean=False)
+            self.stream.lost(reason, detail)
             return
         self._conclude(Lost(reason, detail, self._head.status if self._head is not None else 0))
 
@@ -339,66 +342,167 @@ class GuardedAttempt:
             return
         if completeness is Completeness.OVER_LIMIT:
             self._pool.limited(Limit.MAX_RESPONSE)
-        self.stream = LiveStream(connection, head.length)
+        answered = Answered(Response(head.status, head.fields), completeness)
+        upstream, request, number, follows = self._way
+        self._way = upstream, request._replace(body=b""), number, follows  # the rest may go on for minutes
+        self.stream = LiveStream(self._pool, connection, answered, head.length)
         for data in self._chunks:
             self.stream.write(data)
         self._chunks = []
         connection.pause_reading()
-        self._conclude(Answered(Response(head.status, head.fields), completeness))
+        self._conclude(answered)
 
 
 class LiveStream:
-    """The rest of a response, held until a sink is attached, then flowing. `length` where it was declared."""
+    """The rest of a response, as `ports.Stream` says: held until a sink is attached, then given to it as it comes, and
+    read to its end without one. `answered` is its outcome once it has ended; `length` that of its body, if declared.
+    """
 
-    def __init__(self, connection: Connection, length: int | None) -> None:
+    def __init__(self, pool: Pool, connection: Connection, answered: Answered, length: int | None) -> None:
+        self._pool = pool
         self._connection = connection
+        self._answered = answered
         self._held: list[bytes] = []
         self._sink: Sink | None = None
-        self._ended: bool | None = None
-        self._aborted = False
+        self._discards = False
+        self._let_go = False
+        self._finished: bool | None = None
+        self._outcome: Outcome | None = None
+        self._waiter: asyncio.Future[Outcome | None] | None = None
+        self._until = inf
         self._paused = False
+        #: How long the sink may hold the upstream back at a time, and until when it may now.
+        self._patience = inf
+        self._cut_at = inf
+        self._due_at = inf
+        self._tick = 0
         self.length = length
+
+    # ── Towards the client ────────────────────────────────────────────────────────────────────────
 
     def attach(self, sink: Sink) -> None:
         self._sink = sink
         held, self._held = self._held, []
         for data in held:
             sink.write(data)
-        if self._ended is not None:
-            sink.end(clean=self._ended)
-        elif self._aborted:
-            sink.end(clean=False)
-        elif not self._paused:  # by the sink, which what was held has filled
+        if self._finished is not None:
+            self._end(sink, clean=self._finished)
+        elif self._outcome is None and not self._paused:  # by the sink, which what was held has filled
             self._connection.resume_reading()
 
     def pause(self) -> None:
-        self._paused = True
-        if self._ended is None:
-            self._connection.pause_reading()
+        if not self._paused:
+            self._paused = True
+            if self._outcome is None:
+                self._connection.pause_reading()
+                self._cut_at = self._pool.clock.now() + self._patience
+                self._set_timer()
 
     def resume(self) -> None:
-        self._paused = False
-        if self._ended is None:
-            self._connection.resume_reading()
+        if self._paused:
+            self._paused = False
+            self._cut_at = inf
+            if self._outcome is None:
+                self._connection.resume_reading()
 
-    def abort(self) -> None:
-        if self._ended is None and not self._aborted:
-            self._aborted = True
-            self._connection.abort()
+    def detach(self) -> None:
+        self._sink = None
+        self._held = []
+        self._discards = True
+        self._paused = False
+        self._cut_at = inf
+        if self._outcome is None:
+            if self._let_go:
+                self.abandon(LostReason.TIMEOUT)
+            else:
+                self._connection.resume_reading()
+
+    # ── Towards the exchange ──────────────────────────────────────────────────────────────────────
+
+    def outcome(self, until: float) -> asyncio.Future[Outcome | None]:
+        now = self._pool.clock.now()
+        waiter: asyncio.Future[Outcome | None] = self._pool.loop.create_future()
+        if self._outcome is not None:
+            waiter.set_result(self._outcome)
+            return waiter
+        self._waiter, self._until = waiter, until
+        # The rest of the time is left for reading on without its sink.
+        self._patience = inf if self._let_go else max(until - now, 0) / 3
+        if self._paused:
+            self._cut_at = now + self._patience
+        self._set_timer()
+        return waiter
+
+    def let_go(self) -> bool:
+        self._let_go = True
+        if self._sink is None:
+            self.abandon(LostReason.TIMEOUT)
+        return self._outcome is None
+
+    def finish(self, *, clean: bool) -> None:
+        if self._finished is None:
+            self._finished = clean
             if self._sink is not None:
-                self._sink.end(clean=False)
+                self._end(self._sink, clean=clean)
+
+    def abandon(self, reason: LostReason) -> None:
+        if self._outcome is None:
+            self._connection.abort()
+            self.lost(reason, "")
+
+    def _end(self, sink: Sink, *, clean: bool) -> None:
+        self.detach()
+        sink.end(clean=clean)
+
+    # ── From the connection ───────────────────────────────────────────────────────────────────────
 
     def write(self, data: bytes) -> None:
         if self._sink is not None:
             self._sink.write(data)
-        else:
+        elif not self._discards:
             self._held.append(data)
 
-    def end(self, *, clean: bool) -> None:
-        if self._ended is None:
-            self._ended = clean
-            if self._sink is not None:
-                self._sink.end(clean=clean)
+    def end(self) -> None:
+        self._conclude(self._answered)
+
+    def lost(self, reason: LostReason, detail: str) -> None:
+        self._conclude(Lost(reason, detail, self._answered.response.status))
+
+    def _conclude(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._clear_timer()
+        self._tell(outcome)
+
+    def _tell(self, outcome: Outcome | None) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(outcome)
+
+    # ── In the course of time ─────────────────────────────────────────────────────────────────────
+
+    def due(self) -> None:
+        self._due_at = inf
+        now = self._pool.clock.now()
+        if self._sink is not None and now >= self._cut_at:
+            self._pool.limited(Limit.WRITE_TIMEOUT)
+            self._end(self._sink, clean=False)
+        if now >= self._until:
+            self._until = inf
+            self._tell(None)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """One timer for both deadlines. It may come too early: then it is set again."""
+        at = min(self._until, self._cut_at)
+        if self._outcome is None and at < self._due_at:
+            self._clear_timer()
+            self._due_at = at
+            self._tick = self._pool.deadlines.set(self, at)
+
+    def _clear_timer(self) -> None:
+        if self._due_at < inf:
+            self._due_at = inf
+            self._pool.deadlines.clear(self, self._tick)
 
 
 def is_stream(head: Head, types: StreamTypes) -> bool:

@@ -84,14 +84,14 @@ class Visit:
             # and whoever asks again is told it.
             self._conn.unsaid(error)
             if stream is not None:
-                stream.abort()
+                stream.detach()
 
     def _reply(self, reply: Reply, stream: Stream | None) -> None:
         self._on_gone = None
         if self.gone or self.answered:
             self._conn.give_back(self)
             if stream is not None:
-                stream.abort()
+                stream.detach()
             return
         self.answered = True
         conn = self._conn
@@ -178,7 +178,7 @@ class Visit:
         if self.tunnel is not None:
             self.tunnel.guest_gone()
         if self._stream is not None:
-            self._stream.abort()
+            self._stream.detach()
 
     def full(self) -> None:
         if self.tunnel is not None:

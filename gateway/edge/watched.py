@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from ..core.decide import Guard, Later, Refuse
+from ..core.decide import Guard, Later, Refuse, settle
 from ..core.fields import Field
 from ..core.message import Response
 from ..core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from ..core.problem import Problem, Refusal
+from ..core.record import Kind
 from ..exchange import Ask
 from ..ports import Account
 from ..shadow import Shadow, Shadows
@@ -53,6 +54,8 @@ class Watch:
         self._size = 0
         self._response: ResponseHead | None = None
         self._came = 0
+        #: Why the response could not be stored, once that is known.
+        self._form: Completeness | None = None
         self._shadow: Shadow | None = None
         self._outcome: Outcome | None = None
         self._over = False
@@ -129,29 +132,37 @@ class Watch:
     def response_head(self, head: ResponseHead) -> None:
         self._response = head
         if is_stream(head, self._way.route.policy.streams):
-            self._answered(Completeness.STREAM)
+            self._not_kept(Completeness.STREAM)
         elif head.length is not None and head.length > self._way.route.policy.max_response:
-            self._answered(Completeness.OVER_LIMIT)
+            self._not_kept(Completeness.OVER_LIMIT)
 
     @quietly
     def response_body(self, size: int) -> None:
         self._came += size
-        if self._came > self._way.route.policy.max_response:
-            self._answered(Completeness.OVER_LIMIT)
+        if self._came > self._way.route.policy.max_response and self._form is None:
+            self._not_kept(Completeness.OVER_LIMIT)
 
     @quietly
     def response_end(self) -> None:
         assert self._response is not None
-        self._answered(Completeness.UNTIL_CLOSE if self._response.until_close else Completeness.WHOLE)
+        whole = Completeness.UNTIL_CLOSE if self._response.until_close else Completeness.WHOLE
+        self._conclude(self._answered(self._form or whole))
 
-    def _answered(self, completeness: Completeness) -> None:
+    def _answered(self, completeness: Completeness) -> Answered:
         assert self._response is not None
-        self._conclude(Answered(Response(self._response.status, self._response.fields), completeness))
+        return Answered(Response(self._response.status, self._response.fields), completeness)
+
+    def _not_kept(self, form: Completeness) -> None:
+        """It could not be stored. What its status says is known at its head; what would be kept, at its end."""
+        self._form = form
+        answered = self._answered(form)
+        if settle(answered, self._way.route.policy).kind is not Kind.KEEP:
+            self._conclude(answered)
 
     @quietly
     def ended(self, outcome: Outcome | None) -> None:
         """Nothing whole came back; None: the client left, and the tunnel with it."""
-        self._conclude(outcome)
+        self._conclude(self._answered(self._form) if outcome is None and self._form is not None else outcome)
 
     def _conclude(self, outcome: Outcome | None) -> None:
         if not self._over:

@@ -283,6 +283,47 @@ async def test_every_outcome_comes_to_the_same(road: Road, redis: RedisServer, o
     assert seen[KEYS[0]] == seen[KEYS[1]]
 
 
+@pytest.mark.parametrize("road", [("timeout: 10s, late: 0s", "")], indirect=True)
+@pytest.mark.parametrize("ends", [True, False], ids=["it ends", "it breaks off"])
+async def test_a_long_answer_outlives_its_client_on_either_way(road: Road, ends: bool) -> None:
+    """Its client leaves behind the head: the service is read to the end of its answer, and only then is it done."""
+    size = 1_100_000
+
+    async def left(key: str) -> None:
+        client = await road.gate.connect()
+        await road.send(key, client=client)
+        await road.arrives()
+        await road.peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        await client.reader.readuntil(b"\r\n\r\n")
+        client.reset()
+        await eventually(lambda: len(road.gate.server.connections) == 1, "the client has gone")
+        await road.peer.send(b"x" * (size - 1))
+        assert [each.standing is not None for each in road.gate.server.gate.flights] == [True]
+        if ends:
+            await road.peer.send(b"x")
+        else:
+            road.peer.reset()
+        await road.gate.settled()
+        await road.send(key)
+        again = await road.client.read()
+        assert (again.status, again.problem) == (409, "response-not-kept" if ends else "in-doubt")
+
+    for number in (0, 1):
+        if number and not ends:
+            await road.send(KEYS[9])
+            road.peer = await road.hand.accept()
+            await road.arrives()
+            await road.peer.answer(b"ok")
+            await road.client.read()
+        way = road.gate.server.express
+        if number:
+            road.gate.server.express = None
+        await left(KEYS[number])
+        road.gate.server.express = way
+    assert road.taken[0] == KEYS[0]
+    assert KEYS[1] not in road.taken
+
+
 # ── Handed over ───────────────────────────────────────────────────────────────────────────────────
 
 

@@ -7,7 +7,8 @@ import os
 import socket
 
 from gateway.core.decide import PassReason
-from gateway.core.message import Request
+from gateway.core.message import Request, Response
+from gateway.core.outcome import Answered
 from gateway.edge.tunnel import Tunnel
 from gateway.edge.upstream import LiveStream
 from tests.edge.stand import (
@@ -246,14 +247,29 @@ class Sink:
     def end(self, *, clean: bool) -> None: ...
 
 
-async def test_a_client_that_what_was_held_has_filled_keeps_the_upstream_paused() -> None:
+async def test_a_client_that_what_was_held_has_filled_keeps_the_upstream_paused(origin: Origin) -> None:
     """The stream is attached, gives what it held, and the client is full: the upstream is not read until it is
     ready again."""
-    line = Line()
-    stream = LiveStream(line, None)  # type: ignore[arg-type]
-    line.pause_reading()
-    stream.write(b"held")
-    stream.attach(Sink(stream))
-    assert not line.reading
-    stream.resume()
-    assert line.reading
+    async with edge(configuration(origin.url)) as gate:
+        line = Line()
+        stream = LiveStream(gate.pool, line, Answered(Response(200, ())), None)  # type: ignore[arg-type]
+        line.pause_reading()
+        stream.write(b"held")
+        stream.attach(Sink(stream))
+        assert not line.reading
+        stream.resume()
+        assert line.reading
+
+
+async def test_a_client_that_leaves_while_it_is_full_holds_nothing_back(origin: Origin) -> None:
+    """The upstream is read on at once, and what comes is dropped."""
+    async with edge(configuration(origin.url)) as gate:
+        line = Line()
+        stream = LiveStream(gate.pool, line, Answered(Response(200, ())), None)  # type: ignore[arg-type]
+        line.pause_reading()
+        stream.write(b"held")
+        stream.attach(Sink(stream))
+        stream.detach()
+        assert line.reading
+        stream.write(b"more")
+        assert not stream._held

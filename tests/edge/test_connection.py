@@ -430,8 +430,9 @@ async def test_a_stream_that_stands_still_keeps_its_client(hand: ByHand) -> None
 @pytest.mark.parametrize("target", [b"/orders", b"/open/x"])
 async def test_a_client_that_closed_both_sides_is_found_out(hand: ByHand, target: bytes) -> None:
     """It looks half-closed. While its answer flows that shows at the next byte; where the answer stands still, as
-    an event stream may, it is cut after `idle`, or it would hold the upstream's connection for ever."""
-    async with edge(configuration(hand.url, top=BRIEF)) as gate:
+    an event stream may, it is cut after `idle`, or it would hold the upstream's connection for ever. A guarded one is
+    read on without it until its exchange has to end."""
+    async with edge(configuration(hand.url, top=BRIEF, upstream="timeout: 2s, late: 0s")) as gate:
         client = await gate.connect()
         await client.send(keyed("k").replace(b"/orders", target))
         peer = await hand.accept()
@@ -439,8 +440,8 @@ async def test_a_client_that_closed_both_sides_is_found_out(hand: ByHand, target
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
         await head_of(client)
         client.close()
-        assert await peer.ended()
         await gate.emptied()
+        assert await peer.ended()
 
 
 @pytest.mark.parametrize("what", ["a stream", "an answer", "a last answer"])

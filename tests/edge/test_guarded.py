@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -12,19 +15,23 @@ import redis
 from tests.edge.stand import (
     GET,
     OK,
+    SOON,
     ByHand,
+    Edge,
     Peer,
     drain,
     edge,
     eventually,
+    feed,
     fields_of,
     head_of,
     keyed,
+    narrow_client,
     not_kept,
     piece,
     values,
 )
-from tests.harness import Exchange, Origin, Response, ask, configuration
+from tests.harness import Client, Exchange, GateProcess, Origin, Response, ask, configuration
 from tests.servers import RedisServer, preferred
 
 # ── How it is read and forwarded ──────────────────────────────────────────────────────────────────
@@ -531,9 +538,9 @@ EVENTS = b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n
     ],
 )
 async def test_a_stream_flows_and_is_not_kept(hand: ByHand, field: bytes) -> None:
-    """As soon as its head shows it: the tombstone is settled and the client gets each event as it comes, while a
-    duplicate is already told that it ran."""
-    async with edge(configuration(hand.url)) as gate:
+    """As soon as its head shows it the client gets each event as it comes. A duplicate is told that it ran once it has
+    ended, and not before."""
+    async with edge(configuration(hand.url, policy="wait: 0s")) as gate:
         client = await gate.connect()
         await client.send(keyed("k"))
         peer = await hand.accept()
@@ -541,7 +548,7 @@ async def test_a_stream_flows_and_is_not_kept(hand: ByHand, field: bytes) -> Non
         await peer.send(OK + field + b"\r\nTransfer-Encoding: chunked\r\n\r\n")
         head = await head_of(client)
         assert values(fields_of(head), b"idempotency-status") == [b"not-kept"]
-        await not_kept(gate, 200)
+        await in_flight(gate)
         for event in (b"one", b"two", b"six"):
             await peer.send(b"3\r\n" + event + b"\r\n")
             assert await piece(client, 8) == b"3\r\n" + event + b"\r\n"
@@ -654,7 +661,7 @@ async def test_a_stream_to_an_old_client_ends_with_its_connection(hand: ByHand, 
 
 @pytest.mark.parametrize("ending", ["reset", "close"])
 async def test_a_stream_that_breaks_off_is_seen_to(hand: ByHand, ending: str) -> None:
-    """The client must not take it for whole; the key stays what it was, run and not kept."""
+    """The client must not take it for whole, and nobody knows what became of the rest: in doubt."""
     async with edge(configuration(hand.url)) as gate:
         client = await gate.connect()
         await client.send(keyed("k"))
@@ -665,21 +672,284 @@ async def test_a_stream_that_breaks_off_is_seen_to(hand: ByHand, ending: str) ->
         assert await piece(client, 8) == b"3\r\none\r\n"
         getattr(peer, ending)()
         assert await drain(client) == b""
+        await in_doubt(gate)
+
+
+# ── Long answers whose clients leave, or do not read ──────────────────────────────────────────────
+
+LONG = os.urandom(300 << 10)
+HALF = len(LONG) // 2
+
+
+def chunked(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+#: An answer that is not kept: its head, its body's two halves, and what ends it. The last one ends with its connection.
+FORMS = {
+    "declared": (b"Content-Length: %d\r\n\r\n" % len(LONG), LONG[:HALF], LONG[HALF:], b""),
+    "chunked": (b"Transfer-Encoding: chunked\r\n\r\n", chunked(LONG[:HALF]), chunked(LONG[HALF:]), b"0\r\n\r\n"),
+    "a stream": (EVENTS, chunked(LONG[:HALF]), chunked(LONG[HALF:]), b"0\r\n\r\n"),
+    "until the end": (b"Content-Type: text/event-stream\r\n\r\n", LONG[:HALF], LONG[HALF:], b""),
+}
+
+
+async def in_flight(gate: Edge) -> None:
+    """A duplicate is told that the first has not ended."""
+    again = await ask(gate.port, key="k", body=b"", host="a")
+    assert (again.status, again.problem) == (409, "in-flight")
+
+
+async def in_doubt(gate: Edge) -> None:
+    """A duplicate is told that nobody knows."""
+    again = await ask(gate.port, key="k", body=b"", host="a")
+    assert (again.status, again.problem, again.label) == (409, "in-doubt", "in-doubt")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("moment", ["before the head", "behind the head", "in the middle"])
+@pytest.mark.parametrize("how", ["reset", "close"])
+async def test_a_long_answer_outlives_its_client(hand: ByHand, form: str, moment: str, how: str) -> None:
+    """Whenever the client leaves: the service is not reset, all that it says is read, and the key is in flight until it
+    has said it all."""
+    head, half, rest, end = FORMS[form]
+    async with edge(configuration(hand.url, policy="max_response: 64KiB, wait: 0s")) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        if moment != "before the head":
+            await peer.send(OK + head)
+            if form != "chunked":  # which cannot be seen to be long yet
+                await head_of(client)
+        if moment == "in the middle":
+            await peer.send(half)
+            await piece(client, 100 << 10)
+        getattr(client, how)()
+        if how == "reset":
+            await gate.emptied()
+        if moment == "before the head":
+            await peer.send(OK + head)
+        if moment != "in the middle":
+            await peer.send(half)
+        await in_flight(gate)
+        await peer.send(rest[:-1])
+        await in_flight(gate)
+        await peer.send(rest[-1:] + end)
+        if form == "until the end":
+            peer.close()
+        await gate.settled()
         await not_kept(gate, 200)
+        line = next(line for line in gate.running.lines if line.get("settlement"))
+        assert (line["settlement"], line["status"]) == ("keep", 200)
+        # Its connection goes on.
+        if form != "until the end":
+            other = await gate.connect()
+            await other.send(keyed("other"))
+            await peer.head()
+            await peer.answer(b"next")
+            assert (await other.read()).body == b"next"
 
 
-async def test_a_stream_lives_as_long_as_its_client(hand: ByHand) -> None:
-    """The exchange is settled; when the client leaves there is nobody left to stream to."""
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("left", [False, True], ids=["with its client", "without"])
+async def test_a_long_answer_that_breaks_off_is_in_doubt(hand: ByHand, form: str, left: bool) -> None:
+    """Whether or not somebody reads it: what was not read to its end is not done."""
+    head, half, _, _ = FORMS[form]
+    async with edge(configuration(hand.url, policy="max_response: 64KiB, wait: 0s")) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + head + half)
+        await head_of(client)
+        if left:
+            client.reset()
+            await gate.emptied()
+        await in_flight(gate)
+        peer.reset()
+        if not left:
+            await drain(client)
+        await gate.settled()
+        await in_doubt(gate)
+        line = next(line for line in gate.running.lines if line.get("settlement"))
+        assert (line["settlement"], line["reason"]) == ("hold", "lost")
+
+
+async def test_a_client_that_ends_its_side_gets_the_whole_stream(hand: ByHand) -> None:
+    """It has asked all that it wanted, and reads on."""
     async with edge(configuration(hand.url)) as gate:
         client = await gate.connect()
         await client.send(keyed("k"))
         peer = await hand.accept()
         await peer.head()
-        await peer.send(OK + b"Content-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        client.writer.write_eof()
+        await peer.send(OK + EVENTS + chunked(b"one"))
+        await head_of(client)
+        assert await piece(client, 8) == b"3\r\none\r\n"
+        await peer.send(chunked(b"two") + b"0\r\n\r\n")
+        assert await drain(client) == b"3\r\ntwo\r\n0\r\n\r\n"
+        await not_kept(gate, 200)
+
+
+#: Far more than the sockets of a client that does not read take.
+MUCH = 16 << 20
+
+
+@pytest.mark.parametrize(
+    ("limits", "upstream"),
+    [("limits: {write_timeout: 1s}", "timeout: 60s"), ("", "timeout: 9s, late: 0s")],
+    ids=["it takes no byte for write_timeout", "it takes too little in a third of the time"],
+)
+async def test_a_client_that_does_not_read_is_cut_off_and_the_service_read_on(
+    hand: ByHand, limits: str, upstream: str
+) -> None:
+    """It may hold the service back for a while and no longer: then the rest is read without it, and dropped."""
+    async with edge(configuration(hand.url, top=limits, upstream=upstream)) as gate:
+        client = await narrow_client(gate.port)
+        gate.clients.append(client)
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + b"Content-Length: %d\r\n\r\n" % MUCH)
+        fed = asyncio.ensure_future(feed(peer.writer, MUCH))
+        await eventually(lambda: gate.held, "the client's buffer is full")
+        await eventually(lambda: not gate.upstream._transport.is_reading(), "the service is held back")
+        assert not fed.done()
+        await fed
+        await gate.settled()
+        await not_kept(gate, 200)
+        assert gate.count("oncegate_limits_total", limit="write_timeout") == 1
+        await gate.emptied()
+        assert hand.connections == 1
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["it ends", "its client leaves"])
+async def test_a_stream_of_minutes_outlives_its_exchange(hand: ByHand, ends: bool) -> None:
+    """Past `timeout` and `late` its key is in doubt. Its client reads on; a stream that ends after all is done, and one
+    whose client leaves then is let go."""
+    async with edge(configuration(hand.url, upstream="timeout: 1s, late: 0s")) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + EVENTS + chunked(b"one"))
+        await head_of(client)
+        assert await piece(client, 8) == b"3\r\none\r\n"
+        labels = {"route": "all", "settlement": "hold", "reason": "timeout"}
+        await eventually(lambda: gate.count("oncegate_settlements_total", **labels), "it is in doubt")
+        await in_doubt(gate)
+        await peer.send(chunked(b"two"))
+        assert await piece(client, 8) == b"3\r\ntwo\r\n"
+        if ends:
+            await peer.send(b"0\r\n\r\n")
+            assert await piece(client, 5) == b"0\r\n\r\n"
+            await gate.settled()
+            await not_kept(gate, 200)
+        else:
+            client.reset()
+            assert await peer.ended()
+            await gate.settled()
+            await in_doubt(gate)
+
+
+async def test_nobody_reads_a_stream_past_its_exchange(hand: ByHand) -> None:
+    """Its client has left and it does not end: when its exchange has to end it is in doubt, and the service is let
+    go."""
+    async with edge(configuration(hand.url, upstream="timeout: 1s, late: 0s", policy="wait: 0s")) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + EVENTS + chunked(b"one"))
         await head_of(client)
         client.reset()
+        await gate.emptied()
+        await in_flight(gate)
         assert await peer.ended()
-        await not_kept(gate, 200)
+        await gate.settled()
+        await in_doubt(gate)
+
+
+@pytest.mark.parametrize(("status", "again"), [(429, (201, None)), (502, (409, "in-doubt"))])
+async def test_a_long_answer_that_is_not_kept_for_its_status_outlives_its_client(
+    hand: ByHand, status: int, again: tuple[int, str | None]
+) -> None:
+    """It is settled at its head, as its status says, and the service is read to the end of it."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(b"HTTP/1.1 %d Status\r\n" % status + EVENTS + chunked(LONG))
+        await head_of(client)
+        client.reset()
+        await gate.emptied()
+        second = asyncio.ensure_future(ask(gate.port, key="k", body=b"", host="a"))
+        if status == 429:
+            other = await hand.accept()
+            await other.head()
+            await other.answer(b"made", 201)
+        answer = await second
+        assert (answer.status, answer.problem) == again
+        await peer.send(chunked(LONG) + b"0\r\n\r\n")
+        await gate.settled()
+        # Nothing has broken it: it serves the next one.
+        await eventually(lambda: gate.pool._idle, "its connection is idle")
+        assert not peer.reader.at_eof()
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["within the grace", "not within it"])
+async def test_a_drain_waits_for_a_response_that_nobody_reads(hand: ByHand, ends: bool) -> None:
+    """SIGTERM: the service is read to its end, as long as the grace allows, and else in doubt."""
+    gate = await GateProcess(configuration(hand.url, top=f"grace: {'30s' if ends else '1s'}")).start()
+    with contextlib.closing(gate):
+        assert gate.process is not None
+        client = await Client.connect(gate.port)
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + EVENTS + chunked(LONG))
+        await head_of(client)
+        client.reset()
+        gate.process.terminate()
+        await eventually(lambda: "stopping" in gate.log.read_text(), "it drains")
+        if ends:
+            await peer.send(chunked(LONG) + b"0\r\n\r\n")
+        else:
+            assert await peer.ended()
+        await asyncio.to_thread(gate.process.wait, SOON)
+        lines = [json.loads(line) for line in gate.log.read_text().splitlines()]
+        (line,) = [line for line in lines if line.get("settlement")]
+        assert (line["settlement"], line["reason"]) == (("keep", "stream") if ends else ("hold", "stopped"))
+
+
+async def test_a_gate_that_is_killed_within_a_long_answer_leaves_a_doubt(hand: ByHand, tmp_path: Path) -> None:
+    """Its client has half of it, and nothing says that it was done: in flight for the lease, and then in doubt."""
+    times, store = "timeout: 4s, late: 0s", f"sqlite:///{tmp_path}/keys.db"
+    gate = GateProcess(configuration(hand.url, store=store, policy="wait: 0s", upstream=times, top="margin: 100ms"))
+    with contextlib.closing(await gate.start()):
+        client = await Client.connect(gate.port)
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(OK + EVENTS + chunked(LONG))
+        await head_of(client)
+        gate.kill()
+        await drain(client)
+        client.close()
+        await gate.start()
+
+        async def told() -> str | None:
+            return (await ask(gate.port, key="k", body=b"", host="a")).problem
+
+        seen = [await told()]
+        async with asyncio.timeout(SOON):
+            while seen[-1] != "in-doubt":
+                await asyncio.sleep(0.05)
+                seen.append(await told())
+        assert set(seen) <= {"in-flight", "in-doubt"}
+        assert hand.connections == 1
 
 
 # ── The bytes that are held ───────────────────────────────────────────────────────────────────────

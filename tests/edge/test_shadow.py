@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.edge.door import Door
-from tests.edge.stand import Edge, edge, eventually
+from tests.edge.stand import Edge, edge, eventually, head_of
 from tests.harness import Client, Exchange, Origin, Response, ask, configuration, request
 from tests.servers import RedisServer, preferred
 
@@ -184,6 +184,40 @@ async def test_a_client_that_leaves_takes_its_request_with_it(origin: Origin, mo
         origin.answer = lambda exchange: exchange.respond(201)
         assert passed(await ask(gate.port, key="k", body=b""))
         await counted(gate, "replay")
+
+
+@pytest.mark.parametrize(
+    ("breaks", "again"), [(False, ("refuse", "response-not-kept")), (True, ("refuse", "in-doubt"))]
+)
+async def test_a_stream_is_done_at_its_end(origin: Origin, breaks: bool, again: tuple[str, str]) -> None:
+    """Until then a duplicate would have waited. Broken off, it would have been in doubt; left by its client, an
+    exchange would have read it to its end."""
+    go_on = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await exchange.send(b"3\r\none\r\n")
+        await go_on.wait()
+        if breaks:
+            exchange.close()
+        else:
+            await exchange.reader.read()
+
+    origin.answer = answer
+    async with edge(configuration(origin.url, policy=SHADOW)) as gate:
+        client = await Client.connect(gate.port)
+        await client.send(request(key="k"))
+        await head_of(client)
+        origin.answer = lambda exchange: exchange.respond(201)
+        await ask(gate.port, key="k", body=b"")
+        await counted(gate, "wait")
+        go_on.set()
+        if not breaks:
+            client.reset()
+        await counted(gate, "forward")
+        await ask(gate.port, key="k", body=b"")
+        await counted(gate, *again)
+        client.reset()
 
 
 async def test_a_body_that_breaks_off_is_forgotten(origin: Origin) -> None:

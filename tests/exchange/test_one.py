@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.decide import Reason
 from gateway.core.message import Field
 from gateway.core.outcome import LostReason, NotSentReason
 from gateway.core.record import Doubt, Kind, State
-from gateway.core.reply import Again, First, Live
+from gateway.core.reply import Again, First
 
 from .upstream import Plan, answers, breaks, never, refuses, streams, unreachable
 from .virtual import virtual
@@ -86,6 +87,9 @@ SETTLED = [
     (answers(200, body=b"x" * 2000), "200 not-kept, live", "completed #1", "409 response-not-kept"),
     (answers(200, body=b"x" * 2000, drip=2.0), "200 not-kept, live", "completed #1", "409 response-not-kept"),
     (streams(), "200 not-kept, live", "completed #1", "409 response-not-kept"),
+    (streams(cuts=True), "200 not-kept, live", "in doubt #1", "409 in-doubt"),
+    (answers(200, body=b"x" * 2000, drip=2.0, cuts=True), "200 not-kept, live", "in doubt #1", "409 in-doubt"),
+    (streams(seconds=30), "200 not-kept, live", "in doubt #1", "409 in-doubt"),
     (streams(status=502), "502 in-doubt, live", "in doubt #1", "409 in-doubt"),
 ]
 
@@ -101,6 +105,8 @@ async def test_each_outcome_is_settled_as_the_table_says(
         world.service.will(plan, answers(200))
         client = gate.send()
         assert await client.answer() == first
+        if "live" in first:
+            await world.passes(LEASE - 2)  # it ends within that, or its exchange does
         assert await world.state() == state
         later = gate.send()
         assert await later.answer() == (duplicate or f"200 stored: run {len(world.service.ran)}")
@@ -137,6 +143,8 @@ async def test_each_outcome_is_settled_as_keep_only_says(
         world.service.will(plan, answers(200))
         client = gate.send()
         assert await client.answer() == first
+        if "live" in first:
+            await world.passes(2)  # it ends within that
         assert await world.state() == state
         later = gate.send()
         assert await later.answer() == (duplicate or f"200 stored: run {len(world.service.ran)}")
@@ -156,35 +164,150 @@ async def test_a_late_failure_frees_the_key_of_a_route_that_keeps_successes() ->
 
 
 @virtual
-async def test_a_tombstone_stands_before_the_rest_flows() -> None:
-    """A stream shows itself: first the store knows that it ran, then the client gets it as it comes, to its end."""
-    async with World() as world:
+async def test_a_stream_is_done_once_it_was_read_to_its_end() -> None:
+    """Its client gets it as it comes. Until its end the key is in flight, and nobody is told that it is done; its end
+    goes to the client once the store has acknowledged that it ran."""
+    async with World(wait=500) as world:
         gate = world.process()
-        gate.wire.next("settle", slow(2))
-        world.service.will(streams(chunks=5, seconds=30))
+        world.service.will(streams(chunks=5, seconds=10))
         client = gate.send()
-        await world.passes(1.9)
-        assert client.said == ""
         assert await client.answer() == "200 not-kept, live"
-        assert await world.state() == "completed #1"
-        assert isinstance(client.reply_given, Live)
-        await world.passes(40)
+        assert client.at == pytest.approx(0.01, abs=0.01)
+        await world.passes(5)
+        assert await world.state() == "in flight #1"
+        assert await gate.send().answer() == "409 in-flight"
+        assert client.received == b"data\n\n" * 3
+        gate.wire.next("settle", slow(2))
+        await world.passes(6)
         assert client.received == b"data\n\n" * 5
+        assert client.ended is None
+        await world.passes(2)
         assert client.ended is True
+        assert await world.state() == "completed #1"
+        assert await gate.send().answer() == "409 response-not-kept"
+
+
+@pytest.mark.parametrize("plan", [streams(after=2, seconds=8), answers(200, after=2, drip=8.0, body=b"x" * 2000)])
+@pytest.mark.parametrize("leaves", [1, 3, 9])
+@virtual
+async def test_a_stream_outlives_its_client(plan: Plan, leaves: float) -> None:
+    """The client hangs up before the head, behind it, in the middle: the service is read to its end all the same, and
+    the key is in flight until then."""
+    async with World(max_response=1000, wait=0) as world:
+        gate = world.process()
+        world.service.will(plan)
+        client = gate.send()
+        await world.passes(leaves)
+        client.leave()
+        await world.passes(9.5 - leaves)
+        stream = world.service.attempts[0].stream
+        assert stream is not None
+        assert not stream.over
+        assert await gate.send().answer() == "409 in-flight"
+        await world.passes(1)
+        assert stream.abandoned is None
+        assert await world.state() == "completed #1"
+        assert await gate.send().answer() == "409 response-not-kept"
 
 
 @virtual
-async def test_a_stream_ends_with_its_client() -> None:
-    """After the tombstone the stream lives as long as its client: hanging up closes the service's connection."""
+async def test_a_stream_without_its_client_ends_with_its_exchange() -> None:
+    """Nobody reads it, and it has not ended when the lease is about to: in doubt, and the service is let go."""
+    async with World(wait=0) as world:
+        gate = world.process()
+        world.service.will(streams(seconds=1000))
+        client = gate.send()
+        await world.passes(1)
+        client.leave()
+        await world.passes(LEASE - 7)
+        stream = world.service.attempts[0].stream
+        assert stream is not None
+        assert not stream.over
+        await world.passes(2)
+        assert stream.abandoned is LostReason.TIMEOUT
+        assert await world.state() == "in doubt #1"
+        assert client.account is not None
+        assert (client.account.settlement, client.account.reason) == (Kind.HOLD, Reason.TIMEOUT)
+
+
+@virtual
+async def test_a_stream_of_minutes_goes_on_in_doubt_and_is_kept_at_its_end() -> None:
+    """Its exchange has to end before its lease, and then the key is in doubt; its client reads on, and once the stream
+    has ended after all a duplicate is told that it ran."""
+    async with World() as world:
+        here, there = world.process(), world.process()
+        world.service.will(streams(chunks=100, seconds=200))
+        client = here.send()
+        await world.passes(LEASE)
+        for gate in (here, there):
+            assert await gate.send().answer() == "409 in-doubt"
+        await world.passes(200 - LEASE - 1)
+        assert await here.send().answer() == "409 in-doubt"
+        await world.passes(2)
+        assert client.received == b"data\n\n" * 100
+        assert client.ended is True
+        assert await world.state() == "completed #1"
+        for gate in (here, there):
+            assert await gate.send().answer() == "409 response-not-kept"
+
+
+@pytest.mark.parametrize("ends", ["cut", "left", "stopped"])
+@virtual
+async def test_a_stream_of_minutes_that_does_not_end_stays_in_doubt(ends: str) -> None:
+    """It breaks off, its client leaves, or the gate is stopped: the doubt stands, and the service is let go."""
     async with World() as world:
         gate = world.process()
-        world.service.will(streams(chunks=100, seconds=1000))
+        world.service.will(streams(chunks=100, seconds=200, cuts=ends == "cut"))
         client = gate.send()
-        await client.answer()
-        await world.passes(20)
-        client.leave()
-        assert world.service.attempts[0].stream is not None
-        assert world.service.attempts[0].stream.aborted
+        await world.passes(100)
+        stream = world.service.attempts[0].stream
+        assert stream is not None
+        assert not stream.over
+        if ends == "left":
+            client.leave()
+        elif ends == "stopped":
+            gate.gate.stop()
+        await world.passes(101 if ends == "cut" else 0.1)
+        assert stream.over
+        assert client.ended is (None if ends == "left" else False)
+        assert await world.state() == "in doubt #1"
+        assert await gate.send().answer() == "409 in-doubt"
+
+
+@virtual
+async def test_a_stream_that_is_stopped_is_in_doubt() -> None:
+    """The gate's grace is over while it flows."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(streams(chunks=100, seconds=10))
+        client = gate.send()
+        await world.passes(5)
+        gate.gate.stop()
+        await world.passes(0.1)
+        assert client.ended is False
+        assert await world.state() == "in doubt #1"
+        assert client.account is not None
+        assert client.account.reason is Reason.STOPPED
+
+
+@pytest.mark.parametrize(("status", "state"), [(429, "absent"), (502, "in doubt #1")])
+@virtual
+async def test_a_stream_that_is_not_kept_for_its_status_outlives_its_client_too(status: int, state: str) -> None:
+    """It is settled at its head, and read to its end without its client; past the lease nobody waits for that."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(streams(status=status, seconds=10), streams(status=status, seconds=1000))
+        for number, key in enumerate("ab"):
+            client = gate.send(world.ask(key))
+            await client.answer()
+            assert await world.state(key) == state
+            client.leave()
+            stream = world.service.attempts[number].stream
+            assert stream is not None
+            await world.passes(9)
+            assert not stream.over
+            await world.passes(LEASE)
+            assert stream.abandoned is (None if key == "a" else LostReason.TIMEOUT)
 
 
 @virtual
@@ -282,30 +405,20 @@ async def test_a_client_that_hangs_up_cancels_nothing() -> None:
 
 
 @virtual
-async def test_a_stream_without_its_client_is_a_tombstone_and_closed() -> None:
-    """Nobody is there for the rest: the fact is remembered, the connection is not kept."""
-    async with World() as world:
+async def test_a_stream_that_begins_after_the_504_is_read_to_its_end() -> None:
+    """Its client has its answer; the rest is read for the effect's sake, and in doubt where it does not end in time."""
+    async with World(wait=0) as world:
         gate = world.process()
-        world.service.will(streams(after=2, seconds=1000))
-        client = gate.send()
-        await world.passes(1)
-        client.leave()
-        await world.passes(2)
-        assert await world.state() == "completed #1"
-        assert world.service.attempts[0].stream is not None
-        assert world.service.attempts[0].stream.aborted
-
-
-@virtual
-async def test_a_stream_that_begins_after_the_504_is_a_tombstone_and_closed() -> None:
-    """Its client has its answer; the effect is remembered, and nobody reads the rest."""
-    async with World() as world:
-        gate = world.process()
-        world.service.will(streams(after=12, seconds=1000))
-        assert await gate.send().answer() == "504 upstream-timeout"
+        world.service.will(streams(after=12, seconds=2), streams(after=12, seconds=1000))
+        assert await gate.send(world.ask("a")).answer() == "504 upstream-timeout"
         await world.passes(3)
-        assert await world.state() == "completed #1"
-        assert await gate.send().answer() == "409 response-not-kept"
+        assert await world.state("a") == "in flight #1"
+        await world.passes(2)
+        assert await world.state("a") == "completed #1"
+        assert await gate.send(world.ask("a")).answer() == "409 response-not-kept"
+        assert await gate.send(world.ask("b")).answer() == "504 upstream-timeout"
+        await world.passes(6)
+        assert await gate.send(world.ask("b")).answer() == "409 in-doubt"
 
 
 @virtual

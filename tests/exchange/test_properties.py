@@ -60,6 +60,9 @@ def policies(draw: st.DrawFn) -> Policy:
     )
 
 
+EVENTS = st.just(((b"Content-Type", b"text/event-stream"),))
+
+
 def plans(scale: float) -> st.SearchStrategy[Plan]:
     """Whatever a service may do, within some of `scale` seconds."""
     spans = st.one_of(
@@ -72,7 +75,7 @@ def plans(scale: float) -> st.SearchStrategy[Plan]:
         st.builds(Plan, **common, status=status, body=st.binary(max_size=80)),
         st.builds(Plan, **common, status=st.sampled_from([502, 503, 504])),
         st.builds(Plan, **common, status=st.sampled_from([401, 425, 429]), effect=st.just(False)),
-        st.builds(Plan, **common, status=status, fields=st.just(((b"Content-Type", b"text/event-stream"),))),
+        st.builds(Plan, **common, status=status, fields=EVENTS, cuts=st.booleans()),
         st.builds(Plan, **common, status=status, closes=st.just(True)),
         st.builds(Plan, **common, breaks=st.sampled_from(LostReason)),
         st.builds(Plan, connect=spans, fails=st.sampled_from(NotSentReason)),
@@ -271,12 +274,20 @@ def answers_agree(history: History) -> None:
 
 
 def every_exchange_ends_in_its_lease(history: History) -> None:
-    """A claim's settlement reaches the store before the lease is over, and finds the record alive."""
+    """A claim's settlement reaches the store before the lease is over, and finds the record alive. A stream that was
+    held may be kept later, when it has ended."""
     begun: dict[bytes, float] = {}
+    held: set[bytes] = set()
     for command in history.landed:
         if command.verb in ("claim", "replace") and command.result is Done.WON:
             begun.setdefault(command.what.holder, command.at)
+        elif command.verb == "settle" and command.what.kind is Kind.KEEP and command.what.holder in held:
+            assert command.what.record is not None
+            assert command.what.record.answer is not None
+            assert command.what.record.answer.body is None
         elif command.verb == "settle":
+            if command.what.kind is Kind.HOLD:
+                held.add(command.what.holder)
             lease = history.world.policy.lease / 1000
             assert command.at - begun[command.what.holder] <= lease + TICK
             if command.what.kind is not Kind.RELEASE:
@@ -290,6 +301,11 @@ def everybody_was_answered(history: History) -> None:
 
 
 async def nothing_stays(history: History) -> None:
+    """Once those have left who still read a stream."""
+    for client in history.clients:
+        if client.ended is None and client.stream is not None:
+            client.leave()
+    await history.world.passes(0.1)
     for gate in history.gates:
         if not gate.halted:
             assert len(gate.flights) == gate.flights.waiting == len(gate.tasks) == len(gate.settler) == 0
@@ -297,7 +313,7 @@ async def nothing_stays(history: History) -> None:
             assert not gate.wire.bells
     if not any(gate.halted for gate in history.gates):
         for attempt in history.world.service.attempts:
-            assert attempt.stream is None or attempt.stream.taken, "a stream that nobody reads and nobody closed"
+            assert attempt.stream is None or attempt.stream.over, "a stream that nobody reads and nobody closed"
 
 
 def by_its_lease(found: Found | None, at: float) -> None:

@@ -167,7 +167,7 @@ async def test_an_owner_that_was_superseded_by_a_flight_tells_the_doubt() -> Non
 
 @virtual
 async def test_a_superseded_stream_is_not_begun() -> None:
-    """The tombstone finds another's record: the rest is cut off before a byte of it was given."""
+    """Its gate stood still past its lease, and finds another's record: a byte of it was never given."""
     async with rerun() as world:
         here, there = world.process(), world.process()
         world.service.will(streams(seconds=100), answers())
@@ -176,6 +176,24 @@ async def test_a_superseded_stream_is_not_begun() -> None:
         assert await there.send().answer() == "201 stored: run 2"
         assert await first.answer() == "201 replayed: run 2"
         assert first.received == b""
+
+
+@virtual
+async def test_a_stream_that_still_runs_here_is_not_run_again_here() -> None:
+    """It goes on in doubt. A second run is another gate's to take, for all that it knows: then the first stream is cut
+    off at its end, so that no two clients hold different answers."""
+    async with rerun() as world:
+        here, there = world.process(), world.process()
+        world.service.will(streams(chunks=10, seconds=60), answers())
+        first = here.send()
+        await world.passes(30)
+        assert await here.send().answer() == "409 in-doubt"
+        assert world.service.numbers == [1]
+        assert await there.send().answer() == "201 stored: run 2"
+        await world.passes(31)
+        assert first.ended is False
+        assert here.observer.alarms == ["another holder's record stands where a claim of ours was settled"]
+        assert await here.send().answer() == "201 replayed: run 2"
 
 
 NOTHING_RAN = [

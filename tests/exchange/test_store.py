@@ -468,18 +468,50 @@ async def test_a_request_that_was_not_sent_and_whose_release_is_not_acknowledged
 @pytest.mark.parametrize("fault", [LOST, DROPPED], ids=["made", "not made"])
 @virtual
 async def test_a_stream_whose_tombstone_is_not_acknowledged(fault: Fault) -> None:
-    """It flows all the same, labelled not-stored; a duplicate is told that it is not kept."""
+    """It has been read to its end: a duplicate is told by this process that it ran and is not kept."""
     async with World() as world:
         gate = world.process()
         world.service.will(streams(chunks=3, seconds=3))
         gate.wire.next("settle", fault, *[DROPPED] * 3)
         first = gate.send()
-        assert await first.answer() == "200 not-stored, live"
+        assert await first.answer() == "200 not-kept, live"
         assert await gate.send().answer() == "409 response-not-kept"
+        assert world.time > 3
         await world.passes(10)
         assert first.received == b"data\n\n" * 3
         assert first.ended is True
         assert await world.state() == "completed #1"
+
+
+@pytest.mark.parametrize("fault", [LOST, DROPPED], ids=["made", "not made"])
+@virtual
+async def test_a_stream_of_minutes_whose_hold_is_not_acknowledged(fault: Fault) -> None:
+    """It goes on, and so does the settlement. Its end is kept where the doubt had been acknowledged, and else not."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(streams(chunks=3, seconds=60))
+        gate.wire.next("settle", fault, *[DROPPED] * 3)
+        first = gate.send()
+        await world.passes(LEASE)
+        assert await gate.send().answer() == "409 in-doubt"
+        await world.passes(60 - LEASE + 1)
+        assert first.ended is True
+        assert await world.state() == "in doubt #1"
+
+
+@virtual
+async def test_a_late_keep_of_a_stream_goes_on_in_the_background() -> None:
+    """The store is away at its end: its client is not kept waiting, and the fact is remembered once it is back."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(streams(chunks=3, seconds=60))
+        first = gate.send()
+        await world.passes(LEASE)
+        gate.wire.next("settle", *[DROPPED] * 3)
+        await world.passes(60 - LEASE + 10)
+        assert first.ended is True
+        assert await world.state() == "completed #1"
+        assert gate.observer.forgot == 0
 
 
 @virtual
@@ -576,8 +608,7 @@ async def test_forgotten_and_in_flight_elsewhere_is_a_doubt() -> None:
 
 @virtual
 async def test_a_stream_whose_key_is_anothers_is_cut_off() -> None:
-    """Found at the tombstone: the client is answered from the record. Found later, in the background, while it
-    streams: it is cut off."""
+    """Found when it is settled, at once or in the background: its client must not take it for whole."""
     async with World() as world:
         world.most_effects = 2
         here, there = world.process(), world.process()
@@ -586,14 +617,37 @@ async def test_a_stream_whose_key_is_anothers_is_cut_off() -> None:
         await world.passes(1)
         await world.store.close()
         assert await there.send(world.ask("a")).answer() == "201 stored: run 2"
-        assert await first.answer() == "201 replayed: run 2"
-        here.wire.next("settle", *[DROPPED] * 4)
+        assert await first.answer() == "200 not-kept, live"
+        await world.passes(LEASE)
+        assert first.ended is False
         second = here.send(world.ask("b"))
-        assert await second.answer() == "200 not-stored, live"
+        assert await second.answer() == "200 not-kept, live"
         await world.store.close()
         assert await there.send(world.ask("b")).answer() == "201 stored: run 4"
-        await world.passes(10)
+        here.wire.next("settle", *[DROPPED] * 4)
+        await world.passes(LEASE + 10)
         assert second.ended is False
+
+
+@virtual
+async def test_a_held_stream_whose_key_is_anothers_is_read_to_its_end() -> None:
+    """Its client is given what stands; the service is not reset for that."""
+    async with World() as world:
+        world.most_effects = 2
+        here, there = world.process(), world.process()
+        world.service.will(streams(status=502, after=2, seconds=5), answers())
+        first = here.send()
+        await world.passes(1)
+        await world.store.close()
+        assert await there.send().answer() == "201 stored: run 2"
+        assert await first.answer() == "201 replayed: run 2"
+        stream = world.service.attempts[0].stream
+        assert stream is not None
+        await world.passes(4)
+        assert not stream.over
+        await world.passes(2)
+        assert stream.over
+        assert stream.abandoned is None
 
 
 @virtual

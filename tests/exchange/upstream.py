@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.core.message import Field, Request, Response, values
@@ -22,7 +23,8 @@ class Plan:
     then `drip` until the answer is whole.
 
     `fails` is NotSent instead of the first byte, `breaks` a connection that ends instead of the answer's
-    end, `closes` an answer that only the connection's end ends. `effect`: whether it does anything.
+    end, `closes` an answer that only the connection's end ends, `cuts` a stream whose connection ends before it.
+    `effect`: whether it does anything.
     """
 
     connect: float = 0.001
@@ -35,6 +37,7 @@ class Plan:
     fails: NotSentReason | None = None
     breaks: LostReason | None = None
     closes: bool = False
+    cuts: bool = False
     effect: bool = True
 
 
@@ -176,7 +179,9 @@ class Attempt:
         return self._outcome
 
     def abandon(self, reason: LostReason) -> None:
-        if self._outcome is None:
+        if self.stream is not None:
+            self.stream.abandon(reason)
+        elif self._outcome is None:
             self.abandoned = reason
             self._timer.cancel()
             self._conclude(Lost(reason) if self.sent else NotSent(NotSentReason.STOPPED))
@@ -221,6 +226,9 @@ class Attempt:
     def _drip(self) -> None:
         if self.abandoned is not None or (self.stream is not None and self.stream.over):
             return
+        if self.stream is not None and not self.stream.read:
+            self.stream.on_read = self._drip
+            return
         if not self._pieces:
             self._end()
             return
@@ -237,55 +245,104 @@ class Attempt:
             self._drip()
 
     def _overflow(self, completeness: Completeness) -> None:
-        self.stream = Flow(self._read)
-        self._conclude(Answered(Response(self._plan.status, self._plan.fields), completeness))
+        answered = Answered(Response(self._plan.status, self._plan.fields), completeness)
+        self.stream = Flow(self._service.clock, answered, self._read)
+        self._conclude(answered)
 
     def _end(self) -> None:
         if self.stream is not None:
-            self.stream.end(clean=True)
+            if self._plan.cuts:
+                self.stream.lost(LostReason.CLOSED)
+            else:
+                self.stream.end()
             return
         whole = Completeness.UNTIL_CLOSE if self._plan.closes else Completeness.WHOLE
         self._conclude(Answered(Response(self._plan.status, self._plan.fields, b"".join(self._read)), whole))
 
 
 class Flow:
-    """The rest of a response: held until a sink is there, then flowing."""
+    """The rest of a response, as `ports.Stream` says."""
 
     length: int | None = None
 
-    def __init__(self, read: list[bytes]) -> None:
+    def __init__(self, clock: Clock, answered: Answered, read: list[bytes]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._answered = answered
         self._held = list(read)
         self._sink: Sink | None = None
-        self._ended = False
-        self.aborted = False
+        self._let_go = False
+        self._outcome: Outcome | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._finished: bool | None = None
+        #: Whether anything more is read, for a sink or without one; and what is to be called then.
+        self.read = False
+        self.on_read: Callable[[], None] | None = None
 
     @property
     def over(self) -> bool:
-        return self.aborted or (self._ended and self._sink is not None)
+        """Whether its connection costs nothing any more."""
+        return self._outcome is not None
 
     @property
-    def taken(self) -> bool:
-        """Whether somebody reads it, or it was closed: it is not held for nobody."""
-        return self.aborted or self._sink is not None
+    def abandoned(self) -> LostReason | None:
+        return self._outcome.reason if isinstance(self._outcome, Lost) else None
 
     def attach(self, sink: Sink) -> None:
         self._sink = sink
         for data in self._held:
             sink.write(data)
-        if self._ended or self.aborted:
-            sink.end(clean=self._ended)
+        if self._finished is not None:
+            sink.end(clean=self._finished)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        self.read = True
+        call, self.on_read = self.on_read, None
+        if call is not None:
+            self._loop.call_soon(call)
 
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
 
-    def abort(self) -> None:
-        if not self._ended and not self.aborted:
-            self.aborted = True
-            if self._sink is not None:
-                self._sink.end(clean=False)
-        elif self._ended:
-            self.aborted = True
+    def detach(self) -> None:
+        self._sink = None
+        self._read_on()
+        if self._let_go:
+            self.abandon(LostReason.TIMEOUT)
+
+    async def outcome(self, until: float) -> Outcome | None:
+        while self._outcome is None:
+            now = self._clock.now()
+            if now >= until:
+                return None
+            self._waiter = self._loop.create_future()
+            timer = self._loop.call_later(until - now, self._wake) if until < NEVER else None
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+        return self._outcome
+
+    def let_go(self) -> bool:
+        self._let_go = True
+        if self._sink is None:
+            self.abandon(LostReason.TIMEOUT)
+        return self._outcome is None
+
+    def finish(self, *, clean: bool) -> None:
+        if self._finished is None:
+            self._finished = clean
+            sink = self._sink
+            self.detach()
+            if sink is not None:
+                sink.end(clean=clean)
+
+    def abandon(self, reason: LostReason) -> None:
+        self.lost(reason)
 
     def write(self, data: bytes) -> None:
         if self._sink is not None:
@@ -293,7 +350,17 @@ class Flow:
         else:
             self._held.append(data)
 
-    def end(self, *, clean: bool) -> None:
-        self._ended = True
-        if self._sink is not None:
-            self._sink.end(clean=clean)
+    def end(self) -> None:
+        self._conclude(self._answered)
+
+    def lost(self, reason: LostReason) -> None:
+        self._conclude(Lost(reason, status=self._answered.response.status))
+
+    def _conclude(self, outcome: Outcome) -> None:
+        if self._outcome is None:
+            self._outcome = outcome
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -64,7 +64,7 @@ class Client:
         self._on_gone = None
         if self.gone:
             if stream is not None:
-                stream.abort()
+                stream.detach()
             return
         self.replies.append(reply)
         self.at = self._loop.time()
@@ -95,7 +95,7 @@ class Client:
         if call is not None:
             call()
         if self.stream is not None:
-            self.stream.abort()
+            self.stream.detach()
 
     async def answer(self) -> str:
         """What it is told, once it is."""
