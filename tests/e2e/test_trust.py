@@ -48,15 +48,15 @@ async def process(folder: Path, file: str, *flags: str) -> AsyncIterator[tuple[i
         *flags,
     )  # fmt: skip
     try:
-        await eventually(lambda: _ready(admin_port), bool)
+        await eventually(lambda: _live(admin_port), bool)  # one that refuses guarded requests is not ready yet
         yield port, admin_port
     finally:
         here.close()
 
 
-async def _ready(admin_port: int) -> bool:
+async def _live(admin_port: int) -> bool:
     try:
-        return (await admin(admin_port, "/ready"))[0] == 200
+        return (await admin(admin_port, "/live"))[0] == 200
     except ConnectionError:
         return False
 
