@@ -21,10 +21,11 @@ from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
+from . import failpoints
 from .clock import HostClock
 from .core.limit import Limit
 from .core.record import HOLDER_BYTES
-from .edge import unix
+from .edge import descriptors, unix
 from .edge.budget import Budget
 from .edge.connector import Place, Tls
 from .edge.descriptors import Descriptors
@@ -314,6 +315,14 @@ class App:
             )
             for note in filter(None, (self.readiness.note, *settings.notes)):
                 self.log.say("note", note)
+            for warning in host_warnings(settings):
+                self.log.say("warning", warning)
+        if failpoints.armed:
+            self.observer.alarm(
+                "a failpoint is armed: this process kills or stops itself on purpose. Unset ONCEGATE_FAILPOINT outside "
+                "of tests",
+                failpoint=failpoints.spec,
+            )
         if not self.store.available:
             self.log.say("warning", "the store is away; guarded requests are refused", reason=self.store.trouble)
 
@@ -492,6 +501,12 @@ class App:
         return stopped
 
 
+def host_warnings(settings: Settings) -> tuple[str, ...]:
+    """What an operator should correct on this host. `descriptors.raise_limit` comes first."""
+    upstreams = (upstream.connections for upstream in settings.upstreams.values())
+    return tuple(filter(None, (descriptors.shortage(settings.limits.connections, upstreams),)))
+
+
 def expect(tally: Tally, settings: Settings) -> None:
     """Expose each label set that these settings bound, from 0 on."""
     tally.expect(settings.routes.routes, credentials)
@@ -554,6 +569,7 @@ __all__ = [
     "StoreUnusable",
     "expect",
     "gatekeeper",
+    "host_warnings",
     "open_store",
     "operators",
     "settle_in",

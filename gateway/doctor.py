@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from .app import ONE_GATEWAY, open_store, redis_servers
+from .app import ONE_GATEWAY, host_warnings, open_store, redis_servers
 from .clock import HostClock
 from .core.identity import Identity
+from .edge.descriptors import raise_limit
 from .ports import Nobody, StoreUnusable
 from .settings import Settings
 from .settings import stores as urls
@@ -123,6 +124,11 @@ CHANGES["writes-refused"] = {
     "SQLite": "free space, quotas and mount options of its disk; another program that has the file open",
     _PLAIN: "MISCONF: its log says why it cannot save (mostly a full disk). NOREPLICAS: bring the replicas back, or "
     "lower min-replicas-to-write",
+}
+CHANGES["few-descriptors"] = {
+    "systemd": "LimitNOFILE=16384 in the unit",
+    "a container": "--ulimit nofile=16384:16384, or ulimits: {nofile: 16384} in a compose file",
+    "a shell": "ulimit -n 16384 as root, before `oncegate run`",
 }
 CHANGES["eviction-unknown"] = CHANGES["evicts"]
 
@@ -253,6 +259,10 @@ def _file(url: str) -> Path:
 
 
 def _report(store: Store, what: str, findings: tuple[Finding, ...], notes: tuple[str, ...] | list[str]) -> Report:
+    if store.settings is not None:
+        raise_limit()  # as `oncegate run` does
+        about_host = host_warnings(store.settings)
+        findings = (*findings, *(Finding("few-descriptors", Severity.WARN, each) for each in about_host))
     lines = [without_password(store.url) + (f": {what}" if what else "")]
     for each in findings:
         lines += ["", *_wrapped(f"{_SEVERITIES[each.severity]:8} {each.name}: {each.text}", "", " " * 9)]

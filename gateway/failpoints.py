@@ -11,10 +11,17 @@ places that lie between bytes write them past the transport (plain TCP only, whi
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from enum import Enum
+
+from .core.instant import instant
+
+#: The log line that precedes the signal.
+REACHED = "a failpoint was reached"
 
 
 class Point(Enum):
@@ -34,28 +41,31 @@ _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 #: Whether any place is armed. Tested before anything else here is called.
 armed = False
+#: What `arm` was given.
+spec = ""
 _point: Point | None = None
 _left = 0
 _act: Callable[[], None]
 
 
-def arm(spec: str) -> None:
+def arm(wanted: str) -> None:
     """Arm one place: `POINT:kill` or `POINT:stop`, `@N` for the Nth time. Raises ValueError that says so."""
-    global armed, _point, _left, _act
-    point, _, rest = spec.partition(":")
+    global armed, spec, _point, _left, _act
+    point, _, rest = wanted.partition(":")
     action, _, times = rest.partition("@")
     try:
         _point, number, _left = Point(point), _SIGNALS[action], int(times or 1)
     except (ValueError, KeyError):
         points = ", ".join(each.value for each in Point)
         raise ValueError(
-            f"ONCEGATE_FAILPOINT={spec}: expected POINT:kill or POINT:stop, with @N for the Nth time; POINT is one of "
-            f"{points}"
+            f"ONCEGATE_FAILPOINT={wanted}: expected POINT:kill or POINT:stop, with @N for the Nth time; POINT is one "
+            f"of {points}"
         ) from None
-    armed = True
+    armed, spec = True, wanted
 
     def act() -> None:
-        os.write(2, f"failpoint {point} reached: {action}\n".encode())
+        told = {"time": instant(time.time_ns() // 1_000_000).decode(), "level": "alarm", "message": REACHED}
+        os.write(2, json.dumps({**told, "failpoint": wanted}, separators=(",", ":")).encode() + b"\n")
         os.kill(os.getpid(), number)
 
     _act = act

@@ -488,4 +488,4 @@ def test_every_finding_that_can_be_mended_says_where() -> None:
     shown = {found.name for info in infos for found in judge(info)}
     causes = {name for name in vars(reasons).values() if isinstance(name, str) and name in CHANGES}
     assert {"wrong-password", "no-password", "no-database", "no-primary", "tls", "unreachable", "refused"} <= causes
-    assert shown | causes | {*OF_WRITES, "too-old"} == CHANGES.keys()
+    assert shown | causes | {*OF_WRITES, "too-old", "few-descriptors"} == CHANGES.keys()

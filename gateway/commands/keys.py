@@ -114,8 +114,9 @@ class Place(click.ParamType):  # type: ignore[type-arg]
     name = "host:port"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        text = str(value)
         try:
-            return Address.parse(str(value))
+            return Address.parse(f"127.0.0.1:{text}" if text.isdecimal() else text)
         except ValueError as error:
             self.fail(str(error))
 

@@ -10,6 +10,7 @@ import click
 
 from .. import failpoints, workers
 from ..app import App, settle_in
+from ..edge.descriptors import raise_limit
 from ..exits import USAGE
 from ..plan import Plan
 from ..settings import Faults, Overrides, Settings, read_text
@@ -60,6 +61,7 @@ def run(
             failpoints.arm(spec)
         except ValueError as error:
             give_up(USAGE, str(error))
+    raise_limit()
     if count == 1:
         serving(lambda: _run(plan, settings, accept_new_keys))
     else:

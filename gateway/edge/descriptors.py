@@ -13,7 +13,7 @@ import asyncio
 import errno
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..core.limit import Limit
 from ..ports import Observer
@@ -24,6 +24,30 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 _KEPT = 64
 #: Opened for nothing, which asks for no permission; elsewhere than on Linux, to be read.
 _AS_A_PLACE: int = getattr(os, "O_PATH", os.O_RDONLY)
+#: Needed besides those of clients and upstreams: the store, listeners, files.
+_BESIDES = 20
+
+
+def raise_limit() -> None:
+    """Raise this process's soft limit to its hard limit: many systems set the soft one for interactive programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # some systems report a hard limit that no process can have
+            pass
+
+
+def shortage(clients: int, upstreams: Iterable[int]) -> str:
+    """Why the limit is too low for so many clients and connections to upstreams; empty if it is not."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    needed = clients + sum(upstreams) + _BESIDES
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        return ""
+    return (
+        f"the limit of file descriptors is too low: it is {limit}, and `limits.connections` with the `connections` of "
+        f"the upstreams needs {needed}. Raise the hard limit (ulimit -Hn), or lower `limits.connections`"
+    )
 
 
 class Descriptors:

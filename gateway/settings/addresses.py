@@ -24,7 +24,7 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. Written `0.0.0.0:8080`, `[::1]:8080`, or with the port alone for every interface."""
+    """Where to listen. Written `0.0.0.0:8080`, `[::1]:8080`, or `:8080` for every interface."""
 
     host: str
     port: int
@@ -38,6 +38,12 @@ class Address:
         if (url := URL.fullmatch(text)) is not None:
             raise ValueError(f"an address is not a URL; use {url['where'] or '127.0.0.1:8080'}")
         host, colon, port = text.rpartition(":")
+        if text.isascii() and text.isdecimal():
+            number = _port(text, least=0)
+            raise ValueError(
+                f"{number} names a port and no interface. Use 127.0.0.1:{number} for this host only, or "
+                f"0.0.0.0:{number} for every interface"
+            )
         if text.count(":") > 1 and not text.startswith("["):
             if _is_ipv6(host) and port.isdecimal():
                 raise ValueError(f"an IPv6 address stands in brackets; use [{host}]:{port}")
@@ -114,7 +120,7 @@ def upstream(url: str) -> Upstream:
     found = URL.fullmatch(url)
     if found is None:
         try:
-            meant = Address.parse(url)
+            meant = Address.parse(f":{url}" if url.isdecimal() else url)
         except ValueError:
             raise ValueError("expected a URL such as http://127.0.0.1:9000") from None
         host = "127.0.0.1" if meant.host == EVERY_INTERFACE else meant.host
@@ -181,6 +187,8 @@ def _host(text: str) -> str:
         if not _is_ipv6(text[1:-1]):
             raise ValueError(f"`{short(text)}` is not an IPv6 address")
         return text[1:-1]
+    if text.isascii() and text.isdecimal():
+        raise ValueError(f"`{short(text)}` is a number, and not the name or address of a host")
     # A label of a name has 1 to 63 characters (RFC 1035 §2.3.4), or no resolver takes it.
     if not _HOST.fullmatch(text) or not all(0 < len(label) < 64 for label in text.split(".")):
         raise ValueError(f"`{short(text)}` is not the name or address of a host")

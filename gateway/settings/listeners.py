@@ -91,7 +91,8 @@ class ListenerShape(Shape):
 
     address: Annotated[Address | UnixPath, PlainValidator(listening)] = Field(
         Address("127.0.0.1", 8080),
-        description="HOST:PORT, :PORT for every interface, or unix:/PATH for a Unix socket; required.",
+        description="HOST:PORT, :PORT for every interface (a port alone is refused), or unix:/PATH for a Unix socket; "
+        "required.",
     )
     mode: Annotated[int, PlainValidator(_mode)] = Field(
         MODE, description='The permissions of a Unix socket, such as "0660", which is the default.'

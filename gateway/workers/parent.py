@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from .. import __version__
-from ..app import ONE_GATEWAY, Stopped, expect, gatekeeper, operators, shown
+from ..app import ONE_GATEWAY, Stopped, expect, gatekeeper, host_warnings, operators, shown
 from ..clock import HostClock
 from ..edge import unix
 from ..ops.admin import Guarded, Ready, admin_app_of
@@ -345,6 +345,8 @@ class Parent:
         )
         for note in filter(None, (self._note, *self._settings.notes)):
             self._log.say("note", note)
+        for warning in host_warnings(self._settings):
+            self._log.say("warning", warning)
 
     # ── What they are asked ───────────────────────────────────────────────────────────────────────
 

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -230,5 +231,58 @@ async def test_a_jail_without_dev(origin: Origin) -> None:
         assert not gate.said(OUT)
         client.close()
         gate.operator.close()
+    finally:
+        gate.close()
+
+
+TOO_LOW = (
+    "the limit of file descriptors is too low: it is {}, and `limits.connections` with the `connections` of the "
+    "upstreams needs 10276"
+)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("soft", "hard"), [(256, 12_000), (256, 300)], ids=["raised", "too low"])
+async def test_a_low_soft_limit_is_raised_or_reported(
+    origin: Origin, tmp_path: Path, soft: int, hard: int, workers: int
+) -> None:
+    """A gateway that is started with a soft limit of 256 descriptors has its hard limit. If that is below what the
+    configuration allows, one warning at the start and a finding of doctor say both numbers; neither is there if it is
+    not."""
+    gate = GateProcess(
+        configuration(origin.url, store=f"sqlite:///{tmp_path}/keys.db"),
+        arguments=("--workers", str(workers)) if workers > 1 else (),
+    )
+    limits = ("prlimit", f"--nofile={soft}:{hard}")
+    gate.before = limits
+    try:
+        await gate.start()
+        assert gate.process is not None
+        await eventually(lambda: '"listening"' in gate.log.read_text(), "all workers serve")
+        await asyncio.sleep(0.3)  # what follows that line is gathered for a moment
+        lines = [json.loads(line) for line in gate.log.read_text().splitlines()]
+        pids = [line["pid"] for line in lines if line["message"] == "a worker serves"]
+        assert len(pids) == (workers if workers > 1 else 0)
+        for pid in (gate.process.pid, *pids):
+            assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
+        said = [
+            (line["level"], line["message"].partition(". ")[0]) for line in lines if "descriptors" in line["message"]
+        ]
+        doctor = await asyncio.to_thread(
+            subprocess.run,
+            [*limits, sys.executable, "-m", "gateway.cli", "doctor", "--config", str(gate.file)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        found = " ".join(doctor.stdout.split())
+        if hard == 12_000:
+            assert said == []
+            assert "few-descriptors" not in found
+        else:
+            assert said == [("warning", TOO_LOW.format(hard))]
+            assert f"WARNING few-descriptors: {TOO_LOW.format(hard)}" in found
+            assert "LimitNOFILE" in found
     finally:
         gate.close()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import h11
 
+from gateway.failpoints import REACHED
 from tests.edge.stand import eventually
 from tests.harness import Client, GateProcess, configuration, request
 from tests.servers import RedisServer, free_port, preferred
@@ -75,7 +76,7 @@ class Gate(GateProcess):
     @property
     def reached(self) -> bool:
         """Whether its failpoint was reached."""
-        return "failpoint" in self.log.read_text()
+        return REACHED in self.log.read_text()
 
 
 class Stage:

@@ -26,7 +26,8 @@ from gateway.ops.log import Log
 from gateway.ports import Account, VerdictName
 from gateway.settings import load_text
 from tests.e2e.crowd import admin, callers, eventually
-from tests.harness import Client, Exchange, Origin, RunningGate, ask, configuration, gate, request
+from tests.e2e.test_attach import metric
+from tests.harness import Client, Exchange, GateProcess, Origin, RunningGate, ask, configuration, gate, request
 from tests.servers import free_port
 
 WHEN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -438,3 +439,27 @@ async def test_on_a_terminal_it_is_for_people(origin: Origin) -> None:
     assert any(re.search(r"POST /orders 201 replayed \d+\.\d ms key=", line) for line in lines)
     assert not any(line.startswith("{") for line in lines)
     assert all(line.startswith("{") for line in await told("log: {format: json}"))
+
+
+async def test_an_armed_failpoint_is_an_alarm_at_the_start(origin: Origin) -> None:
+    """A gateway that starts with ONCEGATE_FAILPOINT raises an alarm that names it; one that starts without it does not.
+    When it is reached the line that says so is JSON with the same keys."""
+    for spec in ("", "sent:kill"):
+        gate = GateProcess(configuration(origin.url), environ={"ONCEGATE_FAILPOINT": spec})
+        try:
+            await gate.start()
+            assert await metric(gate, "oncegate_alarms_total") == (1 if spec else 0)
+            if spec:
+                async with asyncio.timeout(10):
+                    while "a failpoint is armed" not in gate.log.read_text():
+                        await asyncio.sleep(0.02)
+                with pytest.raises((ConnectionError, asyncio.IncompleteReadError, AssertionError)):
+                    await ask(gate.port, key="k")
+            else:
+                assert (await ask(gate.port, key="k")).status == 201
+                await gate.terminate()
+            alarms = [line for line in map(json.loads, gate.log.read_text().splitlines()) if line["level"] == "alarm"]
+            assert [line["failpoint"] for line in alarms] == ([spec] * 2 if spec else [])
+            assert [line["message"][:11] for line in alarms] == (["a failpoint"] * 2 if spec else [])
+        finally:
+            gate.close()

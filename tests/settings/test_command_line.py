@@ -23,7 +23,7 @@ from tests.settings.files import KUBERNETES, ONE_GATEWAY, WHOLE, read
 def test_the_command_line_overrides_the_file() -> None:
     """What is typed is checked like what is written, and what was written is still checked."""
     text = WHOLE + "listen: 127.0.0.1:1\nadmin: {listen: 127.0.0.1:2}\nservice: a\n"
-    settings = read(text, listen=":3", admin="4", store="memory://", service="b")
+    settings = read(text, listen=":3", admin=":4", store="memory://", service="b")
     assert ([each.address for each in settings.listen], settings.admin) == (
         [Address("0.0.0.0", 3)],
         Address("0.0.0.0", 4),
@@ -37,6 +37,19 @@ def test_the_command_line_overrides_the_file() -> None:
         "--store: no store is called z://; use memory://, sqlite:/// or redis://",
         "gate.yaml:6: listen: the port is missing; use x:8080",
     ]
+
+
+def test_a_port_alone_is_refused_on_the_command_line() -> None:
+    """--listen and --admin refuse a port without an address, with both spellings."""
+    with pytest.raises(Faults) as raised:
+        read(WHOLE, listen="18080", admin="18081")
+    assert str(raised.value).splitlines() == [
+        f"--{option}: {port} names a port and no interface. Use 127.0.0.1:{port} for this host only, or 0.0.0.0:{port} "
+        "for every interface"
+        for option, port in (("listen", 18080), ("admin", 18081))
+    ]
+    with pytest.raises(Faults, match=r"--upstream: the scheme is missing; use http://127\.0\.0\.1:9000"):
+        plain("9000", environ={})
 
 
 def test_without_a_file_every_path_is_guarded() -> None:

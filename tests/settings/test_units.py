@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -92,12 +93,23 @@ def test_what_is_meant_by_a_duration(text: str, meant: str | None) -> None:
         ("[::1]:8080", Address("::1", 8080)),
         ("localhost:0", Address("localhost", 0)),
         (":8080", Address("0.0.0.0", 8080)),
-        ("8080", Address("0.0.0.0", 8080)),
     ],
 )
 def test_an_address_is_read_and_shown(text: str, address: Address) -> None:
     assert Address.parse(text) == address
     assert Address.parse(str(address)) == address
+
+
+@pytest.mark.parametrize("text", ["0", "80", "18080", "08080"])
+def test_a_port_alone_is_no_address(text: str) -> None:
+    """It would bind every interface unnoticed: the refusal shows both spellings, and each of them is accepted. `:80`,
+    which shows that the host is left out, still means every interface."""
+    with pytest.raises(ValueError, match="names a port and no interface") as raised:
+        Address.parse(text)
+    spellings = re.findall(r"[\d.]+:\d+", str(raised.value))
+    number = int(text)
+    assert [Address.parse(each) for each in spellings] == [Address("127.0.0.1", number), Address("0.0.0.0", number)]
+    assert Address.parse(f":{text}") == Address("0.0.0.0", number)
 
 
 @pytest.mark.parametrize("text", ["", ":", "a", "a:b", "a:-1", "a:1:2", "[::1]", "[a]:1", "a b:1", "a:٣", "x@a:1"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 TO_COME = "known, but not built yet in this version; remove it"
 
+ALONE = "{0} names a port and no interface. Use 127.0.0.1:{0} for this host only, or 0.0.0.0:{0} for every interface"
+
 LISTENING = [
     ("servce: a", "servce", "unknown field; did you mean `service`?"),
     ("window: 1h", "window", "does not stand here; it belongs in a route or `defaults`"),
@@ -18,6 +20,12 @@ LISTENING = [
         'expected a name such as payments, found the boolean on; in quotes it is text: "on"',
     ),
     ("service: ''", "service", "expected a name such as payments, found an empty string"),
+    ("listen: 18080", "listen", ALONE.format("18080")),
+    ("listen: '18080'", "listen", ALONE.format("18080")),
+    ("listen: ['127.0.0.1:80', 81]", "listen[1]", ALONE.format("81")),
+    ("listen: {address: 18080}", "listen", ALONE.format("18080")),
+    ("listen: 99999", "listen", "99999 is not a port (0–65535)"),
+    ("admin: {listen: 18081}", "admin.listen", ALONE.format("18081")),
     ("listen: localhost", "listen", "the port is missing; use localhost:8080"),
     ("listen: http://a:80/", "listen", "an address is not a URL; use a:80"),
     ("listen: ::1:8080", "listen", "an IPv6 address stands in brackets; use [::1]:8080"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 A_PEM_FILE = "use a PEM file with the certificates of the authorities that are trusted"
 
+NUMBER = "is a number, and not the name or address of a host"
+
 UPSTREAMS = [
     ("127.0.0.1:9000", "", "the scheme is missing; use http://127.0.0.1:9000"),
     ("':9000'", "", "the scheme is missing; use http://127.0.0.1:9000"),
     ("127.0.0.1:443", "", "the scheme is missing; use https://127.0.0.1:443"),
+    ("http://9000", "", f"`9000` {NUMBER}; use a URL such as http://127.0.0.1:9000"),
     ("ftp://a", "", "an upstream speaks http or https, not ftp; use http://a"),
     (
         "http://a/v1",
