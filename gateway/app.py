@@ -272,6 +272,7 @@ class App:
             grace=limits.body_grace / 1000,
             write=limits.write_timeout / 1000,
             idle=limits.idle / 1000,
+            response=limits.response_idle / 1000,
             tunnel=limits.tunnel_idle / 1000,
             handshake=limits.handshake / 1000,
             connections=limits.connections,

@@ -24,8 +24,10 @@ def _credit() -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Whoever reads the last lines knows what did not run."""
-    left_out = [
-        each for each in terminalreporter.stats.get("skipped", ()) if "make test-containers" in str(each.longrepr)
-    ]
+    skipped = [str(each.longrepr) for each in terminalreporter.stats.get("skipped", ())]
+    left_out = sum("make test-containers" in why for why in skipped)
     if left_out:
-        terminalreporter.write_line(f"containers: {len(left_out)} tests not run; `make test-containers` runs them")
+        terminalreporter.write_line(f"containers: {left_out} tests not run; `make test-containers` runs them")
+    left_out = sum("network namespaces" in why for why in skipped)
+    if left_out:
+        terminalreporter.write_line(f"vanished hosts: {left_out} tests not run; they need network namespaces")

@@ -16,6 +16,7 @@ class Limit(StrEnum):
     BODY_RATE = "body_rate"
     WRITE_TIMEOUT = "write_timeout"
     IDLE = "idle"
+    RESPONSE_IDLE = "response_idle"
     TUNNEL_IDLE = "tunnel_idle"
     HANDSHAKE = "handshake"
     CONNECTIONS = "connections"

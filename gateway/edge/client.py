@@ -23,6 +23,7 @@ import httptools
 from ..core.fields import fields_in, pairs_in
 from ..core.limit import Limit
 from ..core.message import values
+from ..core.outcome import LostReason
 from ..core.problem import Problem, Refusal
 from .door import Guarded, Head, Passing, Refused, too_large
 from .foreign import Http2, beginning
@@ -73,6 +74,9 @@ class ClientConnection(Turns):
         #: The request whose body is timed, and for how long it has been read.
         self._timed: Visit | None = None
         self._read_for = 0.0
+        #: The request whose response is in flight, and when a byte of it was last seen to move.
+        self._flowing: Visit | None = None
+        self._flowed = 0.0
         #: The descriptor of a client that has ended its side.
         self._half = -1
 
@@ -472,9 +476,12 @@ class ClientConnection(Turns):
             if self._moved or self._unsent < before:
                 self._moved = False
                 self._since = now
+                self._flowing = None
             elif waited > patience.write:
                 self.server.observer.limited(Limit.WRITE_TIMEOUT)
                 self.abort()
+        elif self._queue and self._queue[0].flows and (self._paused or self._reading is not self._queue[0]):
+            self._check_response(self._queue[0], now)
         elif self._in_head:
             if waited > patience.head and not self._queue:
                 self._too_slow(Limit.HEAD_TIMEOUT, "The head was not there in time.")
@@ -484,6 +491,18 @@ class ClientConnection(Turns):
         elif not self._queue and waited > patience.idle:
             self.server.observer.limited(Limit.IDLE)
             self._close()
+
+    def _check_response(self, visit: Visit, now: float) -> None:
+        """The service has begun to answer, and the client has taken all that came: does anything still come?"""
+        idle = self.server.patience.response
+        if self._moved or self._flowing is not visit:
+            self._moved, self._flowing, self._flowed = False, visit, now
+        elif now - self._flowed > idle:
+            self.server.observer.limited(Limit.RESPONSE_IDLE)
+            if visit.tunnel is not None:
+                visit.tunnel.lost(LostReason.TIMEOUT, f"the response stood still for {idle:g} s")
+            else:
+                self.abort()  # its exchange goes on without it, and holds the key unless the response ends in time
 
     def _check_body(self, visit: Visit, waited: float, passed: float) -> None:
         """`passed` counts only while the body could come: who is held back by us is not slow."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ..core.outcome import NotSentReason
 from .connection import Connection
 from .descriptors import EXHAUSTED
+from .keepalive import keep_alive
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ class Connector:
         if place.path:
             _, connection = await loop.create_unix_connection(self._new, place.path)
         else:
-            _, connection = await loop.create_connection(self._new, place.host, place.port)
+            wire, connection = await loop.create_connection(self._new, place.host, place.port)
+            keep_alive(wire.get_extra_info("socket"))
         return connection
 
     async def _secured(self, tls: Tls) -> Connection:
@@ -82,6 +84,7 @@ class Connector:
         itself: see `Connection._wire`."""
         loop, place = asyncio.get_running_loop(), self._place
         wire, _ = await loop.create_connection(asyncio.Protocol, place.host, place.port)
+        keep_alive(wire.get_extra_info("socket"))
         guard = _Handshake()
         try:
             secure = await loop.start_tls(

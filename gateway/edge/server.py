@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ..tasks import Tasks
 from .client import ClientConnection
+from .keepalive import keep_alive
 from .line import NEXT_WORD
 from .secure import Gatekeeper
 from .shared import Shared
@@ -35,8 +36,11 @@ class Server:
     ) -> list[tuple[str, int]]:
         """Accept connections; says on which addresses. `shared`: with other processes that listen there too."""
         listener = await self._loop.create_server(
-            self._guests(tls), host, port, backlog=_BACKLOG, reuse_port=shared or None
+            self._guests(tls), host, port, backlog=_BACKLOG, reuse_port=shared or None, start_serving=False
         )
+        for listening in listener.sockets:
+            keep_alive(listening)  # whose options the connections inherit
+        await listener.start_serving()
         self._add(listener)
         return [socket.getsockname()[:2] for socket in listener.sockets]
 

@@ -30,8 +30,8 @@ class Patience:
     """How long a client may take, in seconds, and how many there may be: `limits` of the file.
 
     `body`: without a byte of it; `rate`: bytes of it per second once it has taken `grace`, or 0; `write`: without
-    taking a byte; `tunnel`: how long a connection that has left HTTP may be silent; `pipelined`: requests that are
-    read ahead of their answers.
+    taking a byte; `response`: without a byte of a response that has begun; `tunnel`: how long a connection that left
+    HTTP may be silent; `pipelined`: requests that are read ahead of their answers.
     """
 
     head: float = 10.0
@@ -40,6 +40,7 @@ class Patience:
     grace: float = 20.0
     write: float = 60.0
     idle: float = 75.0
+    response: float = 300.0
     tunnel: float = 3600.0
     handshake: float = 10.0
     connections: int = 10_000

@@ -38,8 +38,8 @@ class Guest(Protocol):
     def finish(self, status: int, *, reusable: bool) -> None:
         """The response is written, whole; `reusable` if its end can be seen on the connection."""
 
-    def cut(self, status: int) -> None:
-        """The response broke off: the client must see that it did."""
+    def cut(self, status: int, detail: str = "") -> None:
+        """The response broke off: the client must see that it did. `detail` is for the log."""
 
     def switch(self, connection: Connection, data: bytes) -> None:
         """`data` is the 101 and what came behind it; from then on bytes flow between it and `connection`."""
@@ -278,7 +278,7 @@ class Tunnel:
         if self._head is None:
             self._guest.refuse(Refusal(Problem.UPSTREAM_LOST, label=Label.UNPROTECTED), detail)
         else:
-            self._guest.cut(self._head.status)
+            self._guest.cut(self._head.status, detail)
 
     def pause_writing(self) -> None:
         self._full = True

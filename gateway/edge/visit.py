@@ -147,14 +147,19 @@ class Visit:
         self._conn.account(self, status)
         self._conn.done(self)
 
-    def cut(self, status: int) -> None:
+    def cut(self, status: int, detail: str = "") -> None:
         if not self.gone:
-            self._conn.account(self, status)
+            self._conn.account(self, status, detail=detail)
             self._conn.done(self, cut=True)
 
     def switch(self, connection: Connection, data: bytes) -> None:
         self.answered = True
         self._conn.switch(self, connection, data)
+
+    @property
+    def flows(self) -> bool:
+        """Whether the response has begun and not ended, as it comes from the service."""
+        return self._stream is not None or (self.tunnel is not None and self.tunnel.status > 0)
 
     def keeps_alive(self) -> bool:
         return self.keep_alive and self.complete and not self._conn.server.draining

@@ -178,6 +178,11 @@ class LimitsShape(Shape):
         _LIMITS.idle,
         description="How long a connection of a client is kept open between requests, a duration; 75s by default.",
     )
+    response_idle: Duration = Field(
+        _LIMITS.response_idle,
+        description="How long a response that has begun may stand still, without a byte from the service or to the "
+        "client, a duration; 5m by default.",
+    )
     tunnel_idle: Duration = Field(
         _LIMITS.tunnel_idle,
         description="How long a WebSocket, or another connection that was upgraded, may be silent both ways, a "

@@ -61,6 +61,7 @@ class Limits:
     body_grace: int = 20 * SECOND
     write_timeout: int = MINUTE
     idle: int = 75 * SECOND
+    response_idle: int = 5 * MINUTE
     tunnel_idle: int = HOUR
     handshake: int = 10 * SECOND
     connections: int = 10_000

@@ -13,7 +13,8 @@ MASK = "…"
 _DURATIONS = frozenset(
     (
         "connect", "timeout", "late", "window", "doubt_window", "wait", "store_wait", "margin", "lease", "claim_life",
-        "send_by", "ends_by", "grace", "startup_wait", "head_timeout", "body_timeout", "idle", "tunnel_idle",
+        "send_by", "ends_by", "grace", "startup_wait", "head_timeout", "body_timeout", "idle", "response_idle",
+        "tunnel_idle",
     )
 )  # fmt: skip
 _SIZES = frozenset(("max_request", "max_response", "head", "target", "buffers"))

@@ -94,6 +94,16 @@ async def an_answer_that_nobody_takes_for_so_long(gate: Edge, hand: ByHand) -> N
     assert await peer.ended()
 
 
+@bite(Limit.RESPONSE_IDLE, "response_idle: 200ms")
+async def a_response_that_stands_still_for_so_long(gate: Edge, hand: ByHand) -> None:
+    client = await gate.connect()
+    await client.send(GET)
+    peer = await hand.accept()
+    await peer.head()
+    await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+    assert await peer.ended()
+
+
 @bite(Limit.TUNNEL_IDLE, "tunnel_idle: 200ms, idle: 1ms")
 async def a_silent_websocket_for_so_long(gate: Edge, hand: ByHand) -> None:
     client = await gate.connect()
