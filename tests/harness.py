@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -447,9 +448,13 @@ class GateProcess:
         return self
 
     def _ready(self) -> bool:
+        """Whether it has started. One that waits for its store (startup_wait) has."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/ready", timeout=2):
+                return True
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return "starting" not in json.load(refused)["reason"]
         except OSError:
             return False
 
