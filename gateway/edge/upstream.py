@@ -316,9 +316,6 @@ class GuardedAttempt:
         self._size, self._chunks = 0, []
         self._head = self._connection = None
         self.sent = False
-        if self._waiter is not None or self._told is not None:  # there is a last moment to send a first byte again
-            pool.deadlines.clear(self, self._tick)
-            self._tick = pool.deadlines.set(self, self._next_deadline())
         pool.loop.call_soon(self._acquire)  # once the connection of the redirect is idle
         return True
 
