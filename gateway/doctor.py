@@ -130,6 +130,11 @@ CHANGES["few-descriptors"] = {
     "a container": "--ulimit nofile=16384:16384, or ulimits: {nofile: 16384} in a compose file",
     "a shell": "ulimit -n 16384 as root, before `oncegate run`",
 }
+CHANGES["record-limit"] = {
+    "the gate's file": "a smaller max_response of the routes",
+    _PLAIN: "CONFIG SET of that limit, and the same line in its configuration file",
+    "a managed service": "a larger node or plan, if its limits depend on that",
+}
 CHANGES["eviction-unknown"] = CHANGES["evicts"]
 
 #: Of records, where no configuration says otherwise.
@@ -167,13 +172,14 @@ async def look_at(store: Store) -> Report:
 
 async def _redis(store: Store) -> Report:
     servers, settings = redis_servers(store.url), store.settings
-    prefix, service, identity = PREFIX, "", None
+    prefix, service, identity, largest = PREFIX, "", None, 0
     if settings is not None:
         prefix, service = settings.prefix, settings.service
         identity = Identity.of(settings.routes.routes, settings.secret)
+        largest = settings.largest_response
     try:
         async with asyncio.timeout(PATIENCE):
-            seen = await examine(servers, prefix, service, identity)
+            seen = await examine(servers, prefix, service, identity, largest=largest)
     except TimeoutError:
         why = f"it did not answer within {PATIENCE:g} s"
         return _report(store, "", (Finding("unreachable", Severity.REFUSE, why),), ())

@@ -36,6 +36,7 @@ from .core import record as records
 from .core.decide import (
     Forward,
     PassReason,
+    Reason,
     Refuse,
     Replay,
     Settle,
@@ -65,6 +66,7 @@ from .ports import (
     DuplicateKind,
     IdentityChanged,
     Observer,
+    RecordTooLarge,
     RecordUnreadable,
     Store,
     StoreAway,
@@ -104,6 +106,12 @@ UNREMEMBERED = (
 NO_ROOM = (
     "The idempotency store is full: it has no room for a new key. The request was not executed; retry it later with "
     "the same key."
+)
+
+#: The same whose store refuses even the record of a claim, which is small.
+TOO_LARGE = (
+    "The idempotency store refuses the record of this key: it is over a limit of the store. The request was not "
+    "executed; report it to the service."
 )
 
 
@@ -319,7 +327,7 @@ class Exchange:
             except StoreAway as away:
                 changed = isinstance(away, IdentityChanged)
                 problem = Problem.IDENTITY_CHANGED if changed else Problem.STORE_UNAVAILABLE
-                refusal = Refusal(problem, retry_after=1, instead=NO_ROOM if isinstance(away, StoreFull) else "")
+                refusal = Refusal(problem, retry_after=1, instead=_refused_by_store(away))
                 self.account.detail = away.why
                 if self.account.verdict is VerdictName.PASS:
                     self.account.verdict = VerdictName.REFUSE
@@ -399,7 +407,9 @@ class Exchange:
                 except StoreAway as away:
                     self._called(operation, begun, failed=True)
                     unsure = unsure or away.ambiguous
-                    if isinstance(away, StoreFull | StoreRefused) or not await self._back_before(give_up):
+                    if isinstance(away, StoreFull | StoreRefused | RecordTooLarge) or not await self._back_before(
+                        give_up
+                    ):
                         raise
                     begun = gate.clock.now()
                     continue
@@ -534,10 +544,17 @@ class Exchange:
             raise
         result: Done | Found | None = None
         try:
-            if begun is None or begun.settled is None:
+            try:
+                if begun is None or begun.settled is None:
+                    result = await self.gate.store.settle(self.ask.name, settlement)
+                else:
+                    result = await begun.settled()
+            except RecordTooLarge as refused:
+                shorter = self.gate.settler.shortened(settlement, refused, self.ask.route.name)
+                if shorter is None:
+                    raise
+                settlement, self.account.reason = shorter, Reason.OVER_LIMIT
                 result = await self.gate.store.settle(self.ask.name, settlement)
-            else:
-                result = await begun.settled()
             self._settled(failed=False)
         except StoreAway:
             self._settled(failed=True)
@@ -927,6 +944,13 @@ class Exchange:
         took = self.account.settle = self.gate.clock.now() - self.answered
         self.account.trace.called("settle", self.answered, took, failed=failed)
         self.gate.observer.store_called("settle", took, failed=failed)
+
+
+def _refused_by_store(away: StoreAway) -> str:
+    """The detail of a 503 for a store that answers and does not take the claim; empty for any other."""
+    if isinstance(away, StoreFull):
+        return NO_ROOM
+    return TOO_LARGE if isinstance(away, RecordTooLarge) else ""
 
 
 _CAUGHT = {

@@ -47,6 +47,16 @@ class StoreFull(StoreAway):
         super().__init__(why, ambiguous=False)
 
 
+class RecordTooLarge(StoreAway):
+    """The store refuses this record for good, whenever it is sent: it is over a limit of the store. A smaller record is
+    accepted. `size` is in bytes; `limit` too, 0 if it is unknown. What stood before still stands."""
+
+    def __init__(self, why: str, *, size: int, limit: int = 0) -> None:
+        super().__init__(why, ambiguous=False)
+        self.size = size
+        self.limit = limit
+
+
 class StoreRefused(StoreAway):
     """The store answers, and is not fit to be trusted with claims: its message says what to change. Nothing was
     written. Settlements are made all the same."""
@@ -419,6 +429,7 @@ __all__ = [
     "Observer",
     "Page",
     "Prompt",
+    "RecordTooLarge",
     "RecordUnreadable",
     "Sink",
     "Store",

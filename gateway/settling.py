@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from .core.record import Done, Found, Record, Settlement, release
-from .ports import Clock, Observer, Store, StoreAway
+from .core.record import Done, Found, Record, Settlement, release, without_body
+from .ports import Clock, Observer, RecordTooLarge, Store, StoreAway, StoreFull
 from .tasks import Tasks
 
 _FIRST_PAUSE = 0.05
@@ -23,6 +23,13 @@ _REPEATS = (1.0, 5.0)
 _LAST_REPEAT = 60.0
 
 
+#: Seconds within which a route whose responses the store refuses raises one alarm.
+_ALARM_EVERY = 60.0
+#: Seconds for which a store may have no room for a response before it is settled without its body: that it ran is
+#: remembered at least, if the gateway is stopped before there is room.
+_FULL_FOR = 30.0
+
+
 class Settler:
     """Owns the settlements of one gate that are still to be made."""
 
@@ -31,7 +38,23 @@ class Settler:
         self._clock = clock
         self._observer = observer
         self._tasks = Tasks(lambda error: observer.alarm("settling failed", error=repr(error)))
+        self._alarmed: dict[str, float] = {}
         self._repeats = Tasks(lambda error: observer.alarm("settling failed", error=repr(error)))
+
+    def shortened(self, settlement: Settlement, away: StoreAway, route: str) -> Settlement | None:
+        """What is true of a Keep whose response the store does not take, and fits: that the request ran. None if there
+        is no body to leave out. Raises an alarm, at most one a minute for each route."""
+        shorter = without_body(settlement)
+        now = self._clock.now()
+        if shorter is not None and now - self._alarmed.get(route, -_ALARM_EVERY) >= _ALARM_EVERY:
+            self._alarmed[route] = now
+            facts = {"size": away.size, "limit": away.limit} if isinstance(away, RecordTooLarge) else {}
+            self._observer.alarm(
+                f"a response was not kept: {away.why}. Lower max_response of the route, or give the store more room",
+                route=route,
+                **{name: value for name, value in facts.items() if value},
+            )
+        return shorter
 
     def __len__(self) -> int:
         """How many settlements the store has not acknowledged yet."""
@@ -86,7 +109,7 @@ class Settler:
     ) -> None:
         result: Done | Found | None = None
         try:
-            result = await self._persist(name, settlement, until)
+            result = await self._persist(name, settlement, until, route)
             if result is Done.FORGOT and claimed:
                 self._observer.store_forgot(route)
             elif result is None:
@@ -95,18 +118,24 @@ class Settler:
             if ended is not None:
                 ended(result)
 
-    async def _persist(self, name: bytes, settlement: Settlement, until: float) -> Done | Found | None:
-        pause = _FIRST_PAUSE
+    async def _persist(self, name: bytes, settlement: Settlement, until: float, route: str) -> Done | Found | None:
+        pause, started = _FIRST_PAUSE, self._clock.now()
         while (left := until - self._clock.now()) > 0:
             begun = self._clock.now()
             try:
                 result = await self._store.settle(name, settlement)
                 self._observer.store_called("settle", self._clock.now() - begun, failed=False)
                 return result
-            except StoreAway:
+            except RecordTooLarge as refused:
+                if (shorter := self.shortened(settlement, refused, route)) is None:
+                    return None
+                settlement = shorter
+            except StoreAway as away:
+                if isinstance(away, StoreFull) and self._clock.now() - started >= _FULL_FOR:
+                    settlement = self.shortened(settlement, away, route) or settlement
                 self._observer.store_called("settle", self._clock.now() - begun, failed=True)
-                away = not self._store.available
-                if away and await self._store.wait_available(min(_LONGEST_PAUSE, left)):
+                gone = not self._store.available
+                if gone and await self._store.wait_available(min(_LONGEST_PAUSE, left)):
                     # The moment it is back: before those whom a claim of ours keeps waiting find that it has lapsed.
                     pause = _FIRST_PAUSE
                     continue
@@ -123,4 +152,4 @@ class Settler:
                 await asyncio.sleep(left)
             elif acknowledged:
                 continue
-            acknowledged = await self._persist(name, settlement, until) is not None
+            acknowledged = await self._persist(name, settlement, until, route) is not None

@@ -25,6 +25,7 @@ from .ports import (
     Account,
     DuplicateKind,
     IdentityChanged,
+    RecordTooLarge,
     RecordUnreadable,
     StoreAway,
     StoreFull,
@@ -202,7 +203,7 @@ class Shadow:
                 except StoreAway as away:
                     gate.observer.store_called(operation, gate.clock.now() - begun, failed=True)
                     left = give_up - gate.clock.now()
-                    if isinstance(away, StoreFull | StoreRefused | RecordUnreadable) or left <= 0:
+                    if isinstance(away, StoreFull | StoreRefused | RecordTooLarge | RecordUnreadable) or left <= 0:
                         raise
                     await asyncio.sleep(min(_AGAIN, left))
                     if not await gate.store.wait_available(max(give_up - gate.clock.now(), 0.0)):

@@ -17,13 +17,17 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from click.testing import CliRunner
 
+from gateway.cli import main
 from gateway.clock import HostClock
 from gateway.doctor import CHANGES, Store, look_at
 from gateway.ports import StoreUnusable
+from gateway.settings import Settings, load_text
 from gateway.stores.findings import OF_WRITES
 from gateway.stores.redis import reasons
 from gateway.stores.redis.findings import judge
+from gateway.stores.redis.large import RECORD_LIMIT
 from gateway.stores.sqlite import SqliteStore
 from tests.cluster import RedisCluster
 from tests.fleet import Fleet
@@ -340,6 +344,51 @@ def test_a_user_who_may_not_do_everything(server: RedisServer, tmp_path: Path) -
         assert client.dbsize() == 0
 
 
+def test_a_redis_whose_limits_are_below_max_response(server: RedisServer, tmp_path: Path) -> None:
+    """Each limit at which Redis would refuse a record that the routes may keep is a warning, with both sizes; a smaller
+    max_response, or a user who may not read the limits, is none."""
+    settings = load_text(
+        Path(written(tmp_path, server.url, policy="max_response: 4MiB")).read_text(), name="gate.yaml", environ={}
+    )
+    small = load_text(
+        Path(written(tmp_path, server.url, policy="max_response: 512KiB")).read_text(), name="gate.yaml", environ={}
+    )
+
+    def looked(settings: Settings | None, url: str = server.url) -> str:
+        report = asyncio.run(look_at(Store(url, settings)))
+        assert report.good, "requests would be served"
+        return " ".join(report.text.split())
+
+    assert "record-limit" not in looked(settings)
+    with server.client() as client:
+        for name, value in (
+            ("proto-max-bulk-len", "1mb"),
+            ("client-query-buffer-limit", "1mb"),
+            ("client-output-buffer-limit", "normal 4mb 0 0"),
+        ):
+            before = client.config_get(name)[name]
+            client.config_set(name, value)
+            said = looked(settings)
+            assert "WARNING record-limit: it refuses records of the largest responses that the routes keep" in said
+            assert f"{name} " in said
+            assert "max_response is 4194304" in said
+            assert "a smaller max_response of the routes" in said
+            assert "record-limit" not in looked(small)
+            assert "record-limit" not in looked(None)
+            client.config_set(name, before)
+        client.config_set("proto-max-bulk-len", "1mb")
+        client.execute_command("ACL", "SETUSER", "gate", "on", ">pw", "~og:*", "&og:*", "+@all", "-config")
+        assert "record-limit" not in looked(settings, f"redis://gate:pw@127.0.0.1:{server.port}")
+
+
+def test_a_file_that_is_smaller_than_a_response(tmp_path: Path) -> None:
+    """`check` notes that max_bytes has no room for the largest response; with room it does not."""
+    for size, notes in (("1MiB", 1), ("2MiB", 0)):
+        file = written(tmp_path, f"sqlite:///{tmp_path}/keys.db?max_bytes={size}", policy="max_response: 1MiB")
+        done = CliRunner().invoke(main, ["check", file])
+        assert (done.exit_code, done.stdout.count("note: max_bytes of the store")) == (0, notes), done.stdout
+
+
 def test_what_memory_and_a_file_protect(tmp_path: Path) -> None:
     """One gateway; how durable; and no file is made by asking."""
     told = doctor("--store", "memory://")
@@ -488,4 +537,4 @@ def test_every_finding_that_can_be_mended_says_where() -> None:
     shown = {found.name for info in infos for found in judge(info)}
     causes = {name for name in vars(reasons).values() if isinstance(name, str) and name in CHANGES}
     assert {"wrong-password", "no-password", "no-database", "no-primary", "tls", "unreachable", "refused"} <= causes
-    assert shown | causes | {*OF_WRITES, "too-old", "few-descriptors"} == CHANGES.keys()
+    assert shown | causes | {*OF_WRITES, "too-old", "few-descriptors", RECORD_LIMIT} == CHANGES.keys()

@@ -286,6 +286,16 @@ def keep(claim: Record, answer: Answer, *, wall: int, trace: bytes = b"") -> Set
     return Settlement(Kind.KEEP, claim.holder, record)
 
 
+def without_body(settlement: Settlement) -> Settlement | None:
+    """The same Keep, of a record that says only that the request ran; None if there is nothing to leave out. The fields
+    are left out too, since nothing replays them."""
+    record = settlement.record
+    if record is None or record.answer is None or (record.answer.body is None and not record.answer.head):
+        return None
+    answer = replace(record.answer, head=b"", body=None)
+    return replace(settlement, record=replace(record, answer=answer))
+
+
 def hold(claim: Record, *, doubt: Doubt, status: int, wall: int) -> Settlement:
     """Mark the claim in doubt, for its doubt window from now."""
     life = claim.life - claim.lease

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..core.policy import HOUR, MINUTE, SECOND, Policy, RouteTable
+from . import stores
 from .addresses import Address, Network, without_password
 from .listeners import Listener
 from .tracing import TracingSettings
+from .units import show_size
 
 LogFormat = Literal["auto", "json", "text"]
 LogKeys = Literal["digest", "full"]
@@ -124,6 +126,28 @@ class Settings:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is no fault, and should be known to whoever wrote it."""
+        return (*self._note_on_admin, *self._note_on_store)
+
+    @property
+    def largest_response(self) -> int:
+        """Bytes of the largest response that a guarded route keeps; 0 without such a route."""
+        return max((each.policy.max_response for each in self.routes.routes if each.policy.guard), default=0)
+
+    @property
+    def _note_on_store(self) -> tuple[str, ...]:
+        if not self.store.startswith("sqlite:"):
+            return ()
+        bound, largest = int(stores.options(self.store).get("max_bytes", 0)), self.largest_response
+        # As `SqliteStore` does, without what depends on the machine.
+        if not bound or largest + largest // 128 + (64 << 10) <= bound:
+            return ()
+        return (
+            f"max_bytes of the store ({show_size(bound)}) has no room for the largest responses that the routes keep "
+            f"(max_response is {show_size(largest)}): they are not replayed; lower max_response, or raise max_bytes",
+        )
+
+    @property
+    def _note_on_admin(self) -> tuple[str, ...]:
         if self.admin.loopback or self.admin_token:
             return ()
         return (

@@ -17,6 +17,7 @@ import asyncio
 import os
 import queue
 import re
+import resource
 import sqlite3
 import stat
 import threading
@@ -32,6 +33,7 @@ from ..ports import (
     Nobody,
     Observer,
     Page,
+    RecordTooLarge,
     RecordUnreadable,
     StoreAway,
     StoreFull,
@@ -90,6 +92,8 @@ NETWORK_FILE_SYSTEMS = frozenset((
 _BATCH = 512
 _SWEEP_EVERY = 2.0
 _BUSY_TIMEOUT_MS = 5_000
+#: Bytes of a record beyond which it may be over a limit that smaller ones are not.
+_LARGE = 64 << 10
 #: Bytes that claims leave to answers: of the file's bound (an eighth of it where that is less), and of the disk.
 _SPARE = 32 << 20
 _SPARE_ON_DISK = 2 << 20
@@ -103,7 +107,8 @@ _OF_THE_FILE = (
 )  # fmt: skip
 
 Work = Callable[[sqlite3.Connection, int], Any]
-_Item = tuple[Work, "asyncio.Future[Any]", bool]
+#: What is to be done, who waits for it, whether it is a claim, and the bytes of the record that it writes.
+_Item = tuple[Work, "asyncio.Future[Any]", bool, int]
 
 
 class SqliteStore:
@@ -215,7 +220,7 @@ class SqliteStore:
             db.execute(_PUT, _row(name, record, value, now))
             return Done.FORGOT
 
-        result: Done | Found = await self._do(work)
+        result: Done | Found = await self._do(work, size=len(value))
         return result
 
     async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
@@ -230,7 +235,7 @@ class SqliteStore:
                 return Done.GONE
             return Done.WON if to is not None and made_before(found, to) else found
 
-        result: Done | Found = await self._do(work)
+        result: Done | Found = await self._do(work, size=len(value))
         return result
 
     async def look(self, name: bytes) -> Found | None:
@@ -245,13 +250,13 @@ class SqliteStore:
         page: Page = await self._do(lambda db, now: _walk(db, start, most, now))
         return page
 
-    def _do(self, work: Work, *, claims: bool = False) -> asyncio.Future[Any]:
+    def _do(self, work: Work, *, claims: bool = False, size: int = 0) -> asyncio.Future[Any]:
         assert self._loop is not None, "the store is not open"
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._thread is None or self._trouble:
             future.set_exception(StoreAway(self._trouble or "the store is closed", ambiguous=False))
         else:
-            self._queue.put((work, future, claims))
+            self._queue.put((work, future, claims, size))
         return future
 
     # ── The writer's thread ───────────────────────────────────────────────────────────────────────
@@ -292,10 +297,12 @@ class SqliteStore:
             self._look_around(db)
         return not closing
 
-    def _commit(self, db: sqlite3.Connection, batch: list[_Item]) -> list[tuple[asyncio.Future[Any], Any, Any]]:
+    def _commit(
+        self, db: sqlite3.Connection, batch: list[_Item], *, again: bool = False
+    ) -> list[tuple[asyncio.Future[Any], Any, Any]]:
         if not self._same_file():
             away = StoreAway(self._trouble, ambiguous=False)
-            return [(future, away, None) for _, future, _ in batch]
+            return [(future, away, None) for _, future, _, _ in batch]
         results: list[tuple[asyncio.Future[Any], Any, Any]] = []
         self._short = None
         begun = committing = False
@@ -303,13 +310,17 @@ class SqliteStore:
             db.execute("BEGIN IMMEDIATE")
             begun = True
             now = self._clock.wall()
-            for work, future, _ in batch:
+            for work, future, _, size in batch:
                 try:
+                    if size > _LARGE:
+                        self._fits(db, size)
                     results.append((future, None, work(db, now)))
                 except Unreadable as error:
                     results.append((future, RecordUnreadable(str(error)), None))
                 except StoreFull as error:
                     self._report(self._full(error.why))
+                    results.append((future, error, None))
+                except RecordTooLarge as error:
                     results.append((future, error, None))
                 except sqlite3.Error:
                     raise
@@ -325,13 +336,48 @@ class SqliteStore:
             if len(batch) > 1 and begun and undone:
                 # One that does not fit must not take the others with it: each by itself.
                 return [result for item in batch for result in self._commit(db, [item])]
-            if any(claims for _, _, claims in batch) and (finding := self._refusal(error)) is not None:
+            size = batch[0][3] if len(batch) == 1 else 0
+            if size > _LARGE and undone and not again and self._writes_less(db, error):
+                # What had been written to the log has left it: this record may find room there now.
+                return self._commit(db, batch, again=True)
+            away = _translated(error, ambiguous=not undone)
+            if _code(error) == sqlite3.SQLITE_TOOBIG or (again and undone and not isinstance(away, StoreFull)):
+                away = RecordTooLarge(f"SQLite cannot write {size} bytes to {self._path}: {error}", size=size)
+            else:
                 self._failed = True
-                self._report(finding)
-            return [
-                (future, _translated(error, claims=claims, ambiguous=not undone), None) for _, future, claims in batch
-            ]
+                if any(claims for _, _, claims, _ in batch) and (finding := self._refusal(error)) is not None:
+                    self._report(finding)
+            return [(future, away, None) for _, future, _, _ in batch]
         return results
+
+    def _fits(self, db: sqlite3.Connection, size: int) -> None:
+        """Raises RecordTooLarge if no file of this store ever has room for a record of `size` bytes."""
+        # A page of the log has 24 bytes more than one of the file, and the file has a few pages besides the record's.
+        needed = size + size // 128 + (64 << 10)
+        longest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        for limit, what in (
+            (self._most_pages * self._page_size, "max_bytes"),
+            (0 if longest == resource.RLIM_INFINITY else longest, "the limit of this process on files (ulimit -f)"),
+            (db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH), "SQLite's limit of a value"),
+        ):
+            if limit and needed > limit:
+                raise RecordTooLarge(
+                    f"SQLite has no room for a record of {size} bytes in {self._path}: {what} is {limit} bytes",
+                    size=size,
+                    limit=limit,
+                )
+
+    def _writes_less(self, db: sqlite3.Connection, error: sqlite3.Error) -> bool:
+        """Whether a small record can be written after a large one failed with an error of the file."""
+        if _code(error) not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            return False
+        try:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._play(db)
+        except sqlite3.Error:
+            self._roll_back(db)
+            return False
+        return True
 
     @staticmethod
     def _roll_back(db: sqlite3.Connection) -> bool:
@@ -393,7 +439,7 @@ class SqliteStore:
 
     def _refusal(self, error: Exception) -> Finding | None:
         """The finding about a write that failed, if every other write would fail too."""
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        code = _code(error)
         if code == sqlite3.SQLITE_FULL:
             return self._full(f"{self._path}: {error}")
         if code not in _OF_THE_FILE and not isinstance(error, OSError):
@@ -584,9 +630,15 @@ def _walk(db: sqlite3.Connection, start: bytes, most: int, now: int) -> Page:
     return Page(tuple(records), on, len(rows), unreadable, share_before(on))
 
 
-def _translated(error: sqlite3.Error, *, claims: bool, ambiguous: bool) -> StoreAway:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if claims and code == sqlite3.SQLITE_FULL and not ambiguous:
+def _code(error: Exception) -> int:
+    """The primary error code; 0 if the error has none."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+def _translated(error: sqlite3.Error, *, ambiguous: bool) -> StoreAway:
+    code = _code(error)
+    if code == sqlite3.SQLITE_FULL and not ambiguous:
         return StoreFull(f"SQLite: {error}")
     return StoreAway(f"SQLite: {error}", ambiguous=ambiguous)
 

@@ -32,6 +32,7 @@ STORIES: dict[str, tuple[Plan, dict[str, list[Fault]]]] = {
     "a claim's reply lost": (answers(after=1), {"claim": [LOST]}),
     "a claim not made": (answers(after=1), {"claim": [DROPPED, DROPPED]}),
     "a release after a claim's reply was lost": (unreachable(after=1), {"claim": [LOST], "settle": [LOST]}),
+    "a record refused for good": (answers(after=1, body=b"x" * 1000), {}),
     "a keep's reply lost": (answers(after=1), {"settle": [LOST, DROPPED]}),
     "a keep not made": (answers(after=1), {"settle": [DROPPED, DROPPED]}),
 }
@@ -65,6 +66,8 @@ def test_struck_at_every_await(name: str, strike: Strike) -> None:
         async with World() as world:
             here, there = world.process(), world.process()
             world.service.will(plan, answers())
+            if "refused for good" in name:
+                here.wire.largest = there.wire.largest = 400
             for verb, befalls in faults.items():
                 here.wire.next(verb, *befalls)
             driver = strike(at, here)

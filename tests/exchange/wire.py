@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.core.record import Done, Found, Record, Settlement, Stamp, State
-from gateway.ports import Bell, StoreAway, StoreFull
+from gateway.ports import Bell, RecordTooLarge, StoreAway, StoreFull
+from gateway.stores.codec import encode
 from gateway.stores.memory import MemoryStore
 
 
@@ -110,6 +111,8 @@ class Wire:
         self.bells: set[WireBell] = set()
         #: How long a published message takes; another connection carries it.
         self.told_after = latency
+        #: Bytes of the largest record that the store takes; 0 for any.
+        self.largest = 0
         self._deaf = False
         #: The connection that tells of settlements hangs: nobody knows, and nothing comes.
         self.mute = False
@@ -238,6 +241,9 @@ class Wire:
             raise StoreAway("the wire is cut", ambiguous=False)
         faults = self._faults[verb]
         fault = faults.popleft() if faults else Fault()
+        record = what.record if isinstance(what, Settlement) else what
+        if self.largest and record is not None and (size := len(encode(record))) > self.largest:
+            raise RecordTooLarge(f"{size} bytes are too many", size=size, limit=self.largest)
         if fault.full:
             raise StoreFull("no room")
         if fault.raises is not None:

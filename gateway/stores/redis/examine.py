@@ -9,6 +9,7 @@ from ...core.identity import Identity
 from ...ports import Nobody, StoreAway, StoreUnusable
 from ..findings import Finding, Severity
 from .findings import Info, judge, refuses_writes
+from .large import LIMITS, limits_of
 from .link import SCRIPT, Link, ask, login, visit
 from .marker import differs, marker_key, prefix_of, read_marker
 from .permissions import a_write, greeting, lacking, nobodys, plays, subscribing
@@ -27,10 +28,13 @@ class Examined:
     info: Info = field(default_factory=dict)
 
 
-async def examine(servers: Servers, prefix: str, service: str, identity: Identity | None) -> tuple[Examined, ...]:
-    """The findings about a Redis, of each of its primaries; with an `identity`, its marker's too."""
+async def examine(
+    servers: Servers, prefix: str, service: str, identity: Identity | None, *, largest: int = 0
+) -> tuple[Examined, ...]:
+    """The findings about a Redis, of each of its primaries; with an `identity`, its marker's too. `largest`: bytes of
+    the largest response that a route keeps."""
     if not servers.cluster:
-        return (await _one(servers, marker_key(prefix, service), identity),)
+        return (await _one(servers, marker_key(prefix, service), identity, largest),)
     from .cluster import View, elect, numbered, read_view  # see store.py
 
     views: dict[Address, View] = {}
@@ -54,6 +58,7 @@ async def examine(servers: Servers, prefix: str, service: str, identity: Identit
                     replace(servers, hosts=(address,)),
                     marker_key(prefix, service, numbers.get(address)),
                     identity,
+                    largest,
                 )
                 for address in dict.fromkeys(each.primary for each in owned)
             )
@@ -61,7 +66,7 @@ async def examine(servers: Servers, prefix: str, service: str, identity: Identit
     )
 
 
-async def _one(servers: Servers, marker: bytes, identity: Identity | None) -> Examined:
+async def _one(servers: Servers, marker: bytes, identity: Identity | None, largest: int) -> Examined:
     finder = finder_of(servers)
     link = Link(servers, finder, Nobody(), lambda: None)
     try:
@@ -73,7 +78,9 @@ async def _one(servers: Servers, marker: bytes, identity: Identity | None) -> Ex
         if link.pipeline is None:
             return Examined(lacks or (Finding(link.cause, Severity.REFUSE, link.trouble),), str(link.address or ""))
         refusal = refuses_writes(await link.call(a_write(nobodys(marker))))
-        refusals = () if refusal is None else (refusal,)
+        refusals: tuple[Finding, ...] = () if refusal is None else (refusal,)
+        if largest:
+            refusals += limits_of(await link.call(LIMITS), largest)
         found = (
             *lacks,
             *refusals,

@@ -130,7 +130,7 @@ class Link:
         self._changed()
 
     async def _greet(self, pipeline: Pipeline) -> Info:
-        info = read_info(await _login(self._servers, pipeline, (b"SCRIPT", b"LOAD", SCRIPT), (b"INFO",)))
+        info = read_info(await logged_in(self._servers, pipeline, (b"SCRIPT", b"LOAD", SCRIPT), (b"INFO",)))
         version = info.get("redis_version", "0.0")
         if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST:  # 8.0-rc1 is one
             raise StoreUnusable(f"Redis {version} is too old: SET … NX GET needs Redis 7.0 or later, or Valkey")
@@ -166,13 +166,15 @@ class Link:
 
 async def ask(servers: Servers, address: Address, *words: bytes) -> Reply:
     """The reply to one command, over a connection for it alone. Raises StoreAway."""
-    return await visit(servers, address, lambda pipeline: _login(servers, pipeline, words))
+    return await visit(servers, address, lambda pipeline: logged_in(servers, pipeline, words))
 
 
-async def visit(servers: Servers, address: Address, does: Callable[[Pipeline], Awaitable[T]]) -> T:
+async def visit(
+    servers: Servers, address: Address, does: Callable[[Pipeline], Awaitable[T]], *, within: float = CONNECT_TIMEOUT
+) -> T:
     """What comes of a few words with a server, over a connection for them alone. Raises StoreAway."""
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
+        async with asyncio.timeout(within):
             pipeline = await _reach(servers, address, lambda _: None, None)
             try:
                 return await _answered(does(pipeline), servers, address, pipeline)
@@ -218,7 +220,7 @@ def login(servers: Servers) -> tuple[tuple[bytes, ...], ...]:
     return ((b"AUTH", *user, servers.password.encode()),) if servers.password else ()
 
 
-async def _login(servers: Servers, pipeline: Pipeline, *then: tuple[bytes, ...]) -> Reply:
+async def logged_in(servers: Servers, pipeline: Pipeline, *then: tuple[bytes, ...]) -> Reply:
     """Say who we are; the reply to the last of the commands behind that. Raises StoreAway where any is refused."""
     commands = list(login(servers))
     if servers.database:

@@ -15,6 +15,7 @@ from ...tasks import Tasks
 from ..findings import FULL, OF_WRITES, ClaimRefusals, Finding, Severity, announce
 from .bells import Bells, Ear
 from .findings import Check, judge, read_info, refuses_writes, tempered
+from .large import LARGE, LargeWrites
 from .link import Link
 from .marker import AMNESIA, IDENTITY_CHANGED, Marker, prefix_of
 from .permissions import a_write, lacking, nobodys, plays
@@ -64,6 +65,7 @@ class Primary:
         self._told = changed
         self.main = Link(servers, finder, observer, self._changed)
         self.waited = Waited(servers, finder, observer, self._changed) if servers.replicas else None
+        self.large = LargeWrites(servers, self.main)
         self.ear = Ear(servers, finder, observer, common.bells)
         self._ask_marker = partial(ask, self) if ask is not None else self.main.call
         self._tasks = Tasks(lambda error: observer.alarm("looking at Redis failed", error=repr(error)))
@@ -198,6 +200,8 @@ class Primary:
             commands = tuple(_ASKING + command for command in commands)
             count *= 2
         packed = b"".join(commands)
+        if len(packed) >= LARGE:
+            return await self.large.call(packed, replies=count, wrote=wrote)
         if wrote is not None and self.waited is not None:
             return await self.waited.call(packed, wrote=wrote, replies=count)
         reply = await self.main.call(packed, count)

@@ -14,11 +14,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ...core.record import Done, Found, Kind, Record, Settlement, Stamp, State, refused
-from ...ports import Bell, Observer, Page, RecordUnreadable, StoreAway, Stored, StoreFull, Told
+from ...core.record import Done, Found, Kind, Record, Settlement, Stamp, State, refused, without_body
+from ...ports import Bell, Observer, Page, RecordTooLarge, RecordUnreadable, StoreAway, Stored, StoreFull, Told
 from ..codec import VERSION, PlainForm, Unreadable, decode, encode, stored
 from ..findings import Finding, unheard
 from .fleet import REDIRECTS, Fleet, One, sent_on
+from .large import LARGE, too_large
 from .link import LOOK, LOOK_SHA, SCRIPT, SHA
 from .marker import Trust
 from .pipeline import RedisError, Reply, pack
@@ -182,16 +183,22 @@ class RedisStore:
 
     async def settle_on(self, name: bytes, settlement: Settlement, reply: Reply) -> Done | Found:
         record = settlement.record
-        primary, reply = await self._change(
-            name,
-            settlement.holder,
-            _MOVABLE[settlement.kind],
-            record,
-            if_absent=settlement.tells_again and record is not None,
-            made=b"" if record is None else b"%d" % record.state,
-            waits=settlement.kind is Kind.KEEP,
-            reply=reply,
-        )
+        try:
+            primary, reply = await self._change(
+                name,
+                settlement.holder,
+                _MOVABLE[settlement.kind],
+                record,
+                if_absent=settlement.tells_again and record is not None,
+                made=b"" if record is None else b"%d" % record.state,
+                waits=settlement.kind is Kind.KEEP,
+                reply=reply,
+            )
+        except RecordTooLarge:
+            if (shorter := without_body(settlement)) is not None:
+                # It may stand, and be too large to be read: each look would end the connection for every request.
+                await self._change(name, settlement.holder, b"%d" % State.COMPLETED, shorter.record)
+            raise
         if isinstance(reply, list):
             return refused(_found(primary, *reply), settlement)
         return _SETTLED[reply]
@@ -218,6 +225,8 @@ class RedisStore:
             return False
         pipeline = primary.main.pipeline
         assert pipeline is not None
+        if len(value) >= LARGE:
+            return False  # it has a connection of its own
         lasts = b"%d" % life
         pipeline.tell(self._keep % (len(key), key, holder, len(value), value, len(lasts), lasts), 1, told)
         return True
@@ -314,6 +323,8 @@ class RedisStore:
             primary = self._fleet.of(key)
             if reply is not None:
                 pass
+            elif len(packed) >= LARGE:
+                reply = await primary.large.call(packed, wrote=_wrote if waits else None, key=key)
             elif waits and primary.waited is not None:
                 reply = await primary.waited.call(packed, wrote=_wrote)
             else:
@@ -326,7 +337,7 @@ class RedisStore:
                     if by_name and reply.code == "NOSCRIPT":
                         packed, by_name, reply = pack(b"EVAL", script, *rest), False, None
                         continue
-                    raise primary.away(reply)
+                    raise too_large(reply, len(packed)) or primary.away(reply)
             return primary, reply
 
     async def _claim_refused(self, name: bytes, primary: Primary, error: RedisError) -> Found:
@@ -339,6 +350,8 @@ class RedisStore:
                 return seen
             if error.code == "OOM":
                 raise StoreFull(f"Redis: {error}")
+        if (refused := too_large(error, 0)) is not None:
+            raise refused
         raise primary.away(error)
 
 
