@@ -282,6 +282,29 @@ def truncation_kept() -> None:
 
 
 @defect
+def reset_by_its_reader() -> None:
+    """A client that leaves takes the service's connection along."""
+    detach = upstream.LiveStream.detach
+
+    def resets(self: Any) -> None:
+        self._let_go = True
+        detach(self)
+
+    upstream.LiveStream.detach = resets  # type: ignore[method-assign]
+
+
+@defect
+def done_at_its_head() -> None:
+    """An answer that cannot be stored is settled as done at its head."""
+
+    async def flow(self: Any, response: Any, stream: Any, claim: Any) -> Any:
+        self._reply(exchange.Live(response, exchange.Label.NOT_KEPT, claim.first_seen), stream)
+        return stream._answered
+
+    exchange.Exchange._flow = flow  # type: ignore[method-assign]
+
+
+@defect
 def fingerprint_ignored() -> None:
     """The key alone says what the request is."""
     decide.difference = exchange.difference = lambda theirs, mine: None

@@ -64,8 +64,8 @@ def faults(seen: Iterable[Seen], done: Iterable[Effect], *, most: int = 1) -> li
     """What of the promise does not hold in this history; nothing if all does.
 
     effects per key ≤ `most` · all complete answers per key byte-equal · an answer is an effect's, and comes
-    after it · what was said to be stored is there for whoever asks later · whoever asked last, after every
-    lease was over, found the key in a defined state.
+    after it · what a client is told to be done was done before · what was said to be stored is there for
+    whoever asks later · whoever asked last, after every lease was over, found the key in a defined state.
     """
     seen = list(seen)
     found: list[str] = []
@@ -78,6 +78,8 @@ def faults(seen: Iterable[Seen], done: Iterable[Effect], *, most: int = 1) -> li
             found.append(f"{key}: {len(made)} effects")
     answers: defaultdict[str, dict[str, Seen]] = defaultdict(dict)
     for one in seen:
+        if one.slug == "response-not-kept" and not any(effect.at <= one.ended for effect in by_key[one.key]):
+            found.append(f"{one.key}: {one.client} is told that it is done, and it was not")
         if one.final and (one.status, one.slug) not in DEFINED:
             found.append(f"{one.key}: at the end it is {one.status} {one.slug or one.label}")
         if one.status != 201:

@@ -5,6 +5,8 @@
 Each request with a key and a whole body is an effect. What it answers is up to the client, in `X-Origin`, a list of
 words: `wait=0.2` before the effect, `linger=0.5` between the effect and the answer, `status=503`,
 `retry-after=1`, `cut` (end the connection where the answer should be), `short` (an answer cut within its body),
+`stream=0.6` (an event stream of so many seconds in one transaction: the effect comes behind its last event, and none
+if the connection ends before that),
 `busy=T` (429 and no effect until that instant of CLOCK_MONOTONIC; written down as such).
 """
 
@@ -48,7 +50,7 @@ class Ledger:
                     request = event
                 elif isinstance(event, h11.EndOfMessage):
                     assert request is not None
-                    if not await self._answer(request, parser, writer):
+                    if not await self._answer(request, parser, reader, writer):
                         return
                     if parser.our_state is h11.MUST_CLOSE:
                         return
@@ -60,12 +62,35 @@ class Ledger:
         finally:
             writer.close()
 
-    async def _answer(self, request: h11.Request, parser: h11.Connection, writer: asyncio.StreamWriter) -> bool:
+    async def _stream(
+        self, key: str, seconds: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(10):
+            writer.write(b"9\r\ndata: 1\n\n\r\n")
+            await asyncio.sleep(seconds / 10)
+            if reader.at_eof() or writer.transport.is_closing():
+                self.write(key, effect=False)
+                return
+        self.write(key, effect=True)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def _answer(
+        self,
+        request: h11.Request,
+        parser: h11.Connection,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
         fields = {name.decode(): value.decode() for name, value in request.headers}
         words = dict(word.partition("=")[::2] for word in fields.get("x-origin", "").split())
         await asyncio.sleep(float(words.get("wait", 0)))
         busy = time.monotonic() < float(words.get("busy", 0))
         key = fields.get("idempotency-key")
+        if "stream" in words:
+            await self._stream(key or "", float(words["stream"]), reader, writer)
+            return False
         line = self.write(key, effect=not busy) if key else {"key": "", "n": 0, "nonce": ""}
         await asyncio.sleep(float(words.get("linger", 0)))
         if "cut" in words:

@@ -203,6 +203,31 @@ async def upstream_fails(
         return stage.faults()
 
 
+async def readers_leave(folder: Path, defect: str, *, store: str = "sqlite") -> list[str]:
+    """The origin does it behind the last event of a stream, and rolls back if the connection breaks. Its clients leave
+    in the middle: it is done all the same, and nobody is told so before."""
+    dice = random.Random(str(folder.name))
+    async with Stage(folder, store, defect=defect) as stage:
+        gate = await stage.gate()
+        keys = names("stream", 10)
+
+        async def leave(key: str) -> None:
+            client = await Client.connect(gate.port)
+            await client.send(request(key=key, body=b'{"amount":1}', fields=[("X-Origin", "stream=0.6")]))
+            async with asyncio.timeout(5):
+                await client.reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(dice.uniform(0.0, 0.3))
+            if dice.random() < 0.5:
+                client.writer.close()
+            else:
+                reset(client.writer)
+
+        await asyncio.gather(*(leave(key) for key in keys), stage.crowd([gate], keys, 2, origin="stream=0.6"))
+        await stage.settle(gate, keys)
+        done = {effect.key for effect in stage.asked() if effect.effect}
+        return stage.faults() + [f"{key}: it was rolled back with its reader" for key in keys if key not in done]
+
+
 async def late_answer(folder: Path, defect: str) -> list[str]:
     """An answer that comes after `timeout` and within `late`: its client had a 504; its retry gets the answer."""
     async with Stage(folder, "sqlite", defect=defect) as stage:

@@ -37,6 +37,8 @@ CAUGHT: dict[str, scenes.Scene] = {
     "deadline-from-the-send": scenes.paused,
     "sent-again-when-lost": partial(scenes.upstream_fails, origin="cut"),
     "truncation-kept": partial(scenes.upstream_fails, origin="short"),
+    "reset-by-its-reader": scenes.readers_leave,
+    "done-at-its-head": scenes.readers_leave,
     "fingerprint-ignored": scenes.another_body,
     "stopped-at-once": scenes.drained,
     "guests-cut-off": rolling,

@@ -39,6 +39,14 @@ def test_an_answer_before_its_effect_is_found() -> None:
     assert faults([early], [DONE]) == ["k: x was answered before the effect"]
 
 
+def test_what_is_told_to_be_done_and_is_not_is_found() -> None:
+    """Before its effect, or where it was rolled back."""
+    told = Seen("k", "x", 12.0, 13.0, 409, "response-not-kept", "not-kept")
+    assert faults([told], [DONE]) == []
+    for effects in ([], [Effect("k", 1, "aa", 13.5)], [Effect("k", 1, "aa", 12.0, effect=False)]):
+        assert faults([told], effects) == ["k: x is told that it is done, and it was not"]
+
+
 def test_a_key_that_is_stuck_is_found() -> None:
     """In flight when every lease is over, or a connection that breaks then."""
     stuck = Seen("k", "last", 20.0, 21.0, 409, "in-flight", final=True)

@@ -28,6 +28,8 @@ SCENES: dict[str, scenes.Scene] = {
     "the origin does it and says 503": partial(scenes.upstream_fails, origin="status=503"),
     "the origin does it and never answers": partial(scenes.upstream_fails, origin="linger=2.5"),
     "the origin answers late": scenes.late_answer,
+    "the readers of long answers leave": scenes.readers_leave,
+    "the readers of long answers leave, on Redis": partial(scenes.readers_leave, store="redis"),
     "a key used for another request, on Redis": partial(scenes.another_body, store="redis"),
     **{
         f"the origin does it and {what}, for one client each": partial(
