@@ -207,6 +207,7 @@ _REMEMBERED = 256
 #: The longest path, in characters, whose dot segments and doubled slashes are read in every way.
 _LONGEST_CROOKED = 2048
 _BROKEN = re.compile(r"%(?![0-9a-fA-F]{2})")
+_RAW = re.compile("[\x80-\xff]")
 
 
 def path_of(target: bytes) -> str:
@@ -335,6 +336,8 @@ class RouteTable:
 
     def _match(self, method: bytes, host: bytes, target: bytes) -> Route | Ambiguous | None:
         path = path_of(target)
+        if not path.isascii():  # a service may read such a byte as its escape, as which routes spell it
+            path = _RAW.sub(lambda found: f"%{ord(found[0]):02X}", path)
         if "%" not in path and "//" not in path and "/." not in path and "#" not in path:
             return self._first(self._rules, method, host, path)
         if "#" in path or _BROKEN.search(path) or _too_crooked(path):

@@ -13,6 +13,7 @@ is passed on, what comes behind it is held until it is known in which protocol i
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -46,6 +47,9 @@ _PIECE = 16 << 10
 #: Bytes of an unguarded body that are read ahead of its turn.
 _BODY_AHEAD = 256 << 10
 _PARSER = httptools.HttpRequestParser
+#: What the parser reads in place of a byte that is not ASCII: a letter that is part of no method and no version.
+_IN_ASCII = bytes(range(128)) + b"x" * 128
+_BEFORE_TARGET = re.compile(rb"[\r\n]*[^ ]+ +")
 #: How llhttp says that HTTP/2 begins.
 _PREFACE = "Pause on PRI/Upgrade"
 
@@ -233,9 +237,14 @@ class ClientConnection(Turns):
         return piece if visit is not None else self._opened(piece), data[size:]
 
     def _opened(self, piece: bytes) -> bytes:
-        """Note the line that a request begins with."""
-        if b"\n" not in self._line.lstrip(b"\r\n"):
+        """Note the line that a request begins with, and give the parser one in ASCII, which is all that it takes."""
+        before = self._line.lstrip(b"\r\n")
+        if b"\n" not in before:
             self._line += piece
+            if not piece.isascii():
+                begins = 0 if before else len(piece) - len(piece.lstrip(b"\r\n"))
+                ends = piece.find(b"\n", begins) if b"\n" in piece[begins:] else len(piece)
+                return piece[:ends].translate(_IN_ASCII) + piece[ends:]
         return piece
 
     def _begins_otherwise(self, why: str, more: bytes = b"") -> None:
@@ -312,6 +321,9 @@ class ClientConnection(Turns):
         self._since = self.server.loop.time()
 
     def on_url(self, data: bytes) -> None:
+        if not self._line.isascii():  # then the line as it came has what the parser was not given
+            at = _BEFORE_TARGET.match(self._line).end() + len(self._target)  # type: ignore[union-attr]  # it is a line
+            data = self._line[at : at + len(data)]
         self._target += data
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -180,7 +180,19 @@ ROWS = {
     ),
     "a fragment": refused((POST + EMPTY).replace(b"/orders", b"/orders#a")),
     "a space in the target": malformed((POST + EMPTY).replace(b"/orders", b"/or ders")),
-    "another alphabet in the target": malformed((POST + EMPTY).replace(b"/orders", b"/\xc3\xa9")),
+    "another alphabet in the target": served(to(b"/orders/caf\xc3\xa9")),
+    "another alphabet in the query": served(to(b"/orders?a=\xff")),
+    "another alphabet as a target": malformed((POST + EMPTY).replace(b"/orders", b"\xc3\xa9")),
+    "another alphabet as a scheme": refused((POST + EMPTY).replace(b"/orders", b"\xc3\xa9://a/orders")),
+    "another alphabet as an absolute target's host": refused(to(b"http://\xc3\xa9/orders")),
+    "another alphabet in the version": malformed((POST + EMPTY).replace(b"HTTP/1.1", b"HTTP/1.\xc2\xb9")),
+    "another alphabet behind the version": malformed((POST + EMPTY).replace(b"HTTP/1.1", b"HTTP/1.1\xc2\xa0")),
+    "another alphabet's space in the target": malformed(
+        (POST + EMPTY).replace(b"POST /orders", b"POST\xc2\xa0/orders")
+    ),
+    "another alphabet and a control byte in the target": malformed(to(b"/\xc3\xa9\x01")),
+    "another alphabet and a fragment in the target": refused(to(b"/\xc3\xa9#a")),
+    "another alphabet and a path that reads two ways": refused(to(b"/open/\xc3\xa9/../../orders")),
     "a control byte in the target": malformed((POST + EMPTY).replace(b"/orders", b"/\x01")),
     "no target": malformed(b"POST HTTP/1.1\r\nHost: a\r\n" + KEY + EMPTY),
     "a path that reads two ways": refused((POST + EMPTY).replace(b"/orders", b"/open/../orders")),
@@ -837,3 +849,89 @@ async def test_the_beginning_of_http_2_alone_is_not_awaited_for_ever(origin: Ori
         client = await gate.connect()
         await client.send(PREFACE + frame(4, 0, 0))
         assert (await drain(client)).startswith(frame(4, 0, 0))
+
+
+# ── Targets with bytes that are not ASCII ─────────────────────────────────────────────────────────
+
+RAW = {
+    "UTF-8": b"/orders/caf\xc3\xa9",
+    "in the query": b"/orders?name=J\xc3\xbcrgen&x=%C3%BC",
+    "Latin-1": b"/orders/caf\xe9",
+    "no text at all": b"/orders/\x80\xff\xfe",
+    "beside escapes": b"/orders/%C3%A9\xc3\xa9%c3%a9",
+    "first": b"/\xe2\x82\xac/orders",
+    "long": b"/orders/" + b"\xe6\x97\xa5" * 5000,
+}
+
+
+def line_of(head: bytes) -> bytes:
+    return head.partition(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    "how", ["whole", "in bytes", "in halves", "behind another", "behind chunks", "behind line ends"]
+)
+@pytest.mark.parametrize("name", RAW)
+async def test_a_target_in_another_alphabet_goes_on_byte_for_byte(hand: ByHand, name: str, how: str) -> None:
+    """Guarded or not, and however the bytes are cut into packets. Fields in other alphabets stay as they are, too."""
+    sent = to(RAW[name]).removesuffix(EMPTY) + b"X: caf\xc3\xa9\r\nContent-Length: 3\r\n\r\n\xc3\xa9!"
+    if how == "in bytes" and len(sent) > 1000:
+        pytest.skip("too many")
+    before = {
+        "behind another": keyless(b"POST", b"/open/x", b"Content-Length: 4\r\n\r\n\xc3\xa9\r\n"),
+        "behind chunks": keyless(b"POST", b"/open/x", b"Transfer-Encoding: chunked\r\n\r\n2\r\n\xc3\xa9\r\n0\r\n\r\n"),
+        "behind line ends": b"\r\n\r\n\r\n",
+    }.get(how, b"")
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        pieces = [bytes((byte,)) for byte in sent] if how == "in bytes" else [before + sent]
+        if how == "in halves":
+            pieces = [sent[:20], sent[20:]]
+        for part in pieces:
+            await client.send(part)
+            await asyncio.sleep(0.001 if len(pieces) > 1 else 0)
+        peer = await hand.accept()
+        if before.strip():
+            await peer.head()
+            body = b"\xc3\xa9\r\n" if how == "behind another" else b"2\r\n\xc3\xa9\r\n0\r\n\r\n"
+            assert await peer.read(len(body)) == body
+            await peer.answer()
+            assert (await client.read()).status == 200
+        head = await peer.head()
+        assert line_of(head) == b"POST %b HTTP/1.1" % RAW[name]
+        assert b"\r\nX: caf\xc3\xa9\r\n" in head
+        assert await peer.read(3) == b"\xc3\xa9!"
+        await peer.answer()
+        assert (await client.read()).label == "stored"
+        await client.send(keyless(b"GET", b"/open" + RAW[name]))
+        assert line_of(await peer.head()) == b"GET /open%b HTTP/1.1" % RAW[name]
+        await peer.answer()
+        assert (await client.read(method=b"GET")).status == 200
+
+
+async def test_a_target_in_another_alphabet_is_compared_byte_for_byte(hand: ByHand) -> None:
+    """A repetition is replayed. The same path with escapes is another request."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(to(b"/orders/caf\xc3\xa9"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.answer(b"first")
+        assert (await client.read()).label == "stored"
+        await client.send(to(b"/orders/caf\xc3\xa9"))
+        again = await client.read()
+        assert (again.body, again.replayed) == (b"first", True)
+        await client.send(to(b"/orders/caf%C3%A9"))
+        assert (await client.read()).problem == "key-reused"
+
+
+@pytest.mark.parametrize("target", [b"/caf\xc3\xa9/1", b"/caf%C3%A9/1", b"/caf%c3%a9/1", b"/caf%C3\xa9/1"])
+async def test_a_route_covers_both_spellings_of_its_path(hand: ByHand, target: bytes) -> None:
+    """A service may read a raw byte as its escape, so neither spelling gets past the guard."""
+    routes = "  - {name: cafe, match: {path: /caf%C3%A9/**}, upstream: origin, missing: refuse}"
+    text = configuration(hand.url, routes=routes, policy="guard: false")
+    async with edge(text) as gate:
+        client = await gate.connect()
+        await client.send(keyless(b"POST", target, EMPTY))
+        assert (await client.read()).problem == "key-missing"
+        assert hand.connections == 0

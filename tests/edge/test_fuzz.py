@@ -24,6 +24,7 @@ LINES = st.sampled_from(
         b"HEAD /open/x HTTP/1.1\r\n", b"PUT /orders HTTP/1.0\r\n", b"OPTIONS * HTTP/1.1\r\n",
         b"POST http://b/orders HTTP/1.1\r\n", b"DELETE /open/../orders HTTP/1.1\r\n", b"CONNECT a:80 HTTP/1.1\r\n",
         b"TRACE /open/x HTTP/1.1\r\n", b"POST /orders HTTP/2.0\r\n", b"BREW /orders HTTP/1.1\r\n",
+        b"POST /orders/caf\xc3\xa9 HTTP/1.1\r\n", b"GET /open/\xff HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n",
     ]
 )  # fmt: skip
 FIELDS = st.sampled_from(
