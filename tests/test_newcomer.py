@@ -230,7 +230,7 @@ def test_a_sidecar_in_ten_minutes(desk: Desk) -> None:
         judged = Block(more.page, more.heading, doctor, "…\nguarded requests would be served\n")
         desk.plays([judged], before=INSTALLED)
         with desk.left_running(Block(more.page, more.heading, run, "")) as said:
-            assert '"store": "redis"' in said
+            assert '"store":"redis"' in said
 
 
 def test_duplicates_are_seen_and_a_first_order_of_compose_is_a_first_order(desk: Desk) -> None:

@@ -49,7 +49,7 @@ A sample order service is behind the gate. Try, in another terminal:
   curl -i {url}/orders -H 'Idempotency-Key: order-1' -d '{{"item": "book", "amount": 12.50}}'   # runs
   curl -i {url}/orders -H 'Idempotency-Key: order-1' -d '{{"item": "book", "amount": 12.50}}'   # replayed
   curl -i {url}/orders -H 'Idempotency-Key: order-1' -d '{{"item": "book", "amount": 99.00}}'   # refused: 422
-  curl -s {admin}/metrics | grep ^oncegate_duplicates_total     # the duplicates that were caught
+  curl -s {admin}/metrics | grep '^oncegate_duplicates_total.*replayed'     # the duplicate that was caught
 
 What follows is the gate's log, a line for each guarded request. Ctrl-C stops both.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from .. import failpoints, workers
 from ..app import App, settle_in
 from ..edge.descriptors import raise_limit
 from ..exits import USAGE
+from ..ops.capture import capture
 from ..plan import Plan
 from ..settings import Faults, Overrides, Settings, read_text
 from .speaking import faulty, give_up, serving
@@ -50,22 +52,25 @@ def run(
 ) -> None:
     """Run the gate until SIGTERM or SIGINT."""
     plan, settings = _planned(config, upstream, Overrides(listen=listen, admin=admin, store=store, service=service))
+    as_json = settings.log.format == "json"
     if count > 1 and settings.store.startswith("memory:"):
         give_up(
             USAGE,
             f"--workers: {count} processes cannot share memory://, and each would run every key; "
             "use sqlite:///oncegate.db or redis://HOST:PORT/0",
+            as_json=as_json,
         )
     if spec := os.environ.get("ONCEGATE_FAILPOINT"):
         try:
             failpoints.arm(spec)
         except ValueError as error:
-            give_up(USAGE, str(error))
+            give_up(USAGE, str(error), as_json=as_json)
     raise_limit()
     if count == 1:
-        serving(lambda: _run(plan, settings, accept_new_keys))
+        serving(lambda: _run(plan, settings, accept_new_keys), as_json=as_json)
     else:
-        sys.exit(serving(lambda: workers.run(plan, settings, count, accept_new_keys=accept_new_keys)))
+        work = partial(workers.run, plan, settings, count, accept_new_keys=accept_new_keys)
+        sys.exit(serving(work, as_json=as_json))
 
 
 def _planned(config: Path | None, upstream: str | None, overrides: Overrides) -> tuple[Plan, Settings]:
@@ -87,6 +92,7 @@ def _planned(config: Path | None, upstream: str | None, overrides: Overrides) ->
 
 async def _run(plan: Plan, settings: Settings, accept_new_keys: bool) -> None:
     app = App(settings, plan=plan, accept_new_keys=accept_new_keys)
+    capture(app.log)
     await app.start()
     settle_in()
     await app.serve()

@@ -13,16 +13,22 @@ import uvloop
 
 from .. import workers
 from ..app import StoreUnusable
+from ..clock import HostClock
 from ..exits import UNAVAILABLE, USAGE, unbound
+from ..ops.log import line
 from ..settings import Faults, Settings
 from ..settings import load as load_file
 
 T = TypeVar("T")
 
 
-def give_up(code: int, message: str) -> NoReturn:
-    """Say why on stderr, and exit with `code`."""
-    click.echo(f"oncegate: {message}", err=True)
+def give_up(code: int, message: str, *, as_json: bool = False) -> NoReturn:
+    """Say why on stderr, and exit with `code`. `as_json`: as a line of the log."""
+    if as_json:
+        message = line(HostClock().wall(), "error", "the gateway did not start", reason=message, exit_code=code)
+    else:
+        message = f"oncegate: {message}"
+    click.echo(message, err=True)
     sys.exit(code)
 
 
@@ -40,15 +46,15 @@ def load(file: Path) -> Settings:
         faulty(faults)
 
 
-def serving(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def serving(work: Callable[[], Coroutine[Any, Any, T]], *, as_json: bool = False) -> T:
     """Run `work` to its end; what keeps a gate from serving is said, with its exit code."""
     try:
         return uvloop.run(work())
     except Faults as faults:
         faulty(faults)
     except StoreUnusable as error:
-        give_up(UNAVAILABLE, str(error))
+        give_up(UNAVAILABLE, str(error), as_json=as_json)
     except workers.GaveUp as error:
-        give_up(error.code, str(error))
+        give_up(error.code, str(error), as_json=as_json)
     except OSError as error:
-        give_up(UNAVAILABLE, unbound(error))
+        give_up(UNAVAILABLE, unbound(error), as_json=as_json)

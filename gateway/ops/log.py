@@ -1,5 +1,8 @@
 """The log: one canonical line per guarded request, and alarms. JSON, or for people on a terminal.
 
+Each line of JSON begins with `time`, `level` and `message`, whoever wrote it (capture.py has those of libraries). A
+guarded request's message is `request`.
+
 Lines are gathered for a moment and written by a thread of the log's own: a pipe that nobody reads must
 not stop the gate. Past a bound lines are dropped, and the next one says how many.
 """
@@ -12,12 +15,14 @@ import os
 import queue
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import TextIO
 
 from ..core.decide import Reason
+from ..core.instant import instant
 from ..core.instant import second_of as _second
+from ..core.problem import UNKNOWN, Problem
 from ..core.record import Kind
 from ..ports import Account, Clock, DuplicateKind, VerdictName
 from .observers import Deaf
@@ -27,6 +32,22 @@ _GATHER = 0.1
 _WAITING = 100
 #: A write to a pipe up to this size is never mixed with another's.
 _PIECE = select.PIPE_BUF
+#: The message of a line about a request.
+REQUEST = "request"
+#: Problems that an operator must look at: the outcome is unknown, or nothing is served before somebody acts.
+_ERRORS = frozenset(
+    problem.slug
+    for problem in Problem
+    if problem.status >= 500 and (problem.outcome == UNKNOWN or problem is Problem.IDENTITY_CHANGED)
+)
+
+
+def level_of(status: int, problem: str, *, shadow: bool = False) -> str:
+    """The level of a request's line. Only the gateway's own 5xx is more than `info`: a 5xx of the service is passed on,
+    and a problem in shadow mode reaches no client."""
+    if status < 500 or not problem or shadow:
+        return "info"
+    return "error" if problem in _ERRORS else "warning"
 
 
 class Log(Deaf):
@@ -41,12 +62,14 @@ class Log(Deaf):
             self._out = out
         self._clock = clock
         self._format = self._json if as_json else self._text
-        self._as_json = as_json
+        self.as_json = as_json
         self._keys = keys
         self._lines: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self._queue: queue.Queue[str | None] = queue.Queue(_WAITING)
         self._dropped = 0
+        #: Facts of each line of this process.
+        self._own_facts: dict[str, object] = {}
         #: The last instant that was written, and how.
         self._at = 0
         self._written = ""
@@ -72,8 +95,8 @@ class Log(Deaf):
         self._put(self._line(level, what, facts))
 
     def _line(self, level: str, what: str, facts: dict[str, object]) -> str:
-        if self._as_json:
-            return json.dumps({"time": self._now(), "level": level, "message": what, **facts}, default=str)
+        if self.as_json:
+            return _dumped({"time": self._now(), "level": level, "message": what, **facts})
         told = "".join(f" {name}={value}" for name, value in facts.items())
         return self._printable(f"{self._now()[11:23]} {level:5} {what}{told}")
 
@@ -124,6 +147,9 @@ class Log(Deaf):
         path, query, _ = account.target.partition(b"?")
         # Tokens, vouchers and keys stand in queries: that there is one is told, and not what it says.
         asked = b"%b %b%b" % (account.method, path, query and b"?...")
+        level = level_of(account.status, account.problem, shadow=account.shadow)
+        if level != "info":
+            asked = level.encode() + b" " + asked
         if account.shadow:
             # It never got that status from us: the line says what it would have come to.
             what, how = f"would {account.verdict} {what}", ""
@@ -153,6 +179,17 @@ class Log(Deaf):
         return self._written
 
     # ── Writing ───────────────────────────────────────────────────────────────────────────────────
+
+    def say_at_once(self, level: str, what: str, **facts: object) -> None:
+        """As `say`, from any thread. The line is not gathered with others, and goes to stderr after `close`."""
+        text = line(self._clock.wall(), level, what, **facts, **self._own_facts) + "\n"
+        try:
+            if self._writer.is_alive():
+                self._queue.put_nowait(text)
+            else:
+                os.write(2, text.encode())
+        except (OSError, queue.Full):
+            pass  # there is nowhere left to report it
 
     def _put(self, line: str) -> None:
         self._lines.append(line + "\n")
@@ -262,7 +299,8 @@ def _alike(
 ) -> str:
     """What the lines of many requests have in common."""
     told: dict[str, object] = {
-        "level": "info",
+        "level": level_of(status, problem, shadow=shadow),
+        "message": REQUEST,
         "route": route,
         "mode": "shadow" if shadow else None,
         "method": method.decode("latin-1"),
@@ -276,4 +314,14 @@ def _alike(
         "attempt": attempt or None,
         "peer": peer,
     }
-    return json.dumps({name: said for name, said in told.items() if said is not None}, separators=(",", ":"))[1:-1]
+    return _dumped({name: said for name, said in told.items() if said is not None})[1:-1]
+
+
+def line(wall: int, level: str, what: str, **facts: object) -> str:
+    """One line of JSON, at this instant in milliseconds since 1970."""
+    return _dumped({"time": instant(wall).decode(), "level": level, "message": what, **facts})
+
+
+def _dumped(told: Mapping[str, object]) -> str:
+    """The one spelling of JSON that the log has."""
+    return json.dumps(told, default=str, separators=(",", ":"))

@@ -14,9 +14,10 @@ class WorkerLog(Log):
     def __init__(self, worker: int, out: TextIO, clock: Clock, *, as_json: bool, keys: bool = False) -> None:
         self._worker = worker
         super().__init__(out, clock, as_json=as_json, keys=keys)
+        self._own_facts = {"worker": worker}
 
     def _line(self, level: str, what: str, facts: dict[str, object]) -> str:
-        return super()._line(level, what, {**facts, "worker": self._worker})
+        return super()._line(level, what, {**facts, **self._own_facts})
 
     def _json(self, account: Account) -> str:
         return f'{super()._json(account)[:-1]},"worker":{self._worker}}}'

@@ -15,6 +15,7 @@ import uvloop
 from .. import __version__, failpoints
 from ..app import App, Seat, StoreUnusable, settle_in
 from ..exits import UNAVAILABLE, USAGE, unbound
+from ..ops.capture import capture
 from ..plan import Plan
 from ..settings import Faults
 from ..tasks import Tasks
@@ -58,6 +59,7 @@ async def _work(end: socket.socket, number: int) -> int:
             failpoints.arm(spec)
         seat = Seat(number, tuple(each if isinstance(each, int) else _pairs(each) for each in begin["places"]))
         app = App(plan.settings(), accept_new_keys=begin["accept_new_keys"], seat=seat)
+        capture(app.log)
         await app.start()
     except Faults as faults:
         code, why = USAGE, str(faults)

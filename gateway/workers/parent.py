@@ -29,6 +29,7 @@ from ..app import ONE_GATEWAY, Stopped, expect, gatekeeper, host_warnings, opera
 from ..clock import HostClock
 from ..edge import unix
 from ..ops.admin import Guarded, Ready, admin_app_of
+from ..ops.capture import capture
 from ..ops.log import Log
 from ..ops.merged import Merged
 from ..ops.metrics import Tally
@@ -134,6 +135,7 @@ class Parent:
         out = out or sys.stdout
         as_json = settings.log.format == "json" or (settings.log.format == "auto" and not out.isatty())
         self._log = Log(out, self._clock, as_json=as_json)
+        capture(self._log)
         tally = self._tally = Tally()
         expect(tally, settings)
         self._observer = Observers(tally, self._log)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,8 +23,9 @@ import pytest
 from gateway.app import App
 from gateway.clock import HostClock
 from gateway.core.key import Key
-from gateway.core.problem import Label
-from gateway.ops.log import Log
+from gateway.core.problem import Label, Problem
+from gateway.ops.capture import capture
+from gateway.ops.log import Log, level_of
 from gateway.ports import Account, VerdictName
 from gateway.settings import load_text
 from tests.e2e.crowd import admin, callers, eventually
@@ -32,7 +35,8 @@ from tests.servers import free_port
 
 WHEN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 ALWAYS = {
-    "time", "level", "route", "method", "verdict", "status", "idempotency", "total_ms", "peer", "request_bytes",
+    "time", "level", "message", "route", "method", "verdict", "status", "idempotency", "total_ms", "peer",
+    "request_bytes",
 }  # fmt: skip
 
 
@@ -45,7 +49,7 @@ async def origin() -> AsyncIterator[Origin]:
 
 def requests(running: RunningGate) -> list[dict[str, object]]:
     """The lines that are about requests."""
-    return [line for line in running.lines if "message" not in line]
+    return [line for line in running.lines if line["message"] == "request"]
 
 
 def words(line: dict[str, object], *names: str) -> list[object]:
@@ -86,7 +90,8 @@ async def test_one_line_for_each_guarded_request(origin: Origin) -> None:
     ]
     for line in lines:
         assert line.keys() >= ALWAYS
-        assert words(line, "level", "route", "method", "peer") == ["info", "all", "POST", "127.0.0.1"]
+        assert words(line, "route", "method", "peer") == ["all", "POST", "127.0.0.1"]
+        assert line["level"] == ("error" if line["status"] == 502 else "info")
         assert WHEN.fullmatch(str(line["time"]))
         assert 0 < float(str(line["total_ms"])) < 10_000
     first, replay, *_ = lines
@@ -463,3 +468,208 @@ async def test_an_armed_failpoint_is_an_alarm_at_the_start(origin: Origin) -> No
             assert [line["message"][:11] for line in alarms] == (["a failpoint"] * 2 if spec else [])
         finally:
             gate.close()
+
+
+# ── Levels ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+async def test_a_5xx_of_the_gateway_is_no_info(origin: Origin, form: str) -> None:
+    """In doubt or lost is `error`, what ran nothing is `warning`; a 5xx of the service and a refusal below 500 are
+    `info`. Text says so before the method."""
+
+    async def by_path(exchange: Exchange) -> None:
+        match exchange.request.target:
+            case b"/reset":
+                exchange.reset()
+            case b"/hasty/never":
+                await exchange.reader.read()
+            case target:
+                await exchange.respond(int(target[1:]))
+
+    origin.answer = by_path
+    written = configuration(
+        origin.url,
+        top=f"log: {{format: {form}}}",
+        routes="""
+  - {name: nowhere, match: {path: /nowhere}, upstream: nowhere}
+  - {name: hasty, match: {path: /hasty/**}, upstream: hasty}
+""",
+    ).replace(
+        "upstreams:\n",
+        f"upstreams:\n  nowhere: http://127.0.0.1:{free_port()}\n"
+        f"  hasty: {{url: {origin.url}, timeout: 100ms, late: 0s}}\n",
+    )
+    expected = {
+        "/reset": (502, "error"),
+        "/hasty/never": (504, "error"),
+        "/nowhere": (502, "warning"),
+        "/500": (500, "info"),
+        "/502": (502, "info"),
+        "/201": (201, "info"),
+    }
+    async with gate(written) as running:
+        for target, (status, _) in expected.items():
+            assert (await ask(running.port, target=target, key=target)).status == status
+        assert (await ask(running.port, target="/reset", key="/reset")).status == 409
+        await eventually(lambda: _count(running, "hold"), lambda count: count >= 2)
+        running.app.log.close()
+        lines = running.log.getvalue().splitlines()
+    if form == "json":
+        told = [(line["status"], line["level"]) for line in map(json.loads, lines) if line["message"] == "request"]
+        assert sorted(told) == sorted([*expected.values(), (409, "info")])
+    else:
+        told_in_text = sorted(line[13:].partition(" /")[0] for line in lines if " POST /" in line)
+        assert told_in_text == sorted([*["POST"] * 4, "warning POST", *["error POST"] * 2])
+
+
+async def _count(running: RunningGate, settlement: str) -> float:
+    return sum(
+        running.count("oncegate_settlements_total", route=route, settlement=settlement, reason=reason)
+        for route, reason in (("all", "lost"), ("hasty", "timeout"))
+    )
+
+
+@pytest.mark.parametrize("problem", [problem for problem in Problem if problem.status >= 500])
+def test_every_5xx_has_its_level(problem: Problem) -> None:
+    """Of each problem that is a 5xx: `error` if the outcome is unknown or an operator must act, else `warning`. The
+    same status of the service, and the same problem in shadow mode, are `info`."""
+    level = level_of(problem.status, problem.slug)
+    unknown = problem in (Problem.UPSTREAM_LOST, Problem.UPSTREAM_TIMEOUT)
+    assert level == ("error" if unknown or problem is Problem.IDENTITY_CHANGED else "warning")
+    assert level_of(problem.status, "") == level_of(problem.status, problem.slug, shadow=True) == "info"
+
+
+# ── One spelling ──────────────────────────────────────────────────────────────────────────────────
+
+#: What a process does besides: everything by which Python and its libraries report something.
+NOISE = """
+import asyncio, logging, os, threading, warnings
+from gateway.app import App
+
+start, stop = App.start, App.stop
+
+
+class Breaks:
+    def __del__(self):
+        raise RuntimeError("in a finalizer")
+
+
+def fails():
+    raise RuntimeError("in a thread")
+
+
+async def dies():
+    raise RuntimeError("in a task")
+
+
+async def noisy_start(self):
+    await start(self)
+    try:
+        raise ValueError("two\\nlines")
+    except ValueError:
+        logging.getLogger("library").exception("it %s", "failed")
+    logging.getLogger("library").warning("a format that %s does not fit %s", 1)
+    logging.getLogger("library").info("of no interest")
+    warnings.warn("an old call", DeprecationWarning, stacklevel=1)
+    warnings.warn("a careless call", UserWarning, stacklevel=1)
+    Breaks()
+    thread = threading.Thread(target=fails, name="of-a-library")
+    thread.start()
+    thread.join()
+    task = asyncio.ensure_future(dies())
+    await asyncio.sleep(0)
+    del task
+    asyncio.get_running_loop().call_exception_handler({"message": "a callback failed"})
+
+
+async def noisy_stop(self):
+    stopped = await stop(self)
+    if "FAILS_AT_THE_END" in os.environ:
+        raise RuntimeError("after the log was closed")
+    return stopped
+
+
+App.start, App.stop = noisy_start, noisy_stop
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_each_line_is_json_with_the_same_keys(origin: Origin, workers: int, tmp_path: Path) -> None:
+    """What the process writes to stdout and stderr, from its start to its end: each line is one object in one spelling
+    that begins with time, level and message. Requests, alarms, a worker that died, records of libraries, warnings, and
+    tracebacks of tasks, threads, finalizers and of the process itself are among them."""
+    (tmp_path / "sitecustomize.py").write_text(NOISE)
+    gate = GateProcess(
+        configuration(origin.url, store=f"sqlite:///{tmp_path}/keys.db", top="log: {format: json}"),
+        environ={"PYTHONPATH": str(tmp_path)} | ({} if workers > 1 else {"FAILS_AT_THE_END": "1"}),
+        arguments=("--workers", str(workers)) if workers > 1 else (),
+    )
+    try:
+        await gate.start()
+        assert (await ask(gate.port, key="k")).status == 201
+        assert (await ask(gate.port, key="k")).replayed
+        gate.file.write_text("not: this\n")
+        assert gate.process is not None
+        gate.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(20):
+            while "not taken up" not in gate.log.read_text():
+                await asyncio.sleep(0.05)
+        await gate.terminate()
+        text = gate.log.read_text()
+    finally:
+        gate.close()
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line, written in zip(lines, text.splitlines(), strict=True):
+        assert list(line)[:3] == ["time", "level", "message"]
+        assert WHEN.fullmatch(line["time"])
+        assert line["level"] in ("info", "note", "warning", "error", "alarm")
+        assert " " not in re.sub(r'"(?:[^"\\]|\\.)*"', "", written), "no space between tokens"
+    said = {(line["level"], line["message"].partition("\n")[0]) for line in lines}
+    assert said >= {
+        ("info", "request"), ("info", "listening"), ("info", "stopping"), ("error", "it failed"),
+        ("warning", "a format that %s does not fit %s"), ("error", "a callback failed"),
+        ("error", "Task exception was never retrieved"), ("error", "an exception ended a thread"),
+        ("alarm", "the configuration was not taken up; what ran goes on"),
+    }  # fmt: skip
+    assert any(level == "warning" and "UserWarning: a careless call" in message for level, message in said)
+    traces = [line["traceback"] for line in lines if "traceback" in line]
+    for error in ("two\nlines", "in a thread", "in a task", "in a finalizer"):
+        assert any(f"Error: {error}" in trace for trace in traces), error
+    if workers == 1:
+        assert ("error", "an exception was not caught") in said
+        assert "RuntimeError: after the log was closed" in lines[-1]["traceback"]
+    else:
+        assert {line["worker"] for line in lines if line["message"] == "it failed"} == {1, 2}
+    assert "of no interest" not in text
+
+
+@pytest.mark.parametrize("form", ["json", "auto"])
+def test_why_it_did_not_start_is_said_in_the_same_spelling(origin: Origin, form: str, tmp_path: Path) -> None:
+    """An address that is taken, with `log: {format: json}`: one line of JSON on stderr, exit 69. By default it is a
+    sentence for people."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        file = tmp_path / "gate.yaml"
+        listen = taken.getsockname()[1]
+        file.write_text(configuration("http://127.0.0.1:9", listen=listen, top=f"log: {{format: {form}}}"))
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway.cli", "run", "--config", str(file)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout) == (69, "")
+    if form == "auto":
+        assert done.stderr.startswith("oncegate: an address cannot be bound")
+        return
+    line = json.loads(done.stderr)
+    assert list(line) == ["time", "level", "message", "reason", "exit_code"]
+    assert (line["level"], line["message"], line["exit_code"]) == ("error", "the gateway did not start", 69)
+    assert line["reason"].startswith("an address cannot be bound")
+
+
+def test_a_log_for_people_leaves_tracebacks_as_they_are() -> None:
+    """Only a log of JSON takes what libraries report."""
+    hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook, list(logging.getLogger().handlers))
+    log = Log(io.StringIO(), HostClock(), as_json=False)
+    capture(log)
+    log.close()
+    assert hooks == (sys.excepthook, threading.excepthook, sys.unraisablehook, logging.getLogger().handlers)

@@ -215,7 +215,7 @@ async def test_the_day_of_an_operator(desk: Desk, origin: Origin) -> None:
     assert [each["id"] for each in told[::2]] == [each["id"] for each in told[1::2]]
 
     # Nothing of what is a client's is written anywhere.
-    await eventually(lambda: desk.log().count('"level": "audit"') == 12, "twelve lines in the log")
+    await eventually(lambda: desk.log().count('"level":"audit"') == 12, "twelve lines in the log")
     written = desk.log() + desk.audit.read_text()
     for secret in ("SECRET-KEY", "SECRET-BODY", "CREDENTIAL", TOKEN):
         assert secret not in written
