@@ -44,6 +44,47 @@ async def test_a_response_that_stands_still_is_ended(hand: ByHand, answer: bytes
         assert (account.status, account.detail) == (200, "the response stood still for 1 s")
 
 
+@pytest.mark.parametrize("answer", [SIZED, CHUNKED], ids=["over max_response", "a stream"])
+async def test_a_guarded_response_that_stands_still_is_in_doubt(hand: ByHand, answer: bytes) -> None:
+    """It was not read to its end, so a duplicate is never told that it is done."""
+    text = configuration(hand.url, top=BRIEF, policy="max_response: 1KiB", upstream="timeout: 2s, late: 2s")
+    async with edge(text) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(answer)
+        await head_of(client)
+        await drain(client)
+        assert cut(gate) == 1
+        assert await peer.ended()
+        await gate.settled()
+        again = await ask(gate.port, key="k", body=b"", host="a")
+        assert (again.status, again.problem) == (409, "in-doubt")
+        assert hand.connections == 1
+
+
+async def test_a_guarded_response_that_outlived_its_lease_is_ended_too(hand: ByHand) -> None:
+    """Past the lease it lives as long as its client reads. Once it stands still nothing holds its connections."""
+    text = configuration(hand.url, top="limits: {response_idle: 2s}", upstream="timeout: 500ms, late: 500ms")
+    async with edge(text) as gate:
+        client = await gate.connect()
+        await client.send(keyed("k"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.send(CHUNKED)
+        for _ in range(6):
+            await asyncio.sleep(0.5)
+            await peer.send(b"2\r\n:\n\r\n")
+        assert cut(gate) == 0
+        assert await peer.ended()
+        assert b"\r\n0\r\n" not in await drain(client)
+        assert cut(gate) == 1
+        await gate.settled()
+        again = await ask(gate.port, key="k", body=b"", host="a")
+        assert (again.status, again.problem) == (409, "in-doubt")
+
+
 async def test_a_guarded_response_that_goes_on_without_its_client_is_done(hand: ByHand) -> None:
     """The limit ends it for the client. The exchange reads on for as long as its lease allows."""
     text = configuration(hand.url, top=BRIEF, policy="max_response: 1KiB", upstream="timeout: 30s")
