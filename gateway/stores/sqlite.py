@@ -337,12 +337,14 @@ class SqliteStore:
                 # One that does not fit must not take the others with it: each by itself.
                 return [result for item in batch for result in self._commit(db, [item])]
             size = batch[0][3] if len(batch) == 1 else 0
-            if size > _LARGE and undone and not again and self._writes_less(db, error):
-                # What had been written to the log has left it: this record may find room there now.
+            if size > _LARGE and not again and self._writes_less(db, error):
+                # What had been written to the log has left it: this record may find room there now. It is no claim, and
+                # made twice it is the same.
                 return self._commit(db, batch, again=True)
             away = _translated(error, ambiguous=not undone)
-            if _code(error) == sqlite3.SQLITE_TOOBIG or (again and undone and not isinstance(away, StoreFull)):
+            if _code(error) == sqlite3.SQLITE_TOOBIG or (again and not isinstance(away, StoreFull)):
                 away = RecordTooLarge(f"SQLite cannot write {size} bytes to {self._path}: {error}", size=size)
+                away.ambiguous = not undone
             else:
                 self._failed = True
                 if any(claims for _, _, claims, _ in batch) and (finding := self._refusal(error)) is not None:

@@ -404,6 +404,24 @@ async def test_sqlite_in_a_process_that_may_write_no_larger_file(origin: Origin,
         here.close()
 
 
+async def test_sqlite_on_a_file_system_with_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on files that nobody can ask for (EFBIG, EDQUOT): the write of a large record fails, that of a small one
+    does not, so the record is what is refused. The kernel refuses as it does here under RLIMIT_FSIZE."""
+    store = SqliteStore(tmp_path / "keys.db", FakeClock(), durability="process")
+    await store.open()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, before[1]))
+        with pytest.raises(RecordTooLarge, match="SQLite cannot write"):
+            await settled(store, NAME, 2 * MIB)
+        assert await settled(store, b"m" * 43, 1_000) is Done.DONE
+        assert store.findings == (), "the store accepts keys"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        await store.close()
+
+
 @pytest.mark.parametrize("size", [5_000, 2 * MIB], ids=["too big", "known to be too big"])
 async def test_sqlite_limits_of_a_value(tmp_path: Path, size: int) -> None:
     """SQLITE_TOOBIG is of one record, for good."""
