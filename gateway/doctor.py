@@ -92,6 +92,10 @@ CHANGES: dict[str, dict[str, str]] = {
         "the gate's file": "the name behind the Sentinels in `store`, and their addresses (26379 by default)",
         "Sentinel": "SENTINEL MASTERS says what it watches, and whether it is up; during a failover wait for its end",
     },
+    "clock-stepped": {
+        "this host": "what sets its clock (timedatectl, chronyc tracking, the hypervisor); let the gateway start after "
+        "time synchronisation (After=time-sync.target)",
+    },
     "read-only": {
         _PLAIN: "name the primary, or the Sentinels: redis+sentinel://HOST,HOST,HOST/NAME",
         "Amazon ElastiCache, MemoryDB": "the primary endpoint instead of the reader endpoint",

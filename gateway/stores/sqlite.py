@@ -5,7 +5,7 @@ so that under load the cost of an fsync is shared, and nobody is told anything b
 
 Every verb is one statement that repeats in its WHERE what it saw; the look that follows a statement
 which changed nothing stands in the same transaction (BEGIN IMMEDIATE: no other process writes between).
-Time is the host's wall clock: a record must outlive a restart, which no other clock does.
+Time is CLOCK_BOOTTIME on a base in the file (store_clock.py), which outlives a restart and which nobody steps.
 
 With `durability=power` (synchronous=FULL) a commit survives power loss; with `process` (NORMAL) it
 survives kill -9 only. See https://www.sqlite.org/pragma.html#pragma_synchronous.
@@ -41,6 +41,7 @@ from ..ports import (
 )
 from .codec import HEADER, Unreadable, decode, encode, header, share_before
 from .findings import FULL, WRITES_REFUSED, ClaimRefusals, Finding, Severity, announce, unheard
+from .store_clock import CLOCK_STEPPED, StoreClock, host_boot
 
 APPLICATION_ID = 0x4F6E6365  # "Once"
 SCHEMA_VERSION = 1
@@ -52,7 +53,7 @@ CREATE TABLE records (
     holder  BLOB NOT NULL,
     lease   INTEGER NOT NULL,
     life    INTEGER NOT NULL,
-    expires INTEGER NOT NULL,  -- milliseconds since 1970, by this host's clock
+    expires INTEGER NOT NULL,  -- milliseconds, by the store's time (store_clock.py)
     value   BLOB NOT NULL
 );
 CREATE INDEX records_by_expiry ON records (expires);
@@ -129,9 +130,12 @@ class SqliteStore:
         durability: str = "power",
         max_bytes: int = 0,
         say: Callable[..., None] = unheard,
+        boot: Callable[[], tuple[str, int]] = host_boot,
     ) -> None:
         self._path = Path(path).absolute()
         self._clock = clock
+        self._time = StoreClock(clock, boot)
+        self._stepped: tuple[Finding, ...] = ()
         self._observer = observer
         self._say = say
         self._refusals = ClaimRefusals(clock.now)
@@ -165,8 +169,8 @@ class SqliteStore:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """`full` or `writes-refused`, while it stands."""
-        return self._refusals.findings
+        """`full` or `writes-refused` while it stands, and a step of the wall clock."""
+        return (*self._refusals.findings, *self._stepped)
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -268,6 +272,7 @@ class SqliteStore:
             self._tell([(ready, _unopened(self._path, error), None)])
             return
         self._look_around(db)
+        self._report_step()
         self._tell([(ready, None, None)])
         try:
             while self._serve(db):
@@ -293,6 +298,7 @@ class SqliteStore:
         if batch:
             self._tell(self._commit(db, batch))
         if self._clock.now() - self._swept >= _SWEEP_EVERY:
+            self._look_at_clock(db)
             self._sweep(db)
             self._look_around(db)
         return not closing
@@ -309,7 +315,7 @@ class SqliteStore:
         try:
             db.execute("BEGIN IMMEDIATE")
             begun = True
-            now = self._clock.wall()
+            now = self._time.now()
             for work, future, _, size in batch:
                 try:
                     if size > _LARGE:
@@ -327,6 +333,7 @@ class SqliteStore:
                 except Exception as error:
                     # Unforeseen: its caller hears of it, and the thread goes on for all others.
                     results.append((future, StoreAway(f"SQLite: {error!r}", ambiguous=True), None))
+            self._time.note(db, now)
             committing = True
             db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -405,10 +412,32 @@ class SqliteStore:
         if self._trouble or not self._same_file():
             return
         try:
-            while db.execute(_SWEEP, (self._clock.wall(),)).rowcount == 500 and self._queue.empty():
+            while db.execute(_SWEEP, (self._time.now(),)).rowcount == 500 and self._queue.empty():
                 pass
         except sqlite3.Error:
             self._roll_back(db)  # full, or busy: next time
+
+    def _look_at_clock(self, db: sqlite3.Connection) -> None:
+        before = self._time.finding
+        try:
+            self._time.look(db)
+        except sqlite3.Error:
+            self._roll_back(db)  # full, or busy: next time
+        if self._time.finding != before:
+            self._report_step()
+
+    def _report_step(self) -> None:
+        """Hand a step of the wall clock to the loop, or that it was undone."""
+        assert self._loop is not None
+        found = () if self._time.finding is None else (self._time.finding,)
+        try:
+            self._loop.call_soon_threadsafe(self._found_step, found)
+        except RuntimeError:
+            pass  # the loop is closed
+
+    def _found_step(self, found: tuple[Finding, ...]) -> None:
+        before, self._stepped = self._stepped, found
+        announce(before, found, self._observer, self._say, alarming=(CLOCK_STEPPED,))
 
     def _look_around(self, db: sqlite3.Connection) -> None:
         """Find out whether a claim would be accepted now. After a write that failed, only a write shows that."""
@@ -506,6 +535,7 @@ class SqliteStore:
                     db.execute(statement)
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._time.set(db)
             db.execute("COMMIT")
             size = self._page_size = db.execute("PRAGMA page_size").fetchone()[0]
             if self._max_bytes:
@@ -691,7 +721,8 @@ _CAUSES: dict[int, Callable[[Path], str]] = {
     ),
     sqlite3.SQLITE_FULL: lambda _: "the disk, or max_bytes, has no room. Make room.",
     sqlite3.SQLITE_IOERR: lambda path: (
-        f"reading or writing failed on its file system ({_kind(path)}). Look at the kernel's log; use a local disk."
+        f"reading or writing failed on its file system ({_kind(path)}): it may be full, or the disk may fail. "
+        "Make room, and look at the kernel's log."
     ),
 }
 

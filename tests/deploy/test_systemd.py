@@ -20,12 +20,12 @@ INSTALLED = "/opt/oncegate/bin/oncegate"
 ANALYZE = shutil.which("systemd-analyze")
 
 
-def service() -> dict[str, str]:
+def section(name: str) -> dict[str, str]:
     """The section, the last of each field."""
     read = configparser.RawConfigParser(strict=False)
     read.optionxform = str  # type: ignore[assignment,method-assign]
     read.read_string(UNIT.read_text())
-    return dict(read["Service"])
+    return dict(read[name])
 
 
 def environment() -> dict[str, str]:
@@ -42,12 +42,21 @@ def test_its_configuration_loads() -> None:
 def test_it_stops_as_slowly_as_the_gate_may_need_and_does_not_try_a_broken_file_again() -> None:
     """Longer than the gate's grace; SIGTERM, to the parent of the workers first; 64 is final."""
     settings = load_text((FOLDER / "gateway.yaml").read_text(), name="gateway.yaml", environ=environment())
-    said = service()
+    said = section("Service")
     assert int(said["TimeoutStopSec"]) > settings.grace / 1000
     assert (said["KillSignal"], said["KillMode"]) == ("SIGTERM", "mixed")
     assert said["RestartPreventExitStatus"] == str(USAGE)
     assert said["ExecStart"] == f"{INSTALLED} run --config /etc/oncegate/gateway.yaml"
     assert said["ExecStartPre"] == f"{INSTALLED} check /etc/oncegate/gateway.yaml"
+
+
+def test_it_starts_after_time_synchronisation_and_sees_the_boot_id() -> None:
+    """The wall clock is believed after a reboot, and a restart within one boot is told by the kernel's boot id, which
+    ProcSubset=pid would hide."""
+    said = section("Unit")
+    assert "time-sync.target" in said["After"].split()
+    assert "time-sync.target" in said["Wants"].split()
+    assert "ProcSubset" not in section("Service")
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
