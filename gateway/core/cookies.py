@@ -96,21 +96,17 @@ INFRASTRUCTURE = (
     "TSPD_101",
     "rbzid",  # Reblaze
     "rbzsessionid",
-    # Analytics and consent, which scripts of the page change with each event
-    "_ga",  # Google
-    "_ga_*",
+    # Analytics and consent, which scripts of the page change with each event. Identifiers of a visitor, which stay the
+    # same (`_ga`, `_fbp`), are not listed: they tell two visitors without a session apart.
+    "_ga_*",  # Google
     "_gat*",
-    "_gcl_*",
-    "_gid",
-    "__utm*",
-    "_clck",  # Microsoft
-    "_clsk",
+    "__utma",
+    "__utmb",
+    "__utmt*",
+    "_clsk",  # Microsoft
     "_uetsid",
-    "_uetvid",
-    "_fbc",  # Meta
-    "_fbp",
-    "_hj*",  # Hotjar
-    "_pk_*",  # Matomo
+    "_hjSession_*",  # Hotjar
+    "_pk_ses*",  # Matomo
     "_dd_s",  # Datadog
     "__hssc",  # HubSpot
     "__hstc",

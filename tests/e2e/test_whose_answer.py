@@ -295,14 +295,15 @@ COOKIES = (
     f"ARRAffinity=1; ARRAffinitySameSite=1; ApplicationGatewayAffinityCORS=1; {SESSION}; GCLB=x",
     f"{SESSION}; BIGipServer~a~pool=1.2.3; TS01ab12cd=0; incap_ses_1_2=x; visid_incap_2=y; nlbi_2=z",
     f"{SESSION}; _abck=1~-1; ak_bmsc=1; bm_sv=2; bm_sz=3; datadome=4; aws-waf-token=5; SERVERID=s2",
-    f"{SESSION}; _ga=GA1.2; _ga_4711=GS1.1.7; _dd_s=x; lb=1; lb_blue=2",
+    f"{SESSION}; _ga_4711=GS1.1.7; _dd_s=x; lb=1; lb_blue=2",
 )
 #: Another session: a name that is not on the list, or that one on the list only begins alike.
 OTHER_COOKIES = (
     "session=2; theme=dark", "session=1", "theme=dark", "theme=dark; session=1", f"{SESSION}; awsalb=1", "",
     f"{SESSION}; AWSELBAuthSessionCookie-0=1", f"{SESSION}; AppServiceAuthSession=1", f"{SESSION}; MRHSession=1",
     f"{SESSION}; CF_Authorization=1", f"{SESSION}; NSC_AAAC=1", f"{SESSION}; AWSALBs=1", f"{SESSION}; X__cf_bm=1",
-    f"{SESSION}; BIGipServe=1", f"{SESSION}; AWSALB", f"{SESSION}; x=AWSALB=1", "AWSALB=1", "AWSALB=1; session=2",
+    f"{SESSION}; BIGipServe=1", f"{SESSION}; AWSALB",
+    f"{SESSION}; _ga=GA1.2", f"{SESSION}; x=AWSALB=1", "AWSALB=1", "AWSALB=1; session=2",
 )  # fmt: skip
 
 
