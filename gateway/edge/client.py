@@ -207,8 +207,8 @@ class ClientConnection(Turns):
                         self._broken(error)
         finally:
             self._feeding = False
-            self._amid = self._within()
-        visit = self._reading
+            visit = self._reading
+            self._amid = visit is not None or self._in_head or self._synthetic or type(self._parser) is not _PARSER
         if visit is not None:
             if visit.tunnel is not None:
                 visit.tunnel.request_fed()
@@ -216,10 +216,6 @@ class ClientConnection(Turns):
                 self._answer(visit, visit.way)  # without the rest of its body
         if self._fed > self.server.longest_head and not self._deaf:
             self._refuse_head()
-
-    def _within(self) -> bool:
-        """Whether the parser is within a message."""
-        return self._reading is not None or self._in_head or self._synthetic or type(self._parser) is not _PARSER
 
     def _cut(self, data: bytes) -> tuple[bytes, bytes]:
         """The bytes to parse next, and the rest. A message ends where a piece ends, so that every request is known to
@@ -229,15 +225,23 @@ class ClientConnection(Turns):
             return data, b""
         if visit is not None and visit.head.length:
             size = visit.head.length - visit.size
-        elif data[0] in b"\r\n" and self._within():  # the end of a head, or of chunks, may have been split
+            return data[:size], data[size:]
+        if data[0] in b"\r\n" and (visit is not None or self._in_head):  # the end of a head, or of chunks, was split
             size = len(data) - len(data.lstrip(b"\r\n"))
         else:
-            size = data.find(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else len(data)
+            size = data.find(b"\r\n\r\n") + 4
+            if size < 4:
+                size = len(data)
         piece = data[:size]
-        return piece if visit is not None else self._opened(piece), data[size:]
+        if visit is None:
+            if not self._line and piece.isascii():
+                self._line = piece
+            else:
+                piece = self._in_ascii(piece)
+        return piece, data[size:]
 
-    def _opened(self, piece: bytes) -> bytes:
-        """Note the line that a request begins with, and give the parser one in ASCII, which is all that it takes."""
+    def _in_ascii(self, piece: bytes) -> bytes:
+        """Note more of the line that a request begins with. The parser takes ASCII only, and is given a line in it."""
         before = self._line.lstrip(b"\r\n")
         if b"\n" not in before:
             self._line += piece

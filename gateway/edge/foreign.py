@@ -41,9 +41,8 @@ def beginning(data: bytes, why: str) -> Refusal | None:
 
 # ── HTTP/2 ────────────────────────────────────────────────────────────────────────────────────────
 
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
+_DATA, _HEADERS, _SETTINGS = 0, 1, 4
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
-_NO_ERROR, _HTTP_1_1_REQUIRED = 0, 13
 #: Bytes of a frame's own head.
 _FRAME_HEAD = 9
 
@@ -73,22 +72,17 @@ class Http2:
 
 
 def in_frames(response: bytes, stream: int) -> bytes:
-    """An HTTP/1.1 response with a body as HTTP/2, at the end of its stream and of its connection (RFC 9113 §8.1)."""
+    """An HTTP/1.1 response with a body as HTTP/2. The end of the connection is to follow.
+
+    No RST_STREAM and no GOAWAY: curl throws the response away if one of them arrives while it still sends the request.
+    """
     head, _, body = response.partition(b"\r\n\r\n")
     status_line, *lines = head.split(b"\r\n")
     block = _field(b":status", status_line.split(b" ")[1])
     for name, _, value in (line.partition(b": ") for line in lines):
         if name != b"Connection":
             block += _field(name.lower(), value)
-    number = stream.to_bytes(4, "big")
-    return b"".join(
-        (
-            _frame(_HEADERS, _END_HEADERS, stream, block),
-            _frame(_DATA, _END_STREAM, stream, body),
-            _frame(_RST_STREAM, 0, stream, _NO_ERROR.to_bytes(4, "big")),
-            _frame(_GOAWAY, 0, 0, number + _HTTP_1_1_REQUIRED.to_bytes(4, "big")),
-        )
-    )
+    return _frame(_HEADERS, _END_HEADERS, stream, block) + _frame(_DATA, _END_STREAM, stream, body)
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

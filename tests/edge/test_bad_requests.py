@@ -785,8 +785,8 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize("cut", [False, True])
 async def test_a_request_in_http_2_is_refused_in_http_2(origin: Origin, cut: bool) -> None:
-    """SETTINGS come first, for a client that waits for them; then, on the request's own stream, a 505 with the problem,
-    the end of the stream without an error, and the end of the connection with the advice to use HTTP/1.1."""
+    """SETTINGS come first, for a client that waits for them. A 505 with the problem follows on its stream,
+    and then the end of the connection."""
     async with edge(configuration(origin.url)) as gate:
         client = await gate.connect()
         asked = frame(8, 0, 0, b"\0\0\0\1") + frame(1, 4, 3, b"\x83\x86\x84\x41\x01a") + frame(0, 1, 3, b"hello")
@@ -804,13 +804,11 @@ async def test_a_request_in_http_2_is_refused_in_http_2(origin: Origin, cut: boo
             size = 9 + int.from_bytes(data[:3], "big")
             frames.append((data[3], data[4], int.from_bytes(data[5:9], "big"), data[9:size]))
             data = data[size:]
-        headers, body, reset, away = frames
+        headers, body = frames
         assert headers[:3] == (1, 4, 3)
         assert headers[3].startswith(b"\x00\x07:status\x03505\x00\x0ccontent-type\x18application/problem+json\x00")
         assert body[:3] == (0, 1, 3)
         assert json.loads(body[3])["type"] == "urn:oncegate:problem:version-unsupported"
-        assert reset == (3, 0, 3, bytes(4))
-        assert away == (7, 0, 0, bytes((0, 0, 0, 3, 0, 0, 0, 13)))
         client.close()
         assert origin.requests == []
 
@@ -829,7 +827,8 @@ async def test_curl_shows_why_http_2_is_refused(origin: Origin, arguments: tuple
             pytest.skip("this curl has no HTTP/2")
         assert shown.startswith(b"HTTP/2 505"), shown
         assert b'"urn:oncegate:problem:version-unsupported"' in shown
-        assert curl.returncode == 0
+        if not arguments:  # else curl may find that it has not sent everything
+            assert curl.returncode == 0
         assert origin.requests == []
 
 
