@@ -67,6 +67,8 @@ class Tunnel:
     _over = False
     _reused = False
     _full = False
+    #: The client does not read what was written to it.
+    _client_full = False
     _moved = False
     #: What the client has sent at once has been read.
     _fed = False
@@ -151,10 +153,12 @@ class Tunnel:
             self._stop()
 
     def guest_full(self) -> None:
+        self._client_full = True
         if self._connection is not None and not self._over:
             self._connection.pause_reading()
 
     def guest_ready(self) -> None:
+        self._client_full = False
         if self._connection is not None and not self._over:
             self._connection.resume_reading()
 
@@ -206,6 +210,8 @@ class Tunnel:
     def head(self, head: Head) -> None:
         self._head = head
         self._cancel_timer()
+        if self._client_full and self._connection is not None:
+            self._connection.pause_reading()  # it was full before there was a connection to pause
         bodiless = self._request.method == b"HEAD" or head.status in (204, 304)
         framing = b""
         if head.length is not None and head.status != 204:

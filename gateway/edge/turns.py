@@ -126,6 +126,8 @@ class Turns(Line):
             exposes=b"" if self.server.origins is None else self.server.exposes(head),
             protocols=visit.protocols,
         )
+        if self.full:
+            tunnel.guest_full()
         tunnel.begin()
         chunks, visit.chunks = visit.chunks, []
         for data in chunks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 
@@ -17,6 +18,7 @@ from tests.edge.stand import (
     OK,
     ByHand,
     Edge,
+    Peer,
     drink,
     edge,
     eventually,
@@ -98,6 +100,44 @@ async def test_a_connection_that_was_paused_at_its_end_serves_again(hand: ByHand
         await peer.answer(b"quick")
         assert (await quick.read(method=b"GET")).body == b"quick"
         assert (await slow.read(method=b"GET")).body == body
+
+
+async def test_a_reader_that_is_full_before_the_upstream_is_connected_pauses_it(hand: ByHand) -> None:
+    """The last response before it may fill the client's buffer once the next request has begun, and has no
+    connection yet to be paused."""
+    total, small = 24 << 20, 48 << 10  # of a response that is written at the end of its turn
+    begun: list[int] = []
+    async with edge(configuration(hand.url)) as gate:
+        send_little(gate)
+        client = await narrow_client(gate.port)
+        gate.clients.append(client)
+        await client.send(GET * 12)
+
+        async def serve(peer: Peer) -> None:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # ended while idle
+                while total not in begun:
+                    await peer.head()
+                    size = total if gate.connection.full else small
+                    begun.append(size)
+                    await peer.send(OK + b"Content-Length: %d\r\n\r\n" % size)
+                    await feed(peer.writer, size)
+
+        async with asyncio.TaskGroup() as group:
+
+            async def accept() -> None:
+                while True:
+                    group.create_task(serve(await hand.accept()))
+
+            accepting = group.create_task(accept())
+            await eventually(lambda: total in begun, "a long response begins")
+            for _ in range(100):
+                assert gate.held <= HELD
+                await asyncio.sleep(0.002)
+            accepting.cancel()
+            for size in begun[: begun.index(total) + 1]:
+                await head_of(client)
+                await drink(client.reader, size)
+            client.reset()
 
 
 async def test_a_slow_upstream_pauses_the_client(narrow: ByHand) -> None:
