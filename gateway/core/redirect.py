@@ -41,7 +41,10 @@ def same_origin_target(request: Request, location: list[bytes], own: Origin) -> 
             return None
         url = absolute[3] if absolute[3].startswith(b"/") else b"/" + absolute[3]
     elif not url.startswith(b"/"):
-        url = urljoin(request.target.decode("latin-1"), url.decode()).encode("latin-1")
+        try:
+            url = urljoin(request.target.decode("latin-1"), url.decode()).encode("latin-1")
+        except ValueError:  # brackets without an IPv6 address in them, here or in the request's target
+            return None
     return url if _TARGET.fullmatch(url) else None
 
 

@@ -281,7 +281,11 @@ class Connection(asyncio.Protocol):
         head = self._head = Head(int(status), reason, fields, len(body), False, False)
         self._whole = self._parsed = True  # the parser is as it was made, for nobody has asked it
         receiver, self._receiver = self._receiver, None
-        receiver.whole(head, body)
+        try:
+            receiver.whole(head, body)
+        except Exception as error:
+            self._failed(receiver, error)
+            return True
         self._free()
         return True
 
@@ -328,8 +332,19 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
-            receiver.end()
+            try:
+                receiver.end()
+            except Exception as error:
+                self._failed(receiver, error)
+                return
         self._free()
+
+    def _failed(self, receiver: Receiver, error: Exception) -> None:
+        """A receiver failed at the end of its response. Report it as lost, as if the parser had called."""
+        self._tainted = True
+        if self._transport is not None:
+            self._transport.abort()
+        receiver.lost(LostReason.MALFORMED, repr(error))
 
     def _free(self) -> None:
         """The response was told, whole."""

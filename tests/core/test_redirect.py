@@ -54,13 +54,19 @@ def test_a_target_at_the_same_origin(location: bytes, target: bytes) -> None:
         b"http:/orders/", b"http:orders/", b"http:///orders/", b"ftp://shop.example/", b"javascript:alert(1)", b"a:b",
         b"/\\evil.example/", b"\\\\evil.example/", b"/orders\\", b"http://shop.example\\@evil.example/",
         b"/or ders/", b"/orders/\t", b"/orders/\r\nX: y", b"/orders/\x00", b"/orders/\x7f", b"/\xf8", b"/\xc3\xb8",
-        b"", b"#orders",
+        b"", b"#orders", b"ftp://[orders", b"app://[orders]/1",
     ],
 )  # fmt: skip
 def test_no_target_elsewhere(location: bytes) -> None:
     """Another host, port or scheme, user information, two slashes, backslashes, and what is no URL. (An empty
     reference is none here: it would lead to the request itself.)"""
     assert led(location) is None
+
+
+def test_a_target_that_is_no_reference_has_nothing_relative_to_it() -> None:
+    """Two slashes and a bracket begin an IPv6 address in a URL, and a path in a request."""
+    assert led(b"orders/", b"//[orders") is None
+    assert led(b"/orders/", b"//[orders") == b"/orders/"
 
 
 def test_a_location_is_sent_once() -> None:

@@ -220,6 +220,7 @@ ELSEWHERE = {
     "a space": "/orders of today",
     "itself": "/orders",
     "itself, as a fragment": "#there",
+    "brackets without an address": "app://[orders]/1",
     "no location": "\n",
     "two locations": "/orders/\n/orders/",
     "a route of another upstream": "/other/orders",

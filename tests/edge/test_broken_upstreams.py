@@ -566,6 +566,32 @@ async def test_what_is_left_of_an_answer_spoils_the_next_one(hand: ByHand, left:
         assert await rest(peer) == b""
 
 
+@pytest.mark.parametrize("warm", [False, True])
+async def test_a_fault_at_the_end_of_a_response_leaves_nobody_waiting(
+    hand: ByHand, monkeypatch: pytest.MonkeyPatch, *, warm: bool
+) -> None:
+    """A fault of ours, where the parser does not call: the response is lost, and its client is told so at once."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("0"))
+        peer = await hand.accept()
+        for number in range(1, 4 if warm else 1):  # what looks like the responses before it is read without the parser
+            await peer.head()
+            await peer.answer(b"ok")
+            assert (await client.read()).status == 200
+            await client.send(keyed(str(number)))
+        await peer.head()
+        monkeypatch.setattr("gateway.edge.upstream.Answered", fails)
+        await peer.answer(b"ok")
+        answer = await client.read()
+        assert (answer.status, answer.problem) == (502, "upstream-lost")
+        await peer.ended()
+
+
 async def test_a_used_connection_that_was_closed_leaves_a_keyed_request_in_doubt(hand: ByHand) -> None:
     """It was written, and nobody knows: it is not written again."""
     async with edge(configuration(hand.url)) as gate:
