@@ -79,7 +79,13 @@ class Impatient(Ledger):
         super().__init__(path)
         self._known: set[str] = set()
 
-    async def _answer(self, request: h11.Request, parser: h11.Connection, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(
+        self,
+        request: h11.Request,
+        parser: h11.Connection,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
         fields = {name.decode(): value.decode() for name, value in request.headers}
         key, who = fields["idempotency-key"], fields["x-origin"]
         first = key not in self._known
