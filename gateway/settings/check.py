@@ -24,16 +24,16 @@ from ..core.scope import CLIENT_CERT
 from ..core.sent import SendKey
 from ..core.source import Place
 from . import addresses, extras, listeners, scopes, stores, tls, values
-from .addresses import NOT_BUILT, Address
+from .addresses import Address
 from .faults import Fault, Faults, Loc, short
-from .fields import Shape
 from .listeners import Listener, ListenerShape, ListenerTls
-from .model import SHAPES, FileShape, StoreShape, TlsShape, UpstreamShape, shape_at
-from .policy import PolicyShape, RouteShape, missing_of
+from .model import FileShape, StoreShape, TlsShape, UpstreamShape, shape_at
+from .policy import KeyShape, PolicyShape, RouteShape, missing_of
 from .result import Limits, LogSettings, Overrides, Settings, TlsSettings, UpstreamSettings
-from .source import Kind, Scalar, Source
+from .source import Kind, Scalar, Source, Value
 from .tracing import TracingSettings
 from .units import show_duration, show_size
+from .unknown import unknown
 
 T = TypeVar("T")
 
@@ -67,39 +67,31 @@ def _shaped(source: Source) -> FileShape:
             wrong = [(*source.find(each["loc"]), each) for each in error.errors(include_url=False)]
             for loc, value, each in wrong:
                 if loc not in source.broken:
-                    source.fault(loc, _in_our_words(loc, value, each))
+                    source.fault(loc, _in_our_words(source, loc, value, each))
             for loc, _, _ in wrong:
                 source.prune(loc)
 
 
-def _in_our_words(loc: Loc, value: object, error: Mapping[str, Any]) -> str:
-    """What pydantic found, said to the person who wrote the file."""
+def _in_our_words(source: Source, loc: Loc, value: Value, error: Mapping[str, Any]) -> str:
+    """What pydantic found, said to the person who wrote the file. The field that an unknown one most likely means is
+    not known to be absent."""
     match error["type"]:
         case "value_error":
             return str(error["ctx"]["error"])
         case "extra_forbidden":
-            return _unknown(str(loc[-1]), shape_at(loc[:-1]))
+            found = unknown(str(loc[-1]), value, shape_at(loc[:-1]))
+            if found.meant:
+                source.unsure.add((*loc[:-1], found.meant))
+            return found.message
         case "list_type":
             return f"expected a list, found {values.found(value)}"
         case "model_type" | "dict_type":
             hint = ""
             if isinstance(value, Scalar) and value.kind is Kind.TEXT and (alone := shape_at(loc).ALONE):
-                hint = f"; use {{{alone}: {value.text}}}"
+                kind = "header:" if shape_at(loc) is KeyShape and ":" not in value.text else ""
+                hint = f"; use {{{alone}: {kind}{value.text}}}"
             return f"expected a mapping, found {values.found(value)}{hint}"
     raise AssertionError(f"no words for {error['type']} at {loc}")
-
-
-def _unknown(field: str, shape: type[Shape]) -> str:
-    here = shape.written()
-    elsewhere = [other.PLACE for other in SHAPES if field in other.written()]
-    if field in shape.TO_COME or (not elsewhere and any(field in other.TO_COME for other in SHAPES)):
-        return f"{NOT_BUILT}; remove it"
-    if elsewhere:
-        return f"does not stand here; it belongs in {elsewhere[0]}"
-    meant = get_close_matches(field.lower().replace("-", "_"), [*here, *shape.TO_COME], 1, 0.6)
-    if meant:
-        return f"unknown field; did you mean `{meant[0]}`?"
-    return "unknown field" + (f"; here stand {', '.join(here)}" if len(here) <= 12 else "")
 
 
 class _Check:
@@ -481,11 +473,10 @@ class _Check:
                 line = self.source.line(("routes", first, "name"))
                 message = f"`{route.name}` is the name of routes[{first}] too, on line {line}; use another"
                 self.source.fault((*loc, "name"), message)
-            if not self.source.sound((*loc, "match")):
+            if not self.source.whole((*loc, "match")):
                 continue
             for earlier in range(n):
-                whole = self.source.sound(("routes", earlier, "match"))
-                if whole and _covers(routes[earlier].match, route.match):
+                if self.source.whole(("routes", earlier, "match")) and _covers(routes[earlier].match, route.match):
                     place = self.source.find((*loc, "match"))[0]
                     name = f" (`{routes[earlier].name}`)" if routes[earlier].name else ""
                     same = routes[earlier].match == route.match

@@ -65,6 +65,8 @@ class Source:
     lines: dict[Loc, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     broken: set[Loc] = field(default_factory=set)
+    #: What an unknown field most likely means: absent as it is spelled, and still not to be called absent.
+    unsure: set[Loc] = field(default_factory=set)
 
     def line(self, loc: Loc) -> int | None:
         """The line of `loc`, or of what it would stand in."""
@@ -75,7 +77,12 @@ class Source:
 
     def sound(self, *locs: Loc) -> bool:
         """Whether nothing is known to be wrong with any of them, or with what they stand in."""
-        return not any(loc[:n] in self.broken for loc in locs for n in range(1, len(loc) + 1))
+        doubtful = self.broken | self.unsure
+        return not any(loc[:n] in doubtful for loc in locs for n in range(1, len(loc) + 1))
+
+    def whole(self, loc: Loc) -> bool:
+        """Whether nothing is known to be wrong with it, with what it stands in, or with what stands in it."""
+        return self.sound(loc) and not any(each[: len(loc)] == loc for each in self.broken | self.unsure)
 
     def find(self, loc: Loc) -> tuple[Loc, Value]:
         """What stands at `loc`, or at as much of it as the file has."""

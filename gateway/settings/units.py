@@ -89,8 +89,21 @@ def _refusal(text: str, expected: str, meant: str | None) -> str:
 def _duration_meant(text: str) -> str | None:
     names = _names(_OTHER_DURATIONS)
     names |= {"w": ("d", 7), "week": ("d", 7), "weeks": ("d", 7)}
+    if re.fullmatch("[0-9]{4,15}", text):
+        return _without_unit(int(text))
     meant = _meant(text, names, DURATIONS)
     return meant if meant and (_exact(meant, DURATIONS) or 0) <= LONGEST else None
+
+
+def _without_unit(number: int) -> str | None:
+    """What a number from 1000 on means: milliseconds if it is round among them, seconds if they are whole hours."""
+    if number * SECOND > LONGEST and number > LONGEST:
+        return None
+    if number % 1000 == 0:
+        return f"{number // 1000}s or {number}ms"
+    if number % 3600 == 0 and number * SECOND <= LONGEST:
+        return f"{number}s"
+    return f"{number}ms" if number % 60 or number * SECOND > LONGEST else f"{number}s or {number}ms"
 
 
 def _size_meant(text: str) -> str | None:

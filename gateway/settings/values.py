@@ -140,6 +140,10 @@ def one_of(choices: Mapping[str, T], to_come: Sequence[str] = ()) -> Callable[[o
 def name(value: object) -> str:
     """A word for people and for paths: a service, an upstream, a route, a namespace."""
     text = _text(value, "a name such as payments")
+    if "://" in text:
+        raise ValueError(
+            "expected a name such as payments, found a URL. Write the URL under `upstreams`, and its name here"
+        )
     if not _NAME.fullmatch(text):
         meant = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64]
         raise ValueError(

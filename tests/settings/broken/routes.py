@@ -11,6 +11,15 @@ JWT = "{jwks: https://id.example/.well-known/jwks.json, issuer: https://id.examp
 ROUTES = [
     ("window: 48 hours", "window", "expected a duration such as 30s, found `48 hours`; use 48h"),
     ("window: 30", "window", "the number 30 has no unit; use 30s"),
+    ("window: 86400", "window", "the number 86400 has no unit; use 86400s"),
+    ("store_wait: 3000", "store_wait", "the number 3000 has no unit; use 3s or 3000ms"),
+    ("store_wait: 1500", "store_wait", "the number 1500 has no unit; use 1500s or 1500ms"),
+    ("store_wait: 2550", "store_wait", "the number 2550 has no unit; use 2550ms"),
+    ("prefix: /x", "prefix", "unknown field. Use match: {path: /x/**}"),
+    ("service: app", "service", "unknown field. Use upstream: NAME"),
+    ("keys: {}", "keys", "unknown field. Use key: {from: header:NAME}"),
+    ("key: X-Key", "key", "expected a mapping, found `X-Key`; use {from: header:X-Key}"),
+    ("key: {header: X-Key}", "key.header", "unknown field. Use from: header:NAME"),
     ("window: 1h30m", "window", "expected a duration such as 30s, found `1h30m`; use 90m"),
     ("window: 0s", "window", "`0s` is no time at all; use 1ms or more"),
     ("window: 11y", "window", "expected a duration such as 30s, found `11y`"),
@@ -21,8 +30,8 @@ ROUTES = [
     ("window: yes", "window", "expected a duration such as 30s, found the boolean yes"),
     ("windw: 48h", "windw", "unknown field; did you mean `window`?"),
     ("max-request: 1MiB", "max-request", "unknown field; did you mean `max_request`?"),
-    ("timeout: 3s", "timeout", "does not stand here; it belongs in upstreams.NAME"),
-    ("path: /x", "path", "does not stand here; it belongs in `match`"),
+    ("timeout: 3s", "timeout", "not allowed here. It belongs in upstreams.NAME"),
+    ("path: /x", "path", "not allowed here. It belongs in `match`"),
     ("zzz: 1", "zzz", "unknown field"),
     (
         "doubt_window: 30s",
@@ -141,7 +150,7 @@ ROUTES = [
     ("match: {colour: red}", "match.colour", "unknown field; here stand path, host, methods"),
     # What DESIGN names and this version does not do.
     ("mode: shadows", "mode", "expected enforce or shadow, found `shadows`; use shadow"),
-    ("cors: [a]", "cors", "does not stand here; it belongs in the top level"),
+    ("cors: [a]", "cors", "not allowed here. It belongs in the top level"),
     (
         "scope: [jwt:sub]",
         "scope",

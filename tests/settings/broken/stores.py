@@ -8,7 +8,7 @@ STORES = [
     (
         "durability: replicated",
         "durability",
-        "does not stand here; it belongs in `store`",
+        "not allowed here. It belongs in `store`",
     ),
     ("store: {durability: power}", "store.url", "is missing; use url: redis://HOST:6379/0"),
     ("store: {}", "store.url", "is missing; use url: redis://HOST:6379/0"),

@@ -8,7 +8,7 @@ ALONE = "{0} names a port and no interface. Use 127.0.0.1:{0} for this host only
 
 LISTENING = [
     ("servce: a", "servce", "unknown field; did you mean `service`?"),
-    ("window: 1h", "window", "does not stand here; it belongs in a route or `defaults`"),
+    ("window: 1h", "window", "not allowed here. It belongs in a route or `defaults`"),
     (
         "service: 123",
         "service",
@@ -73,7 +73,7 @@ LISTENING = [
     ),
     ("admin: {audit: /}", "admin.audit", "/ is a folder; name a file in it"),
     ("admin: {tls: {}}", "admin.tls", TO_COME),
-    ("tls: {}", "tls", "does not stand here; it belongs in upstreams.NAME"),
+    ("tls: {}", "tls", "not allowed here. It belongs in upstreams.NAME"),
     ("listen: []", "listen", "names no address; use 127.0.0.1:8080"),
     ("listen: unix:gate.sock", "listen", "expected the whole path of a Unix socket, such as unix:/run/oncegate.sock"),
     ("listen: unix:///gate.sock", "listen", "one slash begins the path; use unix:/gate.sock"),
@@ -197,7 +197,7 @@ REST = [
         "1s is shorter than the lease of 95s (timeout, late and 5s of `app`), in which a request may still "
         "run; use 95s or more",
     ),
-    ("defaults: {name: a}", "defaults.name", "does not stand here; it belongs in a route"),
+    ("defaults: {name: a}", "defaults.name", "not allowed here. It belongs in a route"),
     # The environment, tags, merges.
     ("service: ${NAME}", "service", "the variable NAME is not set in the environment; export NAME=… first"),
     (

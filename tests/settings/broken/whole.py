@@ -4,7 +4,60 @@ from __future__ import annotations
 
 from tests.settings.files import WHOLE
 
+BEHIND = """  - {name: two, match: {path: /two/**}, upstream: app}
+  - {name: three, match: {path: /three}, upstream: app}
+  - {name: all, upstream: app}
+"""
+
+
+def _first(route: str, *said: str) -> tuple[str, list[str]]:
+    """A file whose first route is broken, before three that it would take all of if it matched every path."""
+    text = f"upstreams: {{app: http://a}}\nroutes:\n  - {{name: one, upstream: app, {route}}}\n{BEHIND}"
+    return text, [f"FILE:3: routes[0].{each}" for each in said]
+
+
+def _upstream(fields: str, *said: str) -> tuple[str, list[str]]:
+    text = f"upstreams: {{app: {fields}}}\nroutes: [{{name: all, upstream: app}}]\n"
+    return text, [f"FILE:1: upstreams.app.{each}" for each in said]
+
+
 FILES = {
+    "a broken path leaves other routes alone": _first(
+        "match: {path: one}", "match.path: a path begins with a slash; use /one"
+    ),
+    "a broken method leaves other routes alone": _first(
+        "match: {methods: [A B]}", "match.methods[0]: expected a method such as POST, found `A B`"
+    ),
+    "a prefix is a path": _first("match: {prefix: /x}", "match.prefix: unknown field. Use path: /x/**"),
+    "a prefix of no text is a path": _first("match: {prefix: 3}", "match.prefix: unknown field. Use path: /PREFIX/**"),
+    "a URL in a match": _first("match: {url: /x}", "match.url: unknown field. Use path: /x"),
+    "a path misspelled": _first("match: {pth: /x}", "match.pth: unknown field; did you mean `path`?"),
+    "a match misspelled": _first("mtch: {path: /x}", "mtch: unknown field; did you mean `match`?"),
+    "a path without its match": _first("path: /x", "path: not allowed here. It belongs in `match`"),
+    "a good route that takes all": (
+        _first("match: {path: /**}")[0],
+        [
+            f"FILE:{line}: routes[{n}]{place}: can never match: routes[0] (`one`) takes all of it; {advice}"
+            for line, n, place, advice in (
+                (4, 1, ".match", "put this route before it"),
+                (5, 2, ".match", "put this route before it"),
+                (6, 3, "", "remove one of them"),
+            )
+        ],
+    ),
+    "host and port of an upstream": _upstream(
+        "{host: a, port: 80}",
+        "host: unknown field. Use url: http://HOST:PORT",
+        "port: unknown field. Use url: http://HOST:PORT",
+    ),
+    "a url misspelled": _upstream("{ur: http://a}", "ur: unknown field; did you mean `url`?"),
+    "an upstream's URL in a route": (
+        "upstreams: {app: http://a}\nroutes: [{name: all, upstream: 'http://a'}]\n",
+        [
+            "FILE:2: routes[0].upstream: expected a name such as payments, found a URL. Write the URL under "
+            "`upstreams`, and its name here"
+        ],
+    ),
     "empty": ("", ["FILE: the file is empty; it needs `upstreams` and `routes`"]),
     "only comments": ("# soon\n", ["FILE: the file is empty; it needs `upstreams` and `routes`"]),
     "a list": (
