@@ -28,7 +28,14 @@ NO_ROUTE = "-"
 OPERATIONS = ("claim", "settle", "takeover", "look")
 
 _BEFORE_ROUTING = frozenset(
-    (Problem.NO_ROUTE, Problem.TARGET_TOO_LONG, Problem.VERSION_UNSUPPORTED, Problem.CODING_UNSUPPORTED)
+    (
+        Problem.NO_ROUTE,
+        Problem.TARGET_TOO_LONG,
+        Problem.VERSION_UNSUPPORTED,
+        Problem.CODING_UNSUPPORTED,
+        Problem.EXPECTATION_FAILED,
+        Problem.METHOD_UNSUPPORTED,
+    )
 )
 _ANYWHERE = frozenset((Problem.REQUEST_MALFORMED, Problem.REQUEST_TIMEOUT, Problem.HEAD_TOO_LARGE, Problem.OVERLOADED))
 _UPSTREAM = frozenset((Problem.UPSTREAM_UNREACHABLE, Problem.UPSTREAM_LOST, Problem.UPSTREAM_TIMEOUT))
@@ -123,10 +130,15 @@ def _passing(route: Route) -> Iterator[Ended]:
     """Requests that are passed through, which every route has."""
     yield _ended(route.name, VerdictName.PASS)
     for problem in Problem:
-        if problem in _ANYWHERE | _UPSTREAM:
+        if problem in _ANYWHERE | _UPSTREAM | _traces(route):
             yield _ended(route.name, VerdictName.REFUSE, problem=problem.slug)
     for reason in _unprotected(route):
         yield _ended(route.name, VerdictName.PASS, unprotected=reason.value)
+
+
+def _traces(route: Route) -> frozenset[Problem]:
+    """The refusal of TRACE, which a route gives that names no methods."""
+    return frozenset((Problem.METHOD_NOT_ALLOWED,) if route.match.methods is None else ())
 
 
 def _unprotected(route: Route) -> Iterator[PassReason]:

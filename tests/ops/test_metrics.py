@@ -342,7 +342,10 @@ async def test_each_label_set_is_there_at_0_before_its_first_event(origin: Origi
     }
     assert ("key-missing",) in of("oncegate_problems_total", "strict") - of("oncegate_problems_total", "all")
     assert ("scope-missing",) in of("oncegate_problems_total", "strict") - of("oncegate_problems_total", "only-post")
-    assert of("oncegate_problems_total", "-") >= {("no-route",), ("request-malformed",)}
+    assert ("method-not-allowed",) in of("oncegate_problems_total", "open") & of("oncegate_problems_total", "strict")
+    unrouted = {("no-route",), ("expectation-failed",), ("method-unsupported",)}
+    assert of("oncegate_problems_total", "-") >= {*unrouted, ("request-malformed",)}
+    assert not unrouted & (of("oncegate_problems_total", "open") | of("oncegate_problems_total", "strict"))
     assert of("oncegate_shadow_duplicates_total", "dim") == kinds
     assert of("oncegate_shadow_settlements_total", "dim") == of("oncegate_settlements_total", "all")
     assert of("oncegate_shadow_requests_total", "dim") >= {("", "forward"), ("", "replay"), ("key-reused", "refuse")}
