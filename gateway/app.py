@@ -503,7 +503,8 @@ class App:
 
 
 def host_warnings(settings: Settings) -> tuple[str, ...]:
-    """What an operator should correct on this host. `descriptors.raise_limit` comes first."""
+    """Return hints about settings of this host that an operator should correct. `descriptors.raise_limit` comes
+    first."""
     upstreams = (upstream.connections for upstream in settings.upstreams.values())
     return tuple(filter(None, (descriptors.shortage(settings.limits.connections, upstreams),)))
 

@@ -963,7 +963,7 @@ _CAUGHT = {
 
 
 def redirects_followed(count: int) -> str:
-    """What the log says of an attempt that has followed redirects."""
+    """Describe, for the log, an attempt that has followed redirects."""
     return f"(redirects followed: {count})"
 
 

@@ -42,7 +42,7 @@ class Settler:
         self._repeats = Tasks(lambda error: observer.alarm("settling failed", error=repr(error)))
 
     def shortened(self, settlement: Settlement, away: StoreAway, route: str) -> Settlement | None:
-        """What is true of a Keep whose response the store does not take, and fits: that the request ran. None if there
+        """Return the part of a Keep that fits if the store refuses its response: that the request ran. None if there
         is no body to leave out. Raises an alarm, at most one a minute for each route."""
         shorter = without_body(settlement)
         now = self._clock.now()

@@ -40,7 +40,7 @@ def test_the_docs_list_no_problem_that_is_gone() -> None:
 
 
 def test_the_docs_list_what_counts_of_a_request() -> None:
-    """docs/scopes.md lists every cookie that binds nobody, and every field that selects the operation."""
+    """docs/scopes.md lists every cookie that is left out of the binding, and every field that selects the operation."""
     page = (ROOT / "docs/scopes.md").read_text()
     rows = re.findall(r"^\| (?:load balancers|bot filters|analytics).*?\| (.*) \|$", page, re.MULTILINE)
     assert re.findall(r"`([^`]+)`", " ".join(rows)) == list(INFRASTRUCTURE)

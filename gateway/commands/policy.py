@@ -160,7 +160,7 @@ def _less(names: list[str]) -> str:
 
 
 def _or_cookie(same: dict[str, Any]) -> str:
-    """What counts if no other credential is sent."""
+    """Name the credentials that count if no other one is sent."""
     if not same["cookie_otherwise"]:
         return ""
     more = f" (and {_codes(same['cookie_without'])})" if same["cookie_without"] else ""

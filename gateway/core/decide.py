@@ -344,7 +344,7 @@ def outcome_line(response: Response) -> bytes:
 
 
 def _declared(fields: Fields) -> bytes | None:
-    """What the service declares of its response. Of two declarations the most cautious one counts: a service that
+    """Return the outcome that the service declares. Of two declarations the most cautious one counts: a service that
     makes two has not said that nothing ran."""
     if b"idempotency-outcome" not in fields.shape.at:
         return None

@@ -160,7 +160,7 @@ def _key(policy: Policy) -> dict[str, Any]:
 
 
 def _meanings(policy: Policy) -> dict[str, Any]:
-    """What the statuses of answers mean. `only_kept` is None unless every other answer frees the key."""
+    """Describe what the statuses of answers mean. `only_kept` is None unless every other answer frees the key."""
     only = policy.keep_only
     if only is not None:
         return {

@@ -122,7 +122,7 @@ class Recipe:
 
 
 class _Names:
-    """Where a shape has the fields that every fingerprint takes in, and whether it has any that may bind. `counts` has
+    """The positions of the fields that every fingerprint takes in, and whether it has any that may bind. `counts` has
     how many there are of each of _ASKED, and then the names of OPERATION_FIELDS that are there; `pick` picks their
     values in this order."""
 
@@ -167,8 +167,8 @@ class Difference(Enum):
 
 
 class Counted(NamedTuple):
-    """What counts of a request, as its recipe reads it. `method` includes OPERATION_FIELDS; the body is a kind of
-    digest and its segments."""
+    """The parts of a request that count, as its recipe reads them. `method` includes OPERATION_FIELDS; the body is a
+    kind of digest and its segments."""
 
     method: bytes
     host: bytes

@@ -65,7 +65,7 @@ class Identity:
 
 
 def _sources(policy: Policy) -> tuple[str, ...]:
-    """Where a key is looked for: in any of some fields, or by all of the sources in their order. A format whose
+    """Return the sources of a key: in any of some fields, or by all of the sources in their order. A format whose
     canonical spelling names records is part of it."""
     spelled = f" as {policy.key_rule.spelling}" if policy.key_rule.spelling else ""
     by_client = minted(policy.sources)

@@ -117,7 +117,8 @@ def _cut_at(body: bytes, boundary: bytes, line_end: bytes) -> _Cut:
 
 
 def _next(body: bytes, line: bytes, position: int) -> tuple[int, int]:
-    """Where `line` begins and ends, from `position` on; a negative beginning if it does not occur."""
+    """Return the positions at which `line` begins and ends, from `position` on; a negative beginning if it does not
+    occur."""
     start = body.find(line, position)
     return start, start + len(line)
 

@@ -49,8 +49,8 @@ def same_origin_target(request: Request, location: list[bytes], own: Origin) -> 
 
 
 def _origins_of(request: Request) -> list[Origin]:
-    """The origins that the client may have used, as the upstream is told: behind a proxy that ends TLS the fields of
-    that proxy name them."""
+    """The origins that the client may have used, as the forwarded fields name them: behind a proxy that ends TLS the
+    fields of that proxy name them."""
     fields = fields_of(request.fields)
     scheme = b"https" if request.secure else b"http"
     if len(forwarded := fields.all(b"x-forwarded-proto")) == 1:

@@ -44,7 +44,7 @@ _NOT_IN_SHADOW = _UPSTREAM | (_ANYWHERE - {Problem.OVERLOADED}) | {Problem.IN_FL
 
 
 class Ended(NamedTuple):
-    """What requests of one row have in common."""
+    """The labels that requests of one row share."""
 
     route: str
     verdict: VerdictName

@@ -1,6 +1,6 @@
 """The log: one canonical line per guarded request, and alarms. JSON, or for people on a terminal.
 
-Each line of JSON begins with `time`, `level` and `message`, whoever wrote it (capture.py has those of libraries). A
+Each line of JSON begins with `time`, `level` and `message` (capture.py has those of libraries). A
 guarded request's message is `request`.
 
 Lines are gathered for a moment and written by a thread of the log's own: a pipe that nobody reads must

@@ -103,7 +103,7 @@ class Histogram:
             self.cell(*labels).add(counts, total)
 
     def family(self, from_zero: Iterable[Labels]) -> Metric:
-        """What it shows: what was observed, and the label sets of `from_zero` even if nothing was."""
+        """Return the samples to expose: those observed, and the label sets of `from_zero` even if nothing was."""
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
         shown = {labels: self.cell(*labels) for labels in from_zero} | self._cells
         for labels, cell in shown.items():

@@ -24,7 +24,7 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. Written `0.0.0.0:8080`, `[::1]:8080`, or `:8080` for every interface."""
+    """An address to listen on, written `0.0.0.0:8080`, `[::1]:8080`, or `:8080` for every interface."""
 
     host: str
     port: int

@@ -115,7 +115,7 @@ def bind_source(value: object) -> str:
 
 
 def ignored(value: object) -> str:
-    """What does not count of a request: `query:NAME`, `form:FIELD` or a JSON Pointer."""
+    """A part of a request that does not count: `query:NAME`, `form:FIELD` or a JSON Pointer."""
     text = value.text if isinstance(value, Scalar) and value.kind is Kind.TEXT else ""
     place = text.partition(":")[0]
     if place in (Place.QUERY, Place.FORM):

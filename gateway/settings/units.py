@@ -96,7 +96,8 @@ def _duration_meant(text: str) -> str | None:
 
 
 def _without_unit(number: int) -> str | None:
-    """What a number from 1000 on means: milliseconds if it is round among them, seconds if they are whole hours."""
+    """Return the meaning of a number from 1000 on: milliseconds if it is round among them, seconds if they are whole
+    hours."""
     if number * SECOND > LONGEST and number > LONGEST:
         return None
     if number % 1000 == 0:

@@ -16,7 +16,7 @@ from .source import Scalar, Value
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """What is said of an unknown field, and the field beside it that was most likely meant."""
+    """A complaint about an unknown field, and the field that was most likely meant."""
 
     message: str
     meant: str = ""
@@ -68,7 +68,7 @@ _MEANS: Mapping[type[Shape], _Words] = {
 
 
 def unknown(field: str, value: Value, shape: type[Shape]) -> Unknown:
-    """What to say of `field`, which a mapping of this shape does not have."""
+    """Return the complaint about `field`, which a mapping of this shape does not have."""
     here = shape.written()
     if field in _MEANS.get(shape, {}):
         meant, advice = _MEANS[shape][field]

@@ -10,7 +10,7 @@ from ..ports import Observer
 
 
 class Severity(Enum):
-    """What a finding means: claims are refused, people are told, or who asks (`oncegate doctor`) is."""
+    """The consequence of a finding: claims are refused, a warning is logged, or only `oncegate doctor` shows it."""
 
     REFUSE = "refuse"
     WARN = "warn"

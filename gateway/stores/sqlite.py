@@ -5,7 +5,7 @@ so that under load the cost of an fsync is shared, and nobody is told anything b
 
 Every verb is one statement that repeats in its WHERE what it saw; the look that follows a statement
 which changed nothing stands in the same transaction (BEGIN IMMEDIATE: no other process writes between).
-Time is CLOCK_BOOTTIME on a base in the file (store_clock.py), which outlives a restart and which nobody steps.
+Time is CLOCK_BOOTTIME on a base in the file (store_clock.py), which outlives a restart and is never stepped.
 
 With `durability=power` (synchronous=FULL) a commit survives power loss; with `process` (NORMAL) it
 survives kill -9 only. See https://www.sqlite.org/pragma.html#pragma_synchronous.

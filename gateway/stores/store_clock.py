@@ -69,7 +69,7 @@ class StoreClock:
         self.finding: Finding | None = None
 
     def now(self) -> int:
-        """Return the store's time in milliseconds: about those since 1970, by a clock that nobody steps."""
+        """Return the store's time in milliseconds: about those since 1970, by a clock that is never stepped."""
         return self._boottime() + self._base
 
     def set(self, db: sqlite3.Connection, *, opening: bool = True) -> None:

@@ -441,8 +441,9 @@ class Parent:
     # ── ops.admin.Witness ─────────────────────────────────────────────────────────────────────────
 
     async def ready(self) -> Ready:
-        """Some are enough: the kernel sends nobody to one that is dead. The first worker that is ready closes a latch:
-        they share the store, and a worker that is started again must not clear what the others serve."""
+        """One ready worker is enough: the kernel sends no connection to a dead one. The first worker that is ready
+        closes a latch: they share the store, and a worker that is started again must not clear what the others
+        serve."""
         why = self._not_serving() or ("" if self._up else "no worker serves")
         if not why and not self._ready:
             answers = await self._ask("tell")

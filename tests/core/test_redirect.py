@@ -1,4 +1,4 @@
-"""Where a redirect asks for the same request: at the same origin, in every usable spelling, and in no other."""
+"""Redirects that ask for the same request: at the same origin, in every usable spelling, and in no other."""
 
 from __future__ import annotations
 

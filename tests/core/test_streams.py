@@ -40,7 +40,7 @@ BUILT_IN = Policy().streams
     ],
 )
 def test_a_content_type_that_says_so_is_a_stream(content_type: bytes) -> None:
-    """Of whatever case and with whatever parameters it is written."""
+    """A stream type matches in any case and with any parameters."""
     assert BUILT_IN.match(content_type)
 
 
@@ -66,7 +66,7 @@ def test_a_content_type_that_says_so_is_a_stream(content_type: bytes) -> None:
     ],
 )
 def test_other_content_types_are_none(content_type: bytes) -> None:
-    """What only resembles one is kept and replayed, and so is a finite `multipart/mixed`."""
+    """A type that only resembles one is kept and replayed, and so is a finite `multipart/mixed`."""
     assert not BUILT_IN.match(content_type)
 
 

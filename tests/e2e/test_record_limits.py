@@ -21,7 +21,7 @@ from gateway.core import record as records
 from gateway.core.record import Done, Found, State
 from gateway.ports import Nobody, RecordTooLarge, StoreAway
 from gateway.stores.redis import RedisStore
-from gateway.stores.redis.large import LARGE, Limits, read_limits, too_large
+from gateway.stores.redis.large import LARGE, ServerLimits, read_limits, too_large
 from gateway.stores.redis.pipeline import RedisError
 from gateway.stores.sqlite import SqliteStore
 from tests.cluster import RedisCluster
@@ -239,10 +239,10 @@ def test_limits_as_a_server_says_them() -> None:
         b"client-output-buffer-limit", b"normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60",
         b"proto-max-bulk-len", b"536870912", b"client-query-buffer-limit", b"1073741824",
     ]  # fmt: skip
-    assert read_limits(reply) == Limits(536870912, 1073741824, 0, 268435456)
+    assert read_limits(reply) == ServerLimits(536870912, 1073741824, 0, 268435456)
     reply[1] = b"normal 4194304 2097152 60 replica 0 0 0 pubsub 0 0 0"
     limits = read_limits(reply)
-    assert limits == Limits(536870912, 1073741824, 2097152, 0)
+    assert limits == ServerLimits(536870912, 1073741824, 2097152, 0)
     assert limits.over(2 * MIB) == ("client-output-buffer-limit normal", 2097152)
     assert limits.over(MIB // 2) == ("", 0)
     assert read_limits(RedisError("NOPERM no")) is None
@@ -405,7 +405,7 @@ async def test_sqlite_in_a_process_that_may_write_no_larger_file(origin: Origin,
 
 
 async def test_sqlite_on_a_file_system_with_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit on files that nobody can ask for (EFBIG, EDQUOT): the write of a large record fails, that of a small one
+    """A limit on files that no call reports (EFBIG, EDQUOT): the write of a large record fails, that of a small one
     does not, so the record is what is refused. The kernel refuses as it does here under RLIMIT_FSIZE."""
     store = SqliteStore(tmp_path / "keys.db", FakeClock(), durability="process")
     await store.open()

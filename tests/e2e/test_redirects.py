@@ -137,7 +137,7 @@ async def test_the_operation_runs_once_and_a_repetition_replays(
 
 
 async def test_a_crowd_of_duplicates_gets_the_final_answer(origin: Origin, redis: RedisServer, driver: str) -> None:
-    """Those that come while the first is at any target."""
+    """Duplicates that arrive while the first is at any target get its answer."""
     moved = Moved(origin, orders="/a", a="/b")
     async with driving(driver, redis, origin.url) as drive:
         crowd = [ask(drive.gate.port, key=KEYS[0], body=BODY, fields=FIELDS) for _ in range(20)]
@@ -408,7 +408,7 @@ async def test_a_second_target_that_is_lost(hand: ByHand, redis: RedisServer, dr
 
 
 async def test_a_redirect_that_is_cut_off(hand: ByHand, redis: RedisServer, driver: str) -> None:
-    """What came is no whole answer: in doubt. It is not followed."""
+    """A redirect that is cut short is no whole answer: the key is in doubt, and it is not followed."""
     async with by_hand(driver, redis, hand) as (drive, peer):
         answering = asyncio.create_task(drive.send(KEYS[0]))
         assert await arrives(peer) == b"/orders"

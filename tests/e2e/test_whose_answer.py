@@ -269,7 +269,7 @@ async def test_a_route_can_leave_the_name_out(origin: Origin) -> None:
 
 
 async def test_routes_that_an_address_or_a_port_tells_apart_share_no_answer(origin: Origin) -> None:
-    """What `match.host` names counts, although the other requests leave it out."""
+    """The name in `match.host` counts, although the other requests leave it out."""
     routes = "\n".join(
         f'  - {{name: r{n}, match: {{host: "{host}"}}, upstream: origin}}'
         for n, host in enumerate(("a.example:8443", "a.example:9443", "10.0.0.1", "10.0.0.2", "localhost", "[::1]:80"))

@@ -499,7 +499,7 @@ async def test_a_drip_that_ends_past_the_timeout_is_a_late_answer(hand: ByHand) 
 
 
 async def test_a_late_stream_is_read_to_its_end_without_its_client(hand: ByHand) -> None:
-    """Its client was told 504: the rest is read for the effect's sake, and a duplicate is told that it ran."""
+    """Its client was told 504: the rest is read for the effect's sake, and a duplicate learns that it ran."""
     async with edge(configuration(hand.url, upstream="timeout: 150ms, late: 10s")) as gate:
         client = await gate.connect()
         await client.send(keyed("k"))
@@ -570,7 +570,7 @@ async def test_what_is_left_of_an_answer_spoils_the_next_one(hand: ByHand, left:
 async def test_a_fault_at_the_end_of_a_response_leaves_nobody_waiting(
     hand: ByHand, monkeypatch: pytest.MonkeyPatch, *, warm: bool
 ) -> None:
-    """A fault of ours, where the parser does not call: the response is lost, and its client is told so at once."""
+    """A fault of ours, where the parser does not call: the response is lost, and its client gets 502 at once."""
 
     def fails(*_: object) -> None:
         raise RuntimeError("a fault")

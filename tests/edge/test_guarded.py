@@ -661,7 +661,7 @@ async def test_a_stream_to_an_old_client_ends_with_its_connection(hand: ByHand, 
 
 @pytest.mark.parametrize("ending", ["reset", "close"])
 async def test_a_stream_that_breaks_off_is_seen_to(hand: ByHand, ending: str) -> None:
-    """The client must not take it for whole, and nobody knows what became of the rest: in doubt."""
+    """The client must not take it for whole, and the rest is unknown: in doubt."""
     async with edge(configuration(hand.url)) as gate:
         client = await gate.connect()
         await client.send(keyed("k"))
@@ -695,13 +695,13 @@ FORMS = {
 
 
 async def in_flight(gate: Edge) -> None:
-    """A duplicate is told that the first has not ended."""
+    """A duplicate gets 409 in-flight."""
     again = await ask(gate.port, key="k", body=b"", host="a")
     assert (again.status, again.problem) == (409, "in-flight")
 
 
 async def in_doubt(gate: Edge) -> None:
-    """A duplicate is told that nobody knows."""
+    """A duplicate gets 409 in-doubt."""
     again = await ask(gate.port, key="k", body=b"", host="a")
     assert (again.status, again.problem, again.label) == (409, "in-doubt", "in-doubt")
 

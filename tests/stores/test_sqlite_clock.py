@@ -65,7 +65,7 @@ class Host:
 
 
 class Alarms(Nobody):
-    """What was an alarm."""
+    """The alarms that were raised."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []

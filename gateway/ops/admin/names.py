@@ -75,7 +75,7 @@ class Names:
 
 
 def _way(policy: Policy) -> tuple[object, ...]:
-    """What of a policy decides which record a key names."""
+    """Return the parts of a policy that decide which record a key names."""
     return policy.namespace, policy.scope, policy.sources, policy.mode, policy.key_rule.spelling
 
 

@@ -60,7 +60,7 @@ def too_large(reply: RedisError, size: int) -> RecordTooLarge | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """The sizes that a server accepts, in bytes; 0 for no limit. `names` are the settings, for people."""
 
     value: int = 0
@@ -82,7 +82,7 @@ class Limits:
         return "", 0
 
 
-def read_limits(reply: Reply) -> Limits | None:
+def read_limits(reply: Reply) -> ServerLimits | None:
     """The limits in the reply to `LIMITS`; None where the user may not read them."""
     if not isinstance(reply, list):
         return None
@@ -94,7 +94,9 @@ def read_limits(reply: Reply) -> Limits | None:
         words = found[_NAMES[2]].split()
         classes = {name: tuple(map(int, words[at + 1 : at + 3])) for at, name in enumerate(words) if name.isalpha()}
         normal, replica = classes.get(b"normal", (0, 0)), classes.get(b"slave", classes.get(b"replica", (0, 0)))
-        return Limits(int(found[_NAMES[0]]), int(found[_NAMES[1]]), min(filter(None, normal), default=0), replica[0])
+        return ServerLimits(
+            int(found[_NAMES[0]]), int(found[_NAMES[1]]), min(filter(None, normal), default=0), replica[0]
+        )
     except (ValueError, IndexError):
         return None
 
@@ -117,7 +119,7 @@ class _Unacknowledged(StoreAway):
 
 
 class LargeWrites:
-    """Those of the server that `main` is connected to."""
+    """The large writes to the server that `main` is connected to."""
 
     def __init__(self, servers: Servers, main: Link) -> None:
         self._servers = servers

@@ -62,8 +62,8 @@ def hung_up(why: str, tls: Tls | None, *, socket: bool = False) -> Unreached:
 
 
 def refused(command: str, error: RedisError, hint: str = "") -> Unreached:
-    """Of an error reply to one of the first commands on a connection. `hint` stands in for what the cause itself says
-    to look at."""
+    """Return the reason that an error reply to one of the first commands on a connection gives. `hint` stands in for
+    what the cause itself says to look at."""
     name = _CODES.get(error.code, REFUSED)
     if name == REFUSED and command == "SELECT":
         name = IS_A_CLUSTER if "cluster mode" in str(error) else NO_DATABASE if error.code == "ERR" else REFUSED
