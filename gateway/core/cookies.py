@@ -138,7 +138,7 @@ def telling(names: tuple[str, ...]) -> Callable[[Sequence[bytes]], list[bytes]]:
     def told(fields: Sequence[bytes]) -> list[bytes]:
         found: list[bytes] = []
         for field in fields:
-            pairs = [pair.strip(b" \t") for pair in field.split(b";")]
+            pairs = [pair.strip(b" \t") for pair in field.rstrip(b"; \t").split(b";")]
             kept = [pair for pair in pairs if not left_out(pair)]
             if kept:
                 found.append(b"; ".join(kept))

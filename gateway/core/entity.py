@@ -138,10 +138,11 @@ def parameter(pairs: bytes, name: str, what: str) -> Found:
 
 def without_parameters(pairs: bytes, names: frozenset[bytes]) -> bytes | None:
     """A query or an urlencoded body less the parameters of these names, the others byte for byte and in their order.
-    None if it has no others. One with more parameters than are read stays as it is."""
+    None if it has no others. One with more parameters than are read stays as it is, and so does a parameter with a
+    semicolon in its value: a service may take what stands behind it for another parameter."""
     if pairs.count(b"&") > MOST_FIELDS:
         return pairs
-    kept = [pair for pair in pairs.split(b"&") if _unescaped(pair.partition(b"=")[0]) not in names]
+    kept = [pair for pair in pairs.split(b"&") if b";" in pair or _unescaped(pair.partition(b"=")[0]) not in names]
     return b"&".join(kept) if kept else None
 
 

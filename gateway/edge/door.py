@@ -16,7 +16,7 @@ from ..core.fingerprint import CANONICAL_JSON, counted, fingerprint, selects_acc
 from ..core.key import DERIVED, Unreadable, record_name, shadowed
 from ..core.limit import Limit
 from ..core.message import Request, listed
-from ..core.policy import AMBIGUOUS, Mode, Route, RouteTable
+from ..core.policy import AMBIGUOUS, Missing, Mode, Route, RouteTable
 from ..core.problem import Problem, Refusal
 from ..core.scope import Prove, Tokens, nobody
 from ..core.sent import with_key
@@ -317,7 +317,8 @@ class Door:
                     why = f"What its key is bound to, {source}, cannot be read: {found.why}."
                     return Refused(Refusal(Problem.SCOPE_MISSING, why), route)
                 elsewhere[str(source)] = found
-            content = counted(request, policy.recipe)
+            derives = isinstance(guard, Later) and policy.missing is Missing.DERIVE
+            content = counted(request, policy.recipe) if derives else None  # a derived key is made of it too
             print_of = fingerprint(
                 request,
                 policy.recipe,

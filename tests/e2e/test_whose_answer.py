@@ -289,7 +289,7 @@ async def test_routes_that_an_address_or_a_port_tells_apart_share_no_answer(orig
 SESSION = "session=1; theme=dark"
 COOKIES = (
     SESSION,
-    f"{SESSION}; AWSALB=a; AWSALBCORS=a",
+    f"{SESSION}; AWSALB=a; AWSALBCORS=a;",
     f"AWSALB=b; {SESSION}; AWSALBCORS=b; AWSALBTG=t; AWSELB=e; AWSALBAPP-0=x",
     "session=1; __cf_bm=1; theme=dark; _cfuvid=2; cf_clearance=3; __cflb=4",
     f"ARRAffinity=1; ARRAffinitySameSite=1; ApplicationGatewayAffinityCORS=1; {SESSION}; GCLB=x",
