@@ -26,6 +26,7 @@ from ..core.limit import Limit
 from ..core.message import values
 from ..core.outcome import LostReason
 from ..core.problem import Problem, Refusal
+from .chunked import ChunkedBody
 from .door import Guarded, Head, Passing, Refused, too_large
 from .foreign import Http2, beginning
 from .likeness import Likeness, of_requests
@@ -69,6 +70,8 @@ class ClientConnection(Turns):
         self._amid = False
         #: What the client has sent of its request, until its first line is there, and its head has been read.
         self._line = b""
+        #: The framing of the body that is read, if it is one in chunks.
+        self._chunks: ChunkedBody | None = None
         self._upgrading = False
         self._synthetic = False
         #: What comes is held until it is known in which protocol it is.
@@ -226,18 +229,22 @@ class ClientConnection(Turns):
         if visit is not None and visit.head.length:
             size = visit.head.length - visit.size
             return data[:size], data[size:]
-        if data[0] in b"\r\n" and (visit is not None or self._in_head):  # the end of a head, or of chunks, was split
+        if visit is not None:
+            if self._chunks is None:
+                self._chunks = ChunkedBody()
+            size = self._chunks.end(data)
+            return data[:size], data[size:]
+        if data[0] in b"\r\n" and self._in_head:  # the end of a head was split
             size = len(data) - len(data.lstrip(b"\r\n"))
         else:
             size = data.find(b"\r\n\r\n") + 4
             if size < 4:
                 size = len(data)
         piece = data[:size]
-        if visit is None:
-            if not self._line and piece.isascii():
-                self._line = piece
-            else:
-                piece = self._in_ascii(piece)
+        if not self._line and piece.isascii():
+            self._line = piece
+        else:
+            piece = self._in_ascii(piece)
         return piece, data[size:]
 
     def _in_ascii(self, piece: bytes) -> bytes:
@@ -360,6 +367,7 @@ class ClientConnection(Turns):
         server.like = self._like or server.like
         first = not self._queue
         visit = self._reading = self._seat(head, keep_alive)
+        self._chunks = None
         if self._upgrading and isinstance(visit.way, Passing) and first:
             visit.protocols = self._offered(head)
         if len(self._queue) == 1:
