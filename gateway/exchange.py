@@ -219,6 +219,7 @@ class Exchange:
         "gate",
         "late",
         "lingers",
+        "pending",
         "policy",
         "sending",
         "started",
@@ -249,6 +250,8 @@ class Exchange:
         self.attempt: Attempt | None = None
         #: The flight of a response that was not over when its exchange had to end; its claim is in doubt.
         self.late: Flight | None = None
+        #: Settlements that the settler has taken and not ended.
+        self.pending = 0
         request = ask.request
         self.account = Account(
             ask.route.name,
@@ -582,8 +585,7 @@ class Exchange:
         assert stream is not None
         if isinstance(outcome, Lost) and outcome.reason is LostReason.TIMEOUT and stream.let_go():
             # Its client still reads. Nothing else is run here under this key before it has ended.
-            if result is not None:
-                self.late, self.lingers = flight, True
+            self.late, self.lingers = flight, True
             assert settlement.record is not None
             return Told(in_doubt(settlement.record))
         stream.finish(clean=isinstance(outcome, Answered))
@@ -611,16 +613,17 @@ class Exchange:
                 outcome = await stream.outcome(math.inf)
             whole = isinstance(outcome, Answered)
             if self.late is not None and outcome is not None and whole:
-                whole = await self._keep_late(outcome)
+                whole = await self._keep_late(self.late, outcome)
             stream.finish(clean=whole)
         except Exception as error:
             self.gate.tasks.failed(error)
         finally:
             self._cut_off(self.attempt)
-            if self.late is not None:
-                self.gate.flights.forget(self.late)
+            late, self.late = self.late, None
+            if late is not None and not self.pending:
+                self.gate.flights.forget(late)
 
-    async def _keep_late(self, outcome: Outcome) -> bool:
+    async def _keep_late(self, flight: Flight, outcome: Outcome) -> bool:
         """A response has ended after its claim was held. False if another holder's record stands by now."""
         gate, claim = self.gate, self.claim
         assert claim is not None
@@ -630,11 +633,12 @@ class Exchange:
             result = await gate.store.settle(self.ask.name, settlement)
         except StoreAway:
             gate.observer.store_called("settle", gate.clock.now() - began, failed=True)
-            until = began + claim.window / 1000
+            flight.end(self._answers(outcome, settlement, stored=False, live=True)[1])
             # Found again under no name, it was resolved by an operator: no loss of the store's.
-            gate.settler.take(self.ask.name, settlement, route=self.ask.route.name, until=until, claimed=False)
+            self._settle_later(flight, settlement, None, claimed=False)
             return True
         gate.observer.store_called("settle", gate.clock.now() - began, failed=False)
+        gate.flights.forget(flight)  # whatever is still to be said of its Hold
         if isinstance(result, Found):
             self._another_stands()
         return not isinstance(result, Found)
@@ -787,15 +791,21 @@ class Exchange:
             if attempt.stream is not None:
                 attempt.stream.finish(clean=False)
 
-    def _settle_later(self, flight: Flight, settlement: Settlement, stream: Stream | None) -> None:
+    def _settle_later(
+        self, flight: Flight, settlement: Settlement, stream: Stream | None, *, claimed: bool = True
+    ) -> None:
         """The store has not acknowledged the settlement. Until it has, whoever comes is told by us."""
         claim = self.claim
         assert claim is not None
         self.lingers = True
+        self.pending += 1
 
         def ended(result: Done | Found | None) -> None:
-            self.gate.flights.forget(flight)
-            if isinstance(result, Found):
+            self.pending -= 1
+            if self.late is None and not self.pending:  # else its response still goes on, in doubt
+                self.gate.flights.forget(flight)
+            # A Hold may find the Keep of its own late response.
+            if isinstance(result, Found) and result.record.holder != settlement.holder:
                 self._another_stands()
                 if stream is not None:
                     stream.finish(clean=False)
@@ -811,7 +821,7 @@ class Exchange:
             route=self.ask.route.name,
             until=until,
             ended=ended,
-            claimed=not self.unprotected,
+            claimed=claimed and not self.unprotected,
         )
 
     # ── Following: attach to a flight of this process ─────────────────────────────────────────────

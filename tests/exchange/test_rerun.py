@@ -196,6 +196,49 @@ async def test_a_stream_that_still_runs_here_is_not_run_again_here() -> None:
         assert await here.send().answer() == "201 replayed: run 2"
 
 
+@pytest.mark.parametrize("away", [0.5, 50.0])
+@virtual
+async def test_a_stream_whose_hold_was_not_acknowledged_is_not_run_again_here(away: float) -> None:
+    """The store was away when the exchange had to end. Whether or not it is back before the stream ends, nothing else
+    runs here meanwhile, and the end of the stream is kept."""
+    async with rerun() as world:
+        gate = world.process()
+        world.service.will(streams(chunks=10, seconds=40), answers())
+        first = gate.send()
+        await world.passes(14)
+        gate.wire.cut(away + 1)
+        await world.passes(10)
+        assert await gate.send().answer() == "409 in-doubt"
+        await world.passes(18)
+        assert first.ended is True
+        assert await gate.send().answer() == "409 response-not-kept"
+        await world.passes(30)
+        assert await world.state() == "completed #1"
+        assert await gate.send().answer() == "409 response-not-kept"
+        assert world.service.numbers == [1]
+        assert gate.observer.alarms == []
+
+
+@virtual
+async def test_a_late_stream_whose_keep_was_not_acknowledged_is_not_run_again_here() -> None:
+    """The store is away when the stream ends: its gate knows that it ran, and says so until the store has it."""
+    async with rerun() as world:
+        gate = world.process()
+        world.service.will(streams(chunks=10, seconds=40), answers())
+        first = gate.send()
+        await world.passes(30)
+        assert await world.state() == "in doubt #1"
+        gate.wire.next("settle", DROPPED, DROPPED, DROPPED, DROPPED)
+        await world.passes(12)
+        assert first.ended is True
+        assert await gate.send().answer() == "409 response-not-kept"
+        await world.passes(60)
+        assert await world.state() == "completed #1"
+        assert await gate.send().answer() == "409 response-not-kept"
+        assert world.service.numbers == [1]
+        assert gate.observer.alarms == []
+
+
 NOTHING_RAN = [
     (unreachable(), "409 in-doubt"),
     (refuses(429), "429 in-doubt: run 1"),

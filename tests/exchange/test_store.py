@@ -486,7 +486,7 @@ async def test_a_stream_whose_tombstone_is_not_acknowledged(fault: Fault) -> Non
 @pytest.mark.parametrize("fault", [LOST, DROPPED], ids=["made", "not made"])
 @virtual
 async def test_a_stream_of_minutes_whose_hold_is_not_acknowledged(fault: Fault) -> None:
-    """It goes on, and so does the settlement. Its end is kept where the doubt had been acknowledged, and else not."""
+    """It goes on, and so does the settlement. Its end is kept, whatever becomes of the doubt."""
     async with World() as world:
         gate = world.process()
         world.service.will(streams(chunks=3, seconds=60))
@@ -496,7 +496,7 @@ async def test_a_stream_of_minutes_whose_hold_is_not_acknowledged(fault: Fault) 
         assert await gate.send().answer() == "409 in-doubt"
         await world.passes(60 - LEASE + 1)
         assert first.ended is True
-        assert await world.state() == "in doubt #1"
+        assert await world.state() == "completed #1"
 
 
 @virtual
