@@ -89,6 +89,13 @@ class LabelSets:
         #: Names of routes that claim keys.
         self.claiming: dict[str, None] = {}
 
+    def copy(self) -> LabelSets:
+        """Return the same sets. What is added to them is not added here."""
+        copy = LabelSets()
+        for name, found in vars(self).items():
+            setattr(copy, name, dict(found))
+        return copy
+
     def add(self, routes: Iterable[Route], credentials: Callable[[Policy], Iterable[str]]) -> None:
         """Add those of `routes`. `credentials` returns the labels of `oncegate_unfit_credentials` for a policy."""
         self.requests |= dict.fromkeys(_unrouted())

@@ -37,8 +37,17 @@ class Merged:
             self._own.add(state)
 
     def collect(self) -> Iterable[Metric]:
-        one = Tally(self._own.label_sets)
-        one.add(self._own.state())
+        yield from self._one().collect()
+        yield from self._more()
+
+    def snapshot(self) -> CollectorRegistry:
+        """Return the registry of what there is now, which a thread may render: nothing is counted in it any more."""
+        registry = self._one().registry
+        registry.register(_Fixed(list(self._more())))
+        return registry
+
+    def _one(self) -> Tally:
+        one = self._own.copy()
         in_flight, waiters, findings = Count[str](), Count[str](), dict[str, int]()
         for state in self._told.values():
             one.add(state)
@@ -47,5 +56,14 @@ class Merged:
             waiters.update(its_waiters)
             findings |= its_findings
         one.in_flight, one.waiters, one.findings = (lambda: in_flight), (lambda: waiters), (lambda: findings)
-        yield from one.collect()
-        yield from self._more()
+        return one
+
+
+class _Fixed:
+    """A collector of families that are given."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families

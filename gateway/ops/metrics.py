@@ -172,9 +172,20 @@ class Tally:
     def expect(self, routes: Iterable[Route], credentials: Callable[[Policy], Iterable[str]]) -> None:
         """Expose the label sets of these routes from now on, at 0 until something is counted. `credentials` returns
         the labels of `oncegate_unfit_credentials` for a policy."""
-        self.label_sets.add(routes, credentials)
+        sets = self.label_sets.copy()  # a thread may be rendering the others
+        sets.add(routes, credentials)
+        self.label_sets = sets
 
     # ── Several tallies as one ────────────────────────────────────────────────────────────────────
+
+    def copy(self) -> Tally:
+        """Return a tally of what there is now, which a thread may render: nothing is counted in it any more."""
+        copy = Tally(self.label_sets)
+        state = self.state()
+        copy.add(state)
+        in_flight, waiters, findings = state["now"]
+        copy.in_flight, copy.waiters, copy.findings = (lambda: in_flight), (lambda: waiters), (lambda: findings)
+        return copy
 
     def state(self) -> dict[str, Any]:
         """All that it has counted, and what is there now, as values that JSON has room for."""

@@ -481,7 +481,7 @@ class Parent:
     async def metrics(self) -> CollectorRegistry:
         """Of one that does not answer, what it told last."""
         await self._ask("tell")
-        return self._merged.registry
+        return self._merged.snapshot()
 
     # ── Its own metrics ───────────────────────────────────────────────────────────────────────────
 

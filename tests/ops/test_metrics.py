@@ -376,6 +376,22 @@ async def test_a_scrape_does_not_explode(origin: Origins) -> None:
     ), (series, histograms)
 
 
+async def test_a_scrape_of_many_routes_stops_no_request(origin: Origins) -> None:
+    """500 routes, which take some seconds to render: the loop on which requests are served turns meanwhile."""
+    routes = "\n".join(f"  - {{name: r{n}, match: {{path: /r{n}}}, upstream: origin}}" for n in range(500))
+    async with gate(configuration(origin.url, routes=routes)) as running:
+        loop = asyncio.get_running_loop()
+        scraping = asyncio.create_task(ask(running.admin_port, "GET", "/metrics", body=b""))
+        began = last = loop.time()
+        longest = 0.0
+        while not scraping.done():
+            await asyncio.sleep(0.001)
+            now = loop.time()
+            longest, last = max(longest, now - last), now
+    assert len((await scraping).body.splitlines()) > 500 * 100
+    assert longest < (last - began) / 3, (longest, last - began)
+
+
 async def test_durations_and_sizes_are_what_they_say(origin: Origins) -> None:
     """An upstream that takes 100 ms: upstream_seconds has them, overhead_seconds has not; record_bytes is the size
     of head and body that were kept; every histogram's buckets run up to its count."""

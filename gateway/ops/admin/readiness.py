@@ -99,7 +99,9 @@ class Witness(Protocol):
         """Read the configuration anew, and go by it. Why not; empty where it was taken up."""
         ...
 
-    async def metrics(self) -> CollectorRegistry: ...
+    async def metrics(self) -> CollectorRegistry:
+        """What there is now, for a thread to render."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +126,4 @@ class Itself:
         return await self.readiness.reread()
 
     async def metrics(self) -> CollectorRegistry:
-        return self.tally.registry
+        return self.tally.copy().registry
