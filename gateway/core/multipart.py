@@ -28,6 +28,8 @@ _PART_TYPE = re.compile(rb"^content-type:(?:[^\r\n]|\r?\n[ \t])*", re.IGNORECASE
 #: A longer head of a part is not read, and neither are parts at a deeper level: their boundaries count.
 _LONGEST_HEAD = 8 << 10
 _DEEPEST = 8
+#: A body in which more lines than this begin like a delimiter line is not cut: its boundary counts.
+_MOST_LINES = 10_000
 
 #: Kinds of digest (`digest.body_digest`). The first segment of NESTED describes how the others belong together.
 PLAIN = b"multipart"
@@ -51,13 +53,16 @@ class _Cut(NamedTuple):
 
 
 def multipart(types: Sequence[bytes], body: bytes) -> Multipart | None:
-    """Cut the boundary out of a body with this `Content-Type`; None if that does not declare one boundary."""
+    """Cut the boundary out of a body with this `Content-Type`; None if that does not declare one boundary, or if the
+    body has too many lines that begin with it."""
     if len(types) != 1:
         return None
     boundary = _boundary(types[0])
     if boundary is None:
         return None
     cut = _cut(body, boundary)
+    if cut is None:
+        return None
     shape, segments = _described(cut, _DEEPEST)
     content_type = _BOUNDARY.sub(b"", types[0])
     if cut.closed and cut.line_end == b"\r\n" and len(segments) == len(cut.segments):
@@ -72,7 +77,7 @@ def form(content_type: bytes, body: bytes) -> list[bytes] | None:
     if boundary is None or len(boundary) > _LONGEST:
         return None
     cut = _cut(body, boundary)
-    return cut.segments[1:-1] if cut.closed and cut.line_end == b"\r\n" else None
+    return cut.segments[1:-1] if cut is not None and cut.closed and cut.line_end == b"\r\n" else None
 
 
 def _boundary(content_type: bytes) -> bytes | None:
@@ -86,26 +91,31 @@ def _boundary(content_type: bytes) -> bytes | None:
     return re.sub(rb"\\(.)", rb"\1", quoted) or token or None
 
 
-def _cut(body: bytes, boundary: bytes) -> _Cut:
-    """Cut `body` at lines that end in CRLF, or in bare line feeds if its first delimiter line stands between such."""
+def _cut(body: bytes, boundary: bytes) -> _Cut | None:
+    """Cut `body` at lines that end in CRLF, or in bare line feeds if its first delimiter line stands between such. None
+    if too many lines begin like one."""
     delimiter = b"--" + boundary
     start = 0 if body.startswith(delimiter) else body.find(b"\n" + delimiter) + 1 or -1
-    while start >= 0:
+    for _ in range(_MOST_LINES):
+        if start < 0:
+            return _Cut(b"\r\n", [body], closed=False)
         found = _DELIMITED[b"\n"].match(body, start + len(delimiter))
         if found is not None:
             begins_bare = start > 0 and body[start - 2 : start] != b"\r\n"
             ends_bare = body[found.end() : found.end() + 1] == b"\n"
             return _cut_at(body, boundary, b"\n" if begins_bare or ends_bare else b"\r\n")
         start = body.find(b"\n" + delimiter, start) + 1 or -1
-    return _Cut(b"\r\n", [body], closed=False)
+    return None
 
 
-def _cut_at(body: bytes, boundary: bytes, line_end: bytes) -> _Cut:
+def _cut_at(body: bytes, boundary: bytes, line_end: bytes) -> _Cut | None:
     first, line, delimited = b"--" + boundary, line_end + b"--" + boundary, _DELIMITED[line_end]
     segments: list[bytes] = []
     position = 0
     start, behind = (0, len(first)) if body.startswith(first) else _next(body, line, 0)
-    while start >= 0:
+    for _ in range(_MOST_LINES):
+        if start < 0:
+            return _Cut(line_end, [*segments, body[position:]], closed=False)
         found = delimited.match(body, behind)
         if found is not None:
             segments.append(body[position:start])
@@ -113,7 +123,7 @@ def _cut_at(body: bytes, boundary: bytes, line_end: bytes) -> _Cut:
             if found[1]:
                 return _Cut(line_end, [*segments, body[position:]], closed=True)
         start, behind = _next(body, line, position if found else start + 1)
-    return _Cut(line_end, [*segments, body[position:]], closed=False)
+    return None
 
 
 def _next(body: bytes, line: bytes, position: int) -> tuple[int, int]:
@@ -157,7 +167,10 @@ def _inner(part: bytes, deepest: int) -> tuple[bytes, list[bytes]] | None:
     boundary = _boundary(content_type)
     if boundary is None:
         return None
-    shape, segments = _described(_cut(part[ends.end() :], boundary), deepest - 1)
+    cut = _cut(part[ends.end() :], boundary)
+    if cut is None:
+        return None
+    shape, segments = _described(cut, deepest - 1)
     return shape, [head[: types[0].start()] + _BOUNDARY.sub(b"", types[0][0]) + head[types[0].end() :], *segments]
 
 

@@ -286,7 +286,8 @@ class Door:
         policy, size = route.policy, len(body)
         if policy.recipe.body == CANONICAL_JSON:
             return size >= _CANONICAL_HERE
-        parses = policy.parses_body or bool(policy.recipe.form_fields)
+        # A multipart body begins so, unless its writer has put a preamble there.
+        parses = policy.parses_body or bool(policy.recipe.form_fields) or body.startswith(b"--")
         return size >= _DIGESTED_HERE or (parses and size > _PARSED_HERE)
 
     def ask(

@@ -213,3 +213,16 @@ def test_two_trees_of_parts_are_two_requests(one: list[Tree], other: list[Tree],
     first, second = (cut(spelled(tree, b"=BB=", line_end), b"=BB=") for tree in (one, other))
     assert (first == second) == (one == other)
     assert first == cut(spelled(one, b"other", line_end), b"other")
+
+
+@pytest.mark.parametrize("line", [b"\n--B", b"\r\n--B", b"\n--Bx\n"], ids=["bare", "whole", "near"])
+def test_a_body_with_too_many_delimiters_is_not_cut(line: bytes) -> None:
+    """It counts whole, with its boundary; one with a little less is cut."""
+    few, many = (line * n + b"\r\n--B--\r\n" for n in (9_000, 11_000))
+    assert multipart([b"multipart/mixed; boundary=B"], few) is not None
+    assert multipart([b"multipart/mixed; boundary=B"], many) is None
+    assert form(b"multipart/mixed; boundary=B", many) is None
+    inner = b"--C\r\nContent-Type: multipart/mixed; boundary=B\r\n\r\n" + many + b"\r\n--C--\r\n"
+    outer = multipart([b"multipart/mixed; boundary=C"], inner)
+    assert outer is not None
+    assert any(many in segment for segment in outer.segments)
