@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _TYPE = b"multipart/"
-#: A parameter, after a fold of the line if it stands in the head of a part.
-_BOUNDARY = re.compile(rb';(?:[ \t]|\r?\n[ \t])*boundary=(?:"((?:[^"\\]|\\.)*)"|([^;" \t\r\n]+))', re.IGNORECASE)
+#: A parameter, after a fold of the line if it stands in the head of a part. Read in their order, so that a quoted value
+#: of another one may hold what looks like a boundary.
+_PARAMETER = re.compile(rb';(?:[ \t]|\r?\n[ \t])*([^=;" \t\r\n]+)=(?:"((?:[^"\\]|\\.)*)"|([^;" \t\r\n]+))', re.DOTALL)
 #: RFC 2046 §5.1.1 allows no more characters; only `form` insists on it.
 _LONGEST = 70
 
@@ -64,7 +65,7 @@ def multipart(types: Sequence[bytes], body: bytes) -> Multipart | None:
     if cut is None:
         return None
     shape, segments = _described(cut, _DEEPEST)
-    content_type = _BOUNDARY.sub(b"", types[0])
+    content_type = _without_boundary(types[0])
     if cut.closed and cut.line_end == b"\r\n" and len(segments) == len(cut.segments):
         return Multipart(content_type, PLAIN, cut.segments)
     return Multipart(content_type, NESTED, [shape, *segments])
@@ -84,11 +85,16 @@ def _boundary(content_type: bytes) -> bytes | None:
     """The one boundary of a multipart type; None if there is none, or more."""
     if content_type[: len(_TYPE)].lower() != _TYPE:
         return None
-    found = _BOUNDARY.findall(content_type)
+    found = [each for each in _PARAMETER.findall(content_type) if each[0].lower() == b"boundary"]
     if len(found) != 1:
         return None
-    quoted, token = found[0]
+    _, quoted, token = found[0]
     return re.sub(rb"\\(.)", rb"\1", quoted) or token or None
+
+
+def _without_boundary(content_type: bytes) -> bytes:
+    """A multipart type without its boundary, the other parameters byte for byte."""
+    return _PARAMETER.sub(lambda found: b"" if found[1].lower() == b"boundary" else found[0], content_type)
 
 
 def _cut(body: bytes, boundary: bytes) -> _Cut | None:
@@ -171,7 +177,7 @@ def _inner(part: bytes, deepest: int) -> tuple[bytes, list[bytes]] | None:
     if cut is None:
         return None
     shape, segments = _described(cut, deepest - 1)
-    return shape, [head[: types[0].start()] + _BOUNDARY.sub(b"", types[0][0]) + head[types[0].end() :], *segments]
+    return shape, [head[: types[0].start()] + _without_boundary(types[0][0]) + head[types[0].end() :], *segments]
 
 
 __all__ = ["PLAIN", "Multipart", "form", "multipart"]

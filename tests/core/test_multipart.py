@@ -226,3 +226,17 @@ def test_a_body_with_too_many_delimiters_is_not_cut(line: bytes) -> None:
     outer = multipart([b"multipart/mixed; boundary=C"], inner)
     assert outer is not None
     assert any(many in segment for segment in outer.segments)
+
+
+def test_a_boundary_in_the_value_of_another_parameter_is_none() -> None:
+    """Parameters are read in their order: the boundary that readers take is cut out, and the other value counts."""
+    one, other = (
+        multipart(
+            [b'multipart/mixed; x="; boundary=no"; boundary=%b' % each], b"--%b\r\n\r\na\r\n--%b--\r\n" % (each, each)
+        )
+        for each in (b"B", b"C")
+    )
+    assert one == other
+    assert one is not None
+    assert one.content_type == b'multipart/mixed; x="; boundary=no"'
+    assert multipart([b'multipart/mixed; x="; boundary=B"'], b"--B--\r\n") is None
