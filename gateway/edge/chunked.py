@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-#: The size of a chunk, as its line begins. More digits than these are refused by the parser.
-_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}(?=[;\r\n \t])")
+#: The size of a chunk, as its line begins. The parser takes any number of leading zeros, and refuses what is too large.
+_SIZE = re.compile(rb"[0-9A-Fa-f]+(?=[;\r\n \t])")
 
 
 class ChunkedBody:
