@@ -257,8 +257,8 @@ def of_plain(plain: Plain) -> Fingerprint:
 def _asked(
     method: bytes, counts: _Counts, values: tuple[bytes, ...], hosted: bytes | None
 ) -> tuple[bytes, bytes, tuple[bytes, ...], bytes, bytes, bool]:
-    """Of the fields that every fingerprint takes in: the method and the host as parts, the types, both and the codings
-    as parts, and whether the body is one to be digested whole whatever it says."""
+    """Read the fields that every fingerprint takes in: the method and the host as parts, the types, both and the
+    codings as parts, and whether the body is one to be digested whole whatever it says."""
     stripped = tuple(value.strip(b" \t") for value in values)
     hosts, types, codings, selecting = counts
     behind = hosts + types + codings

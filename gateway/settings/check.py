@@ -73,7 +73,7 @@ def _shaped(source: Source) -> FileShape:
 
 
 def _in_our_words(source: Source, loc: Loc, value: Value, error: Mapping[str, Any]) -> str:
-    """What pydantic found, said to the person who wrote the file. The field that an unknown one most likely means is
+    """Report what pydantic found to the person who wrote the file. The field that an unknown one most likely means is
     not known to be absent."""
     match error["type"]:
         case "value_error":

@@ -100,7 +100,7 @@ class Witness(Protocol):
         ...
 
     async def metrics(self) -> CollectorRegistry:
-        """What there is now, for a thread to render."""
+        """Return a registry of the present values, which a thread may render."""
         ...
 
 
