@@ -7,6 +7,7 @@ from typing import Any
 
 from .core.decide import Reason
 from .core.key import Key
+from .core.problem import Problem
 from .core.record import Kind
 from .trace import UNTRACED, Trace
 
@@ -21,6 +22,16 @@ class DuplicateKind(StrEnum):
     CREDENTIALS_DIFFER = "credentials_differ"
     IN_DOUBT = "in_doubt"
     NOT_KEPT = "not_kept"
+
+
+#: How a duplicate was caught that is refused with a problem. Other problems catch no duplicate.
+CAUGHT = {
+    Problem.KEY_REUSED: DuplicateKind.KEY_REUSED,
+    Problem.CREDENTIALS_DIFFER: DuplicateKind.CREDENTIALS_DIFFER,
+    Problem.IN_DOUBT: DuplicateKind.IN_DOUBT,
+    Problem.RESPONSE_NOT_KEPT: DuplicateKind.NOT_KEPT,
+    Problem.IN_FLIGHT: DuplicateKind.IN_FLIGHT,
+}
 
 
 class VerdictName(StrEnum):

@@ -32,7 +32,16 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, assert_never
 
 from . import failpoints
+from .account import CAUGHT
 from .core import record as records
+from .core.conclusion import (
+    claimant_reply,
+    outcome_unknown,
+    settlement_of,
+    unfinished,
+    unsettled_label,
+    waiters_reply,
+)
 from .core.decide import (
     Forward,
     PassReason,
@@ -43,18 +52,17 @@ from .core.decide import (
     Wait,
     in_doubt,
     mismatch,
-    outcome_line,
     resolve,
     settle,
 )
 from .core.fingerprint import Fingerprint, difference
 from .core.key import Key
-from .core.message import Request, Response, preferred_wait, remembered
-from .core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
+from .core.message import Request, Response, preferred_wait
+from .core.outcome import Answered, Lost, LostReason, NotSent, NotSentReason, Outcome
 from .core.policy import Route, StoreDown
 from .core.problem import Label, Problem, Refusal
 from .core.record import Done, Found, Kind, Record, Settlement, Stamp
-from .core.reply import Again, First, Live, Reply
+from .core.reply import Again, Live, Reply
 from .core.values import value
 from .failpoints import Point
 from .flights import GONE, LOOK_AGAIN, TIMED_OUT, Ending, Failed, Flight, Flights, LookAgain, Stands, Told
@@ -95,12 +103,6 @@ LAST_SLOW_LOOK = 1.0
 PAST_LAPSE = 0.002
 #: After a release elsewhere, one waiter of each process claims once, after up to this long: no herd.
 JITTER = 0.05
-
-#: What is said of a request that ran while the store was away, where nobody knows what became of it.
-UNREMEMBERED = (
-    "The request was sent and no complete answer came back; nobody knows whether it ran. The store was away, so that "
-    "it may run again when it is sent again: ask the service before you act."
-)
 
 #: The detail of a 503 whose store answers, and has no room for a new key.
 NO_ROOM = (
@@ -531,7 +533,7 @@ class Exchange:
                     if flows:
                         outcome = await self._flow(outcome.response, stream, claim)
                     else:  # we have stood still: another may hold the key by now
-                        outcome = _unfinished(outcome.response)
+                        outcome = unfinished(outcome.response.status)
                         self._cut_off(attempt)
                         stream = None
                     verdict = settle(outcome, self.policy)
@@ -578,8 +580,22 @@ class Exchange:
             self.gate.observer.store_forgot(self.ask.route.name)
         if failpoints.armed and result is not None:
             failpoints.reach(Point.STORED)
-        mine, theirs = self._answers(outcome, settlement, stored=result is not None, live=stream is not None)
+        stored = result is not None
+        if settlement.kind is Kind.KEEP:
+            assert settlement.record is not None
+            answer = settlement.record.answer
+            assert answer is not None
+            self.account.record_bytes = len(answer.head) + len(answer.body or b"")
+        theirs = self._shared(outcome, settlement, stored=stored)
         if not flows:
+            mine = claimant_reply(
+                outcome,
+                settlement,
+                claim,
+                acknowledged=stored,
+                live=stream is not None,
+                unprotected=self.unprotected,
+            )
             self._reply(mine, stream)
             return theirs
         assert stream is not None
@@ -595,12 +611,13 @@ class Exchange:
     async def _flow(self, response: Response, stream: Stream, claim: Record) -> Outcome:
         """The response cannot be stored: its client is given it as it comes, and what becomes of the claim is known at
         its end. The exchange reads it to that end, whether or not the client does."""
-        self._reply(Live(response, self._label(Label.NOT_KEPT, stored=True), claim.first_seen), stream)
+        label = unsettled_label(Label.NOT_KEPT, acknowledged=True, unprotected=self.unprotected)
+        self._reply(Live(response, label, claim.first_seen), stream)
         # A response may go on for minutes; the request's body is not needed any more.
         self.ask = replace(self.ask, request=self.ask.request._replace(body=b""))
         outcome = await stream.outcome(self.t0 + self.policy.ends_by / 1000)
         self.answered = self.gate.clock.now()
-        return outcome or _unfinished(response)
+        return outcome or unfinished(response.status)
 
     async def _read_on(self, stream: Stream) -> None:
         """The claim is settled, or in doubt, and the response goes on: read it to its end for the effect's sake, and
@@ -633,7 +650,7 @@ class Exchange:
             result = await gate.store.settle(self.ask.name, settlement)
         except StoreAway:
             gate.observer.store_called("settle", gate.clock.now() - began, failed=True)
-            flight.end(self._answers(outcome, settlement, stored=False, live=True)[1])
+            flight.end(self._shared(outcome, settlement, stored=False))
             # Found again under no name, it was resolved by an operator: no loss of the store's.
             self._settle_later(flight, settlement, None, claimed=False)
             return True
@@ -672,7 +689,7 @@ class Exchange:
         outcome = await attempt.outcome(self.t0 + policy.timeout / 1000)
         if outcome is None:
             # Its client hears of it now; the exchange listens on, and a retry attaches to what still comes.
-            self._reply(self._lost(Problem.UPSTREAM_TIMEOUT))
+            self._reply(outcome_unknown(Problem.UPSTREAM_TIMEOUT, unprotected=self.unprotected))
             outcome = await attempt.outcome(self.t0 + policy.ends_by / 1000)
         if outcome is None:
             attempt.abandon(LostReason.TIMEOUT)
@@ -683,75 +700,20 @@ class Exchange:
         return outcome, attempt
 
     def _settlement(self, claim: Record, outcome: Outcome, verdict: Settle) -> Settlement:
-        wall = self.gate.clock.wall()
-        match verdict.kind:
-            case Kind.KEEP:
-                assert isinstance(outcome, Answered)
-                answer = remembered(
-                    outcome.response,
-                    keep=self.policy.keep_headers,
-                    drop=self.policy.drop_headers,
-                    tombstone=verdict.tombstone,
-                    more=outcome_line(outcome.response),
-                )
-                return records.keep(claim, answer, wall=wall, trace=self.account.trace.context)
-            case Kind.HOLD:
-                return records.hold(claim, doubt=verdict.doubt, status=_status(outcome), wall=wall)
-            case Kind.RELEASE:
-                elapsed = int((self.gate.clock.now() - self.t0) * 1000)
-                return records.release(claim, elapsed=elapsed, wall=wall)
-            case _:
-                assert_never(verdict.kind)
+        clock = self.gate.clock
+        elapsed, trace = int((clock.now() - self.t0) * 1000), self.account.trace.context
+        return settlement_of(verdict, outcome, claim, self.policy, elapsed=elapsed, wall=clock.wall(), trace=trace)
 
-    def _answers(self, outcome: Outcome, settlement: Settlement, *, stored: bool, live: bool) -> tuple[Reply, Ending]:
-        """What this client is given, and what those who are attached to it are."""
-        claim, record = self.claim, settlement.record
+    def _shared(self, outcome: Outcome, settlement: Settlement, *, stored: bool) -> Ending:
+        """What those who are attached to this request are given."""
+        claim = self.claim
         assert claim is not None
-        if isinstance(outcome, NotSent):
-            # A second run that never was leaves the doubt of the first.
-            refusal = _not_sent(outcome) if record is None else in_doubt(record)
-            return refusal, Told(refusal)
-        if isinstance(outcome, Lost):
-            assert record is not None
-            return self._lost(Problem.UPSTREAM_LOST), _doubt(record, stored=stored)
-        response, seen = outcome.response, claim.first_seen
-        form = Live if live else First
-        theirs: Ending
-        if settlement.kind is Kind.KEEP:
-            assert record is not None
-            answer = record.answer
-            assert answer is not None
-            self.account.record_bytes = len(answer.head) + len(answer.body or b"")
-            expires = record.expires if stored else None
-            if answer.body is None:
-                label = self._label(Label.NOT_KEPT, stored)
-                not_kept = resolve(Found(record, 0), claim.fingerprint, self.policy)
-                assert isinstance(not_kept, Refuse)
-                theirs = Told(not_kept.refusal)
-            else:
-                label = self._label(Label.STORED, stored)
-                theirs = Told(Again(answer, Label.REPLAYED if stored else label, seen, expires))
-            return form(response, label, seen, expires), theirs
-        if settlement.kind is Kind.HOLD:
-            assert record is not None
-            return form(response, Label.IN_DOUBT, seen), _doubt(record, stored=stored)
-        # Nothing ran, whether or not the store has acknowledged that yet.
-        label = Label.IN_DOUBT if record is not None else Label.RELEASED
-        if outcome.completeness is not Completeness.WHOLE:
-            theirs = LOOK_AGAIN if stored else Told(Refusal(Problem.IN_FLIGHT, retry_after=1))
-            return form(response, label, seen), theirs
-        answer = remembered(response, keep=self.policy.keep_headers, drop=self.policy.drop_headers, replayed=False)
-        return First(response, label, seen), Told(Again(answer, label, seen, replayed=False))
-
-    def _lost(self, problem: Problem) -> Refusal:
-        """What its client hears where nobody knows whether it ran. What ran without a store is not promised to be
-        held: it is told so, and labelled."""
-        if not self.unprotected:
-            return Refusal(problem)
-        return Refusal(problem, label=Label.UNPROTECTED, instead=UNREMEMBERED)
-
-    def _label(self, kept: Label, stored: bool) -> Label:
-        return Label.UNPROTECTED if self.unprotected else kept if stored else Label.NOT_STORED
+        shared = waiters_reply(
+            outcome, settlement, claim, self.policy, acknowledged=stored, unprotected=self.unprotected
+        )
+        if shared is None:
+            return LOOK_AGAIN
+        return Stands(shared) if isinstance(shared, Found) else Told(shared)
 
     def _another_stands(self) -> None:
         self.gate.observer.alarm(
@@ -901,7 +863,7 @@ class Exchange:
         self._reply(Again(record.answer, Label.REPLAYED, record.first_seen, record.expires))
 
     def _refuse(self, refusal: Refusal) -> None:
-        self.account.duplicate = _CAUGHT.get(refusal.problem, self.account.duplicate)
+        self.account.duplicate = CAUGHT.get(refusal.problem, self.account.duplicate)
         if self.account.verdict is not VerdictName.WAIT:
             self.account.verdict = VerdictName.REFUSE
         self._reply(refusal)
@@ -963,47 +925,9 @@ def _refused_by_store(away: StoreAway) -> str:
     return TOO_LARGE if isinstance(away, RecordTooLarge) else ""
 
 
-_CAUGHT = {
-    Problem.KEY_REUSED: DuplicateKind.KEY_REUSED,
-    Problem.CREDENTIALS_DIFFER: DuplicateKind.CREDENTIALS_DIFFER,
-    Problem.IN_DOUBT: DuplicateKind.IN_DOUBT,
-    Problem.RESPONSE_NOT_KEPT: DuplicateKind.NOT_KEPT,
-    Problem.IN_FLIGHT: DuplicateKind.IN_FLIGHT,
-}
-
-
 def redirects_followed(count: int) -> str:
     """Describe, for the log, an attempt that has followed redirects."""
     return f"(redirects followed: {count})"
-
-
-def _doubt(record: Record, *, stored: bool) -> Ending:
-    """What those hear who wait for an exchange that ended in doubt. Each decides by its own policy, as on any
-    record that it finds (one may take over); while the store has not acknowledged it there is nothing to take."""
-    return Stands(Found(record, 0)) if stored else Told(in_doubt(record))
-
-
-def _unfinished(response: Response) -> Lost:
-    """A response that had not ended when its exchange had to."""
-    return Lost(LostReason.TIMEOUT, "the response had not ended in time", response.status)
-
-
-def _status(outcome: Outcome) -> int:
-    match outcome:
-        case Answered(response):
-            return response.status
-        case Lost():
-            return outcome.status
-        case NotSent():
-            return 0
-        case _:
-            assert_never(outcome)
-
-
-def _not_sent(outcome: NotSent) -> Refusal:
-    if outcome.reason is not NotSentReason.UNREACHABLE:
-        return Refusal(Problem.OVERLOADED, retry_after=1, label=Label.RELEASED)
-    return Refusal(Problem.UPSTREAM_UNREACHABLE, retry_after=1)
 
 
 __all__ = ["Ask", "Begun", "Exchange", "Gate", "redirects_followed"]

@@ -12,11 +12,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import assert_never
 
+from .account import CAUGHT
 from .core import record as records
+from .core.conclusion import settlement_of, status_of
 from .core.decide import Forward, PassReason, Reason, Refuse, Replay, Settle, Wait, resolve, settle
 from .core.fingerprint import Fingerprint
 from .core.message import Answer, Response
-from .core.outcome import Answered, Lost, Outcome
+from .core.outcome import Answered, Outcome
 from .core.policy import Route, StoreDown
 from .core.problem import Label, Problem, Refusal
 from .core.record import Done, Found, Kind, Stamp
@@ -41,12 +43,7 @@ _AGAIN = 0.02
 #: How long those that are under way at a stop may take, in seconds.
 _FAREWELL = 1.0
 
-_CAUGHT = {
-    Problem.KEY_REUSED: DuplicateKind.KEY_REUSED,
-    Problem.CREDENTIALS_DIFFER: DuplicateKind.CREDENTIALS_DIFFER,
-    Problem.IN_DOUBT: DuplicateKind.IN_DOUBT,
-    Problem.RESPONSE_NOT_KEPT: DuplicateKind.NOT_KEPT,
-}
+_LABELS = {Kind.KEEP: Label.STORED, Kind.HOLD: Label.IN_DOUBT, Kind.RELEASE: Label.RELEASED}
 
 
 class Shadows:
@@ -163,26 +160,11 @@ class Shadow:
         else:
             verdict = settle(outcome, self._policy)
         account.settlement, account.reason = verdict.kind, verdict.reason
-        match outcome:
-            case Answered(response):
-                account.status = response.status
-            case Lost(status=status):
-                account.status = status
-        match verdict.kind:
-            case Kind.KEEP:
-                settlement = records.keep(
-                    claim, Answer(account.status, b"", None if verdict.tombstone else b""), wall=wall
-                )
-                account.label = Label.NOT_KEPT if verdict.tombstone else Label.STORED
-            case Kind.HOLD:
-                settlement = records.hold(claim, doubt=verdict.doubt, status=account.status, wall=wall)
-                account.label = Label.IN_DOUBT
-            case Kind.RELEASE:
-                elapsed = int((gate.clock.now() - self._began) * 1000)
-                settlement = records.release(claim, elapsed=elapsed, wall=wall)
-                account.label = Label.RELEASED
-            case _:
-                assert_never(verdict.kind)
+        account.status = status_of(outcome)
+        answer = Answer(account.status, b"", None if verdict.tombstone else b"")
+        elapsed = int((gate.clock.now() - self._began) * 1000)
+        settlement = settlement_of(verdict, outcome, claim, self._policy, elapsed=elapsed, wall=wall, answer=answer)
+        account.label = _LABELS[verdict.kind] if not verdict.tombstone else Label.NOT_KEPT
         try:
             await self._asked("settle", lambda: gate.store.settle(account.name, settlement))
         except StoreAway as away:
@@ -228,5 +210,5 @@ class Shadow:
 def told(account: Account, refusal: Refusal) -> None:
     """The request would have been refused so."""
     problem = refusal.problem
-    account.verdict, account.duplicate = VerdictName.REFUSE, _CAUGHT.get(problem)
+    account.verdict, account.duplicate = VerdictName.REFUSE, CAUGHT.get(problem)
     account.problem, account.status, account.label = problem.slug, problem.status, refusal.shown_as
