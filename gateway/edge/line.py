@@ -10,10 +10,11 @@ from .. import failpoints
 from ..core.fields import Fields
 from ..core.message import values
 from ..core.problem import Refusal
+from ..core.reply import Reply
 from ..ports import Account, VerdictName
 from .door import Head, Passing, Refused, Told
 from .foreign import in_frames
-from .render import connection_field, problem
+from .render import connection_field, problem, render
 from .shared import Shared
 from .visit import Visit
 
@@ -73,11 +74,25 @@ class Line(asyncio.Protocol):
         waiting = self._wire.get_write_buffer_size()
         return waiting if self._wire is self._transport else waiting + self._transport.get_write_buffer_size()
 
-    def problem(self, visit: Visit, refusal: Refusal) -> bytes:
-        server = self.server
+    @property
+    def draining(self) -> bool:
+        return self.server.draining
+
+    def render(self, visit: Visit, reply: Reply, length: int | None = None) -> bytes:
+        """Return the bytes of a reply; of a Live one those of its head, for a body of `length`."""
+        server, keep_alive = self.server, visit.keeps_alive()
+        if not isinstance(reply, Refusal):
+            return render(
+                reply,
+                keep_alive=keep_alive,
+                http10=visit.http10,
+                wall=server.clock.wall(),
+                length=length,
+                exposes=server.exposes(visit.head),
+            )
         data = problem(
-            refusal,
-            connection=connection_field(keep_alive=visit.keeps_alive(), http10=visit.http10),
+            reply,
+            connection=connection_field(keep_alive=keep_alive, http10=visit.http10),
             wall=server.clock.wall(),
             request_id=_request_id(visit.head.fields),
             body_wanted=visit.head.method != b"HEAD",

@@ -186,7 +186,7 @@ class Turns(Line):
             visit.answered = True
             if way.refusal.limit is not None:
                 self.server.observer.limited(way.refusal.limit)
-            self.write(self.problem(visit, way.refusal))
+            self.write(self.render(visit, way.refusal))
             self.account(visit, way.refusal.problem.status, way.refusal)
             self.done(visit)
 

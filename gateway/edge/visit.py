@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from .. import failpoints
 from ..core.fields import Field
@@ -12,25 +12,23 @@ from ..core.reply import Reply
 from ..ports import Stream
 from .connection import Connection
 from .door import Head, Way
-from .render import render
 from .tunnel import Tunnel
 from .wire import LAST_CHUNK, chunk
-
-if TYPE_CHECKING:  # which holds what makes visits of a kind of their own (edge.express)
-    from .shared import Shared
 
 
 class Host(Protocol):
     """The connection of a visit."""
 
-    server: Shared
     full: bool
+
+    @property
+    def draining(self) -> bool: ...
 
     def write(self, data: bytes) -> None: ...
 
     def half(self, data: bytes) -> bytes: ...
 
-    def problem(self, visit: Visit, refusal: Refusal) -> bytes: ...
+    def render(self, visit: Visit, reply: Reply, length: int | None = None) -> bytes: ...
 
     def account(self, visit: Visit, status: int, refusal: Refusal | None = None, *, detail: str = "") -> None: ...
 
@@ -95,19 +93,9 @@ class Visit:
             return
         self.answered = True
         conn = self._conn
-        if isinstance(reply, Refusal):
-            data = conn.problem(self, reply)
-        else:
-            if self.http10 and stream is not None and stream.length is None:
-                self.keep_alive = False  # only the connection's end can end it
-            data = render(
-                reply,
-                keep_alive=self.keeps_alive(),
-                http10=self.http10,
-                wall=conn.server.clock.wall(),
-                length=stream.length if stream is not None else None,
-                exposes=b"" if conn.server.origins is None else conn.server.exposes(self.head),
-            )
+        if self.http10 and stream is not None and stream.length is None:
+            self.keep_alive = False  # only the connection's end can end it
+        data = conn.render(self, reply, None if stream is None else stream.length)
         if failpoints.armed:
             data = conn.half(data)
         conn.write(data)
@@ -135,7 +123,7 @@ class Visit:
     def refuse(self, refusal: Refusal, detail: str = "") -> None:
         if not self.gone:
             self.answered = True
-            self._conn.write(self._conn.problem(self, refusal))
+            self._conn.write(self._conn.render(self, refusal))
             self._conn.done(self)
             self._conn.account(self, refusal.problem.status, refusal, detail=detail)
 
@@ -162,7 +150,7 @@ class Visit:
         return self._stream is not None or (self.tunnel is not None and self.tunnel.status > 0)
 
     def keeps_alive(self) -> bool:
-        return self.keep_alive and self.complete and not self._conn.server.draining
+        return self.keep_alive and self.complete and not self._conn.draining
 
     def hold_body(self) -> None:
         if not self.complete:
