@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import web
 
 from . import failpoints
+from .awaitable import AwaitableStore
 from .clock import HostClock
 from .core.limit import Limit
 from .core.record import HOLDER_BYTES
@@ -194,11 +195,12 @@ class App:
             identity(settings),
             accept_new_keys,
         )
-        self.store = store = open_store(
+        store = open_store(
             settings.store, self.clock, self.observer, prefix=settings.prefix, trust=trust, say=self.log.say
         )
+        self.store = AwaitableStore(store)
         self._mint = Mint()
-        self.desk = LocalDesk(store, self.clock, self._mint.holder, recent)
+        self.desk = LocalDesk(self.store, self.clock, self._mint.holder, recent)
         self.tasks = Tasks(lambda error: self.observer.alarm("an exchange failed", error=repr(error)))
         self.settler = Settler(self.store, self.clock, self.observer)
         self.readiness = Readiness(store, note="" if store.kind == "redis" else ONE_GATEWAY)

@@ -33,6 +33,7 @@ from typing import Any, TypeVar, assert_never
 
 from . import failpoints
 from .account import CAUGHT
+from .awaitable import AwaitableStore
 from .core import record as records
 from .core.conclusion import (
     claimant_reply,
@@ -76,7 +77,6 @@ from .ports import (
     Observer,
     RecordTooLarge,
     RecordUnreadable,
-    Store,
     StoreAway,
     StoreFull,
     StoreRefused,
@@ -156,7 +156,7 @@ class Begun:
 class Gate:
     """What all exchanges of a process share."""
 
-    store: Store
+    store: AwaitableStore
     upstreams: dict[str, Upstream]
     clock: Clock
     observer: Observer
@@ -382,7 +382,7 @@ class Exchange:
             wall=gate.clock.wall(),
         )
         stamp = Stamp(seen.record.state, seen.record.holder, policy.margin)
-        result = await self._ask_for(claim, "takeover", lambda: gate.store.replace(ask.name, stamp, claim))
+        result = await self._ask_for(claim, "takeover", lambda: gate.store.compare_and_swap(ask.name, stamp, claim))
         return None if result is Done.GONE else result
 
     async def _ask_for(
@@ -480,7 +480,7 @@ class Exchange:
                     lapses = math.inf
                     begun = gate.clock.now()
                     try:
-                        seen = await gate.store.look(self.ask.name)
+                        seen = await gate.store.get(self.ask.name)
                         self._called("look", begun)
                     except StoreAway:
                         self._called("look", begun, failed=True)

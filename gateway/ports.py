@@ -12,15 +12,14 @@ No exception of a library passes its adapter; the ones here are all that there a
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from .account import Account, DuplicateKind, VerdictName
 from .core.limit import Limit
 from .core.message import Request
 from .core.outcome import LostReason, Outcome
-from .core.record import Done, Found, Record, Settlement, Stamp
+from .core.record import Done, Found, NewClaim, NewKeep, Record, Settlement, Stamp
 from .core.reply import Reply
 from .core.streams import StreamTypes
 from .core.values import value
@@ -82,66 +81,56 @@ class StoreUnusable(Exception):
     """The store can never work as it is configured. Its message says what to do."""
 
 
-class Bell:
-    """Tells one waiter that a record may have left its flight. A ring says no more than: look.
+class Subscription:
+    """A subscription to the changes of one record.
 
-    While it `hears`, every Keep, Hold and Release that is made, by whatever process, rings it; a claim does not. It
-    rings besides whenever it begins to hear, at first and after its connection was lost: whoever looks after each
-    ring has missed nothing that came before. It may ring for nothing. It does not ring when a lease lapses or a
-    record's life ends, nor when a store forgets: whoever waits looks now and then all the same, and often while
-    it does not hear.
+    While it is `active`, every Keep, Hold and Release of the record calls its `notify`, whichever process makes it; a
+    claim does not. `notify` is also called each time the subscription becomes active: at first, possibly before
+    `Store.subscribe` returns, and after its connection was lost. A caller that reads the record after each call misses
+    nothing that came before. `notify` may be called without a change. It is not called when a lease lapses, when the
+    life of a record ends or when a store loses a record, so a waiter also reads the record from time to time, and more
+    often while the subscription is not active.
 
-    This one is of a store that tells nobody: it never hears.
+    This class is the subscription of a store without notifications: it is never active.
     """
 
-    def __init__(self) -> None:
-        self._rang = asyncio.Event()
-
     @property
-    def hears(self) -> bool:
-        """Whether a settlement made now would ring."""
+    def active(self) -> bool:
+        """Whether a settlement made now would call `notify`."""
         return False
 
-    def ring(self) -> None:
-        """Wake whoever waits, or the next who will."""
-        self._rang.set()
-
-    async def rung(self, seconds: float) -> bool:
-        """Wait until it rings, at most so long; says whether it did. A ring that nobody has waited for yet counts."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._rang.wait()
-        except TimeoutError:
-            return False
-        self._rang.clear()
-        return True
-
     def close(self) -> None:
-        """Listen no more."""
+        """End the subscription; `notify` is not called any more. May be called more than once."""
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+#: A stored answer: its status, head and body, when it was first seen and when it expires (in milliseconds since 1970).
+Stored = tuple[int, bytes, bytes, int, int]
+
+#: A reply receives the result of one store call exactly once, possibly before the call returns: the result, or the
+#: StoreAway that says why there is none. It must not raise; what it raises is reported to the observer and dropped.
+ClaimReply = Callable[[Done | Found | Stored | StoreAway], None]
+WriteReply = Callable[[Done | Found | StoreAway], None]
+GetReply = Callable[[Found | StoreAway | None], None]
 
 
 class Store(Protocol):
-    """Records by name. Each verb is atomic against every other process on the same store, and is what
-    `core.record.claimed`, `settled` and `replaced` say. Nothing is reported before it is as durable as
-    the store makes it. Age is told by the store's clock. All raise StoreAway; a call that is cancelled
-    may have been done.
+    """Records by name. Each verb is atomic against every other process on the same store, and does what
+    `core.record.claimed`, `settled` and `replaced` define. A result is reported only once it is as durable as the
+    store makes it. The age of a record is measured by the store's clock.
+
+    The verbs are called in the thread of the loop that opened the store, return at once and do not raise. A call
+    cannot be cancelled: a caller that has lost interest ignores its reply.
     """
 
     @property
     def kind(self) -> str:
-        """`memory`, `sqlite` or `redis`: what metrics and messages call it."""
+        """`memory`, `sqlite` or `redis`: the name of the store in metrics and messages."""
 
     async def open(self) -> None:
         """Make ready. Raises StoreUnusable if it can never work; a store that is away is no error."""
 
     async def close(self) -> None:
-        """Let go of it. Calls under way fail with StoreAway."""
+        """Close it. Each outstanding call gets its reply, at worst a StoreAway; later calls get a StoreAway."""
 
     @property
     def available(self) -> bool:
@@ -156,25 +145,28 @@ class Store(Protocol):
         """Why new claims are refused although the store answers, for people; empty while they are accepted. What is
         stored can still be read."""
 
-    async def wait_available(self, seconds: float) -> bool:
-        """Wait until it is available, at most so long; says whether it is."""
+    def claim(self, name: bytes, claim: NewClaim | Record, reply: ClaimReply) -> None:
+        """Reply WON, or the record that stands in the way. A repeated claim of the same holder is WON while that claim
+        is in flight. For a NewClaim the reply may be Stored instead of Found: the answer of a completed record with
+        the same mark and with a body. For a Record it is never Stored."""
 
-    async def claim(self, name: bytes, claim: Record) -> Done | Found:
-        """WON, or what stands in the way. Asked again by the same holder it is WON while that claim is in flight."""
+    def settle(self, name: bytes, settlement: Settlement | NewKeep, reply: WriteReply) -> None:
+        """Reply DONE, FORGOT, GONE, or the record that stands under another holder."""
 
-    async def settle(self, name: bytes, settlement: Settlement) -> Done | Found:
-        """DONE, FORGOT, GONE, or what stands under another holder."""
+    def compare_and_swap(self, name: bytes, precondition: Stamp, to: Record | None, reply: WriteReply) -> None:
+        """Write `to`, or delete the record if `to` is None. Reply WON if `precondition` still holds, or if `to` was
+        written before and its state still stands; GONE if there is no record; otherwise the record that stands."""
 
-    async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
-        """WON if what `stamp` saw still stands, or if `to` is a takeover that was made before and is in flight;
-        GONE, or what is there now."""
+    def get(self, name: bytes, reply: GetReply) -> None:
+        """Reply the record of this name, None if there is none."""
 
-    async def look(self, name: bytes) -> Found | None:
-        """What is there."""
+    def subscribe(self, name: bytes, notify: Callable[[], None]) -> Subscription:
+        """Subscribe to the changes of a record. Returns at once and never fails: the subscription becomes active as
+        soon as it can. All subscriptions of a store share its connections."""
 
-    def listen(self, name: bytes) -> Bell:
-        """A bell of this record, to be closed by whoever asked for it. Returns at once and never fails: it hears
-        as soon as it can. However many listen, they cost the store no connection each."""
+    def when_available(self, seconds: float, reply: Callable[[bool], None]) -> None:
+        """Reply True as soon as the store is available, at once if it is; False after `seconds`. A store that cannot
+        notice its return replies at once."""
 
 
 class Told(Protocol):
@@ -211,11 +203,6 @@ class Form(Protocol):
         body: bytes,
     ) -> bytes:
         """The bytes of the record of `core.record.keep`."""
-
-
-#: An answer as it stands in the store: its status, head and body, when it was first seen and when it expires (in
-#: milliseconds since 1970).
-Stored = tuple[int, bytes, bytes, int, int]
 
 
 @runtime_checkable
@@ -418,12 +405,13 @@ __all__ = [
     "UNTRACED",
     "Account",
     "Attempt",
-    "Bell",
     "Catalogue",
+    "ClaimReply",
     "Client",
     "Clock",
     "DuplicateKind",
     "Form",
+    "GetReply",
     "IdentityChanged",
     "Nobody",
     "Observer",
@@ -439,9 +427,11 @@ __all__ = [
     "StoreUnusable",
     "Stored",
     "Stream",
+    "Subscription",
     "Told",
     "Trace",
     "Upstream",
     "VerdictName",
+    "WriteReply",
     "untraced",
 ]

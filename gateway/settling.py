@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from .awaitable import AwaitableStore
 from .core.record import Done, Found, Record, Settlement, release, without_body
-from .ports import Clock, Observer, RecordTooLarge, Store, StoreAway, StoreFull
+from .ports import Clock, Observer, RecordTooLarge, StoreAway, StoreFull
 from .tasks import Tasks
 
 _FIRST_PAUSE = 0.05
@@ -33,7 +34,7 @@ _FULL_FOR = 30.0
 class Settler:
     """Owns the settlements of one gate that are still to be made."""
 
-    def __init__(self, store: Store, clock: Clock, observer: Observer) -> None:
+    def __init__(self, store: AwaitableStore, clock: Clock, observer: Observer) -> None:
         self._store = store
         self._clock = clock
         self._observer = observer

@@ -147,7 +147,7 @@ class Shadow:
             wall=gate.clock.wall(),
         )
         stamp = Stamp(seen.record.state, seen.record.holder, policy.margin)
-        return await self._asked("takeover", lambda: gate.store.replace(name, stamp, claim))
+        return await self._asked("takeover", lambda: gate.store.compare_and_swap(name, stamp, claim))
 
     async def _settle(self, outcome: Outcome | None) -> None:
         """A settlement that the store does not answer is not sent again: the claim lapses, and later figures say in

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import pytest
 from click.testing import CliRunner
 
+from gateway.awaitable import AwaitableStore
 from gateway.cli import main
 from gateway.clock import HostClock
 from gateway.doctor import CHANGES, Store, look_at
@@ -447,7 +448,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def made(file: Path) -> None:
     """A store's file, empty."""
-    store = SqliteStore(file, HostClock(), durability="process")
+    store = AwaitableStore(SqliteStore(file, HostClock(), durability="process"))
 
     async def opened() -> None:
         await store.open()

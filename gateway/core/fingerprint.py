@@ -254,6 +254,11 @@ def of_plain(plain: Plain) -> Fingerprint:
     return Fingerprint(mark[:4], mark[4:20], mark[20:], tags)
 
 
+def to_plain(fingerprint: Fingerprint) -> Plain:
+    """Return the fingerprint as bytes, as `plainly` does."""
+    return fingerprint.recipe + fingerprint.request + fingerprint.credentials, fingerprint.tags
+
+
 def _asked(
     method: bytes, counts: _Counts, values: tuple[bytes, ...], hosted: bytes | None
 ) -> tuple[bytes, bytes, tuple[bytes, ...], bytes, bytes, bool]:

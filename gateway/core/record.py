@@ -34,8 +34,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import Enum, IntEnum, StrEnum
+from typing import Any
 
-from .fingerprint import Fingerprint
+from .fingerprint import Fingerprint, of_plain, to_plain
 from .message import Answer
 from .values import value
 
@@ -199,7 +200,7 @@ def claimed(found: Found | None, claim: Record) -> tuple[Done | Found, Change]:
     return found, Write.LEAVE
 
 
-def settled(found: Found | None, settlement: Settlement) -> tuple[Done | Found, Change]:
+def settled(found: Found | None, settlement: Settlement | NewKeep) -> tuple[Done | Found, Change]:
     """Settle a claim of the settlement's holder."""
     if found is None:
         if settlement.tells_again and settlement.record is not None:
@@ -212,7 +213,7 @@ def settled(found: Found | None, settlement: Settlement) -> tuple[Done | Found, 
     return result, Write.AGAIN if result is Done.DONE else Write.LEAVE
 
 
-def refused(found: Found, settlement: Settlement) -> Done | Found:
+def refused(found: Found, settlement: Settlement | NewKeep) -> Done | Found:
     """What it means that a settlement moved nothing: it had been made before, or another holds the key."""
     record, meant = found.record, settlement.record
     if record.holder == settlement.holder and meant is not None and record.state is meant.state:
@@ -286,14 +287,106 @@ def keep(claim: Record, answer: Answer, *, wall: int, trace: bytes = b"") -> Set
     return Settlement(Kind.KEEP, claim.holder, record)
 
 
-def without_body(settlement: Settlement) -> Settlement | None:
+class ClaimTerms:
+    """The part that all claims of a route have in common. Durations are milliseconds; `life` is that of a claim.
+
+    `encoder` belongs to the codec of the store, which keeps there what it has prepared for these terms.
+    """
+
+    __slots__ = ("encoder", "lease", "life", "route", "window")
+
+    def __init__(self, *, route: str, lease: int, life: int, window: int) -> None:
+        self.route = route
+        self.lease = lease
+        self.life = life
+        self.window = window
+        self.encoder: Any = None
+
+
+class NewClaim:
+    """A first claim that a store can write without a Record. `mark` and `tags` are the fingerprint as bytes (see
+    `fingerprint.plainly`), `wall` is the instant of the claim in milliseconds since 1970."""
+
+    __slots__ = ("_record", "holder", "mark", "tags", "terms", "wall")
+
+    def __init__(self, terms: ClaimTerms, mark: bytes, tags: bytes, holder: bytes, wall: int) -> None:
+        self.terms = terms
+        self.mark = mark
+        self.tags = tags
+        self.holder = holder
+        self.wall = wall
+        self._record: Record | None = None
+
+    @classmethod
+    def of(cls, terms: ClaimTerms, fingerprint: Fingerprint, holder: bytes, wall: int) -> NewClaim:
+        """Make the claim from a Fingerprint."""
+        return cls(terms, *to_plain(fingerprint), holder, wall)
+
+    @property
+    def life(self) -> int:
+        """The life of its record, in milliseconds."""
+        return self.terms.life
+
+    @property
+    def record(self) -> Record:
+        """The record that `claim` makes of it; always the same object."""
+        record = self._record
+        if record is None:
+            terms = self.terms
+            record = self._record = claim(
+                of_plain((self.mark, self.tags)),
+                holder=self.holder,
+                route=terms.route,
+                lease=terms.lease,
+                life=terms.life,
+                window=terms.window,
+                wall=self.wall,
+            )
+        return record
+
+
+class NewKeep:
+    """The Keep of a first claim that a store can write without a Record: a whole answer, and no trace. It has the
+    attributes of a `Settlement`. `wall` is the instant of the answer in milliseconds since 1970."""
+
+    __slots__ = ("_record", "body", "claim", "head", "status", "wall")
+
+    kind = Kind.KEEP
+    movable = _MOVABLE[Kind.KEEP]
+    tells_again = True
+
+    def __init__(self, claim: NewClaim, status: int, head: bytes, body: bytes, wall: int) -> None:
+        self.claim = claim
+        self.status = status
+        self.head = head
+        self.body = body
+        self.wall = wall
+        self._record: Record | None = None
+
+    @property
+    def holder(self) -> bytes:
+        """The holder of its claim."""
+        return self.claim.holder
+
+    @property
+    def record(self) -> Record:
+        """The record that `keep` makes of it; always the same object."""
+        record = self._record
+        if record is None:
+            answer = Answer(self.status, self.head, self.body)
+            record = self._record = keep(self.claim.record, answer, wall=self.wall).record
+            assert record is not None
+        return record
+
+
+def without_body(settlement: Settlement | NewKeep) -> Settlement | None:
     """The same Keep, of a record that says only that the request ran; None if there is nothing to leave out. The fields
     are left out too, since nothing replays them."""
     record = settlement.record
     if record is None or record.answer is None or (record.answer.body is None and not record.answer.head):
         return None
     answer = replace(record.answer, head=b"", body=None)
-    return replace(settlement, record=replace(record, answer=answer))
+    return Settlement(settlement.kind, settlement.holder, replace(record, answer=answer))
 
 
 def hold(claim: Record, *, doubt: Doubt, status: int, wall: int) -> Settlement:

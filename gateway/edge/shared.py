@@ -120,7 +120,7 @@ class Shared:
     def _express(self) -> Expressway | None:
         """The express way through this door, where the store goes it, and nothing is to be written into heads but what
         every head gets."""
-        store = self.gate.store
+        store = self.gate.store.port
         if self.origins is not None or self.proxies is not None or not isinstance(store, Prompt):
             return None
         return Expressway(self.door, self.gate, store)

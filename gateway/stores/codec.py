@@ -52,7 +52,7 @@ from functools import lru_cache
 
 from ..core.fingerprint import Fingerprint
 from ..core.message import Answer
-from ..core.record import Doubt, Record, State
+from ..core.record import ClaimTerms, Doubt, NewClaim, NewKeep, Record, State
 from ..ports import Stored
 
 #: The latest version; the earlier ones are read as well.
@@ -99,8 +99,24 @@ class Unreadable(ValueError):
     """Bytes that are no record of a version that this gate reads. Refused, never guessed at."""
 
 
-def encode(record: Record) -> bytes:
-    """The bytes of a record."""
+def encode(record: Record | NewClaim | NewKeep) -> bytes:
+    """Return the bytes of a record. Those of a NewClaim or a NewKeep are the bytes of its `record`."""
+    if isinstance(record, NewClaim):
+        form: PlainForm = record.terms.encoder or _form(record.terms)
+        return form.claim(record.mark, record.tags, holder=record.holder, wall=record.wall)
+    if isinstance(record, NewKeep):
+        claim = record.claim
+        form = claim.terms.encoder or _form(claim.terms)
+        return form.kept(
+            claim.mark,
+            claim.tags,
+            holder=claim.holder,
+            first_seen=claim.wall,
+            wall=record.wall,
+            status=record.status,
+            head=record.head,
+            body=record.body,
+        )
     fingerprint = record.fingerprint
     first_seen, expires = record.first_seen, record.expires
     header = b"".join(
@@ -196,6 +212,12 @@ class PlainForm:
                 body,
             )
         )
+
+
+def _form(terms: ClaimTerms) -> PlainForm:
+    """Prepare the form of a route's plain records, and cache it."""
+    form = terms.encoder = PlainForm(route=terms.route, lease=terms.lease, life=terms.life, window=terms.window)
+    return form
 
 
 def stored(value: bytes, mark: bytes) -> Stored | None:

@@ -5,11 +5,36 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from ..core.record import Done, Found, Record, Settlement, Stamp, Write, claimed, replaced, settled
-from ..ports import Bell, Clock, Nobody, Observer, Page, StoreFull
+from ..core.record import (
+    Done,
+    Found,
+    NewClaim,
+    NewKeep,
+    Record,
+    Settlement,
+    Stamp,
+    Write,
+    claimed,
+    replaced,
+    settled,
+)
+from ..ports import (
+    ClaimReply,
+    Clock,
+    GetReply,
+    Nobody,
+    Observer,
+    Page,
+    StoreAway,
+    StoreFull,
+    Subscription,
+    WriteReply,
+)
 from .codec import share_before
 from .findings import FULL, ClaimRefusals, Finding, Severity, announce, unheard
+from .replies import deliver
 
 _SWEEP = 64
 MAX_RECORDS = 100_000
@@ -43,6 +68,7 @@ class MemoryStore:
         self._bytes = 0
         self._records: dict[bytes, tuple[Record, float]] = {}
         self._ends: list[tuple[float, bytes]] = []
+        self._closed = False
 
     @property
     def available(self) -> bool:
@@ -62,17 +88,45 @@ class MemoryStore:
         self._look()
         return self._refusals.findings
 
-    async def open(self) -> None: ...
+    async def open(self) -> None:
+        self._closed = False
 
     async def close(self) -> None:
+        self._closed = True
         self._records.clear()
         self._ends.clear()
         self._bytes = 0
 
-    async def wait_available(self, seconds: float) -> bool:
-        return True
+    def when_available(self, seconds: float, reply: Callable[[bool], None]) -> None:
+        deliver(reply, not self._closed, self._observer)
 
-    async def claim(self, name: bytes, claim: Record) -> Done | Found:
+    def claim(self, name: bytes, claim: NewClaim | Record, reply: ClaimReply) -> None:
+        self._do(reply, self._claim, name, claim.record if isinstance(claim, NewClaim) else claim)
+
+    def settle(self, name: bytes, settlement: Settlement | NewKeep, reply: WriteReply) -> None:
+        self._do(reply, self._settle, name, settlement)
+
+    def compare_and_swap(self, name: bytes, precondition: Stamp, to: Record | None, reply: WriteReply) -> None:
+        self._do(reply, self._compare_and_swap, name, precondition, to)
+
+    def get(self, name: bytes, reply: GetReply) -> None:
+        self._do(reply, self._find, name)
+
+    def subscribe(self, name: bytes, notify: Callable[[], None]) -> Subscription:
+        return Subscription()  # no other process writes here
+
+    def _do(self, reply: Callable[[Any], None], work: Callable[..., Any], *arguments: Any) -> None:
+        """Do the work, and reply with its result before returning."""
+        if self._closed:
+            result: Any = StoreAway("the store is closed", ambiguous=False)
+        else:
+            try:
+                result = work(*arguments)
+            except StoreAway as away:
+                result = away
+        deliver(reply, result, self._observer)
+
+    def _claim(self, name: bytes, claim: Record) -> Done | Found:
         result, change = claimed(self._find(name), claim)
         if isinstance(change, Record) and self._full():
             self._look()
@@ -80,19 +134,13 @@ class MemoryStore:
                 raise StoreFull(f"{len(self._records)} records with {self._bytes} bytes of answers are in memory")
         return self._make(name, change, result)
 
-    async def settle(self, name: bytes, settlement: Settlement) -> Done | Found:
+    def _settle(self, name: bytes, settlement: Settlement | NewKeep) -> Done | Found:
         result, change = settled(self._find(name), settlement)
         return self._make(name, change, result)
 
-    async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
-        result, change = replaced(self._find(name), stamp, to)
+    def _compare_and_swap(self, name: bytes, precondition: Stamp, to: Record | None) -> Done | Found:
+        result, change = replaced(self._find(name), precondition, to)
         return self._make(name, change, result)
-
-    async def look(self, name: bytes) -> Found | None:
-        return self._find(name)
-
-    def listen(self, name: bytes) -> Bell:
-        return Bell()  # there is no other process to hear of
 
     async def walk(self, cursor: str, most: int) -> Page:
         start = cursor.encode()

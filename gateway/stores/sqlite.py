@@ -1,7 +1,7 @@
 """Records in one SQLite file: for one gate, with its workers, beside one instance of a service.
 
 One thread writes. It takes whatever has queued up while it was busy and commits it as one transaction,
-so that under load the cost of an fsync is shared, and nobody is told anything before COMMIT returned.
+so that under load the cost of an fsync is shared. No call gets its reply before COMMIT returned.
 
 Every verb is one statement that repeats in its WHERE what it saw; the look that follows a statement
 which changed nothing stands in the same transaction (BEGIN IMMEDIATE: no other process writes between).
@@ -23,13 +23,16 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..core.record import Done, Found, Record, Settlement, Stamp, State, made_before, refused
+from ..awaitable import resolve, result_of
+from ..core.record import Done, Found, NewClaim, NewKeep, Record, Settlement, Stamp, State, made_before, refused
 from ..ports import (
-    Bell,
+    ClaimReply,
     Clock,
+    GetReply,
     Nobody,
     Observer,
     Page,
@@ -38,9 +41,12 @@ from ..ports import (
     StoreAway,
     StoreFull,
     StoreUnusable,
+    Subscription,
+    WriteReply,
 )
 from .codec import HEADER, Unreadable, decode, encode, header, share_before
 from .findings import FULL, WRITES_REFUSED, ClaimRefusals, Finding, Severity, announce, unheard
+from .replies import deliver
 from .store_clock import CLOCK_STEPPED, StoreClock, host_boot
 
 APPLICATION_ID = 0x4F6E6365  # "Once"
@@ -108,8 +114,10 @@ _OF_THE_FILE = (
 )  # fmt: skip
 
 Work = Callable[[sqlite3.Connection, int], Any]
-#: What is to be done, who waits for it, whether it is a claim, and the bytes of the record that it writes.
-_Item = tuple[Work, "asyncio.Future[Any]", bool, int]
+#: The work, its reply, whether it is a claim, and the bytes of the record that it writes.
+_Item = tuple[Work, Callable[[Any], None], bool, int]
+#: Replies, each with the result that it receives.
+_Results = list[tuple[Callable[[Any], None], Any]]
 
 
 class SqliteStore:
@@ -175,7 +183,8 @@ class SqliteStore:
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         ready: asyncio.Future[Any] = self._loop.create_future()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="oncegate-sqlite", daemon=True)
+        opened = partial(resolve, ready)
+        self._thread = threading.Thread(target=self._run, args=(opened,), name="oncegate-sqlite", daemon=True)
         self._thread.start()
         try:
             await ready
@@ -189,27 +198,27 @@ class SqliteStore:
             self._queue.put(None)
             await asyncio.get_running_loop().run_in_executor(None, thread.join)
 
-    async def wait_available(self, seconds: float) -> bool:
-        return self.available
+    def when_available(self, seconds: float, reply: Callable[[bool], None]) -> None:
+        deliver(reply, self.available, self._observer)  # what makes it unavailable lasts until a restart
 
-    async def claim(self, name: bytes, claim: Record) -> Done | Found:
+    def claim(self, name: bytes, claim: NewClaim | Record, reply: ClaimReply) -> None:
         value = encode(claim)
+        record = claim.record if isinstance(claim, NewClaim) else claim
 
         def work(db: sqlite3.Connection, now: int) -> Done | Found:
             if (short := self._room(db)) and _look(db, name, now) is None:
                 raise StoreFull(short)
-            if db.execute(_CLAIM, (*_row(name, claim, value, now), now)).fetchall():
+            if db.execute(_CLAIM, (*_row(name, record, value, now), now)).fetchall():
                 return Done.WON
             found = _look(db, name, now)
             assert found is not None
-            return Done.WON if made_before(found, claim) else found
+            return Done.WON if made_before(found, record) else found
 
-        result: Done | Found = await self._do(work, claims=True)
-        return result
+        self._do(work, reply, claims=True)
 
-    async def settle(self, name: bytes, settlement: Settlement) -> Done | Found:
+    def settle(self, name: bytes, settlement: Settlement | NewKeep, reply: WriteReply) -> None:
         record = settlement.record
-        value = encode(record) if record is not None else b""
+        value = encode(settlement if isinstance(settlement, NewKeep) else record) if record is not None else b""
         movable = settlement.movable
         where = (settlement.holder, movable[0], movable[-1])
 
@@ -224,56 +233,50 @@ class SqliteStore:
             db.execute(_PUT, _row(name, record, value, now))
             return Done.FORGOT
 
-        result: Done | Found = await self._do(work, size=len(value))
-        return result
+        self._do(work, reply, size=len(value))
 
-    async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
+    def compare_and_swap(self, name: bytes, precondition: Stamp, to: Record | None, reply: WriteReply) -> None:
         value = encode(to) if to is not None else b""
-        where = (stamp.holder, stamp.state, stamp.state)
+        where = (precondition.holder, precondition.state, precondition.state)
 
         def work(db: sqlite3.Connection, now: int) -> Done | Found:
-            if _change(db, name, to, value, where, now, stamp.lapsed_for):
+            if _change(db, name, to, value, where, now, precondition.lapsed_for):
                 return Done.WON
             found = _look(db, name, now)
             if found is None:
                 return Done.GONE
             return Done.WON if to is not None and made_before(found, to) else found
 
-        result: Done | Found = await self._do(work, size=len(value))
-        return result
+        self._do(work, reply, size=len(value))
 
-    async def look(self, name: bytes) -> Found | None:
-        found: Found | None = await self._do(lambda db, now: _look(db, name, now))
-        return found
+    def get(self, name: bytes, reply: GetReply) -> None:
+        self._do(lambda db, now: _look(db, name, now), reply)
 
-    def listen(self, name: bytes) -> Bell:
-        return Bell()  # SQLite tells no other process
+    def subscribe(self, name: bytes, notify: Callable[[], None]) -> Subscription:
+        return Subscription()  # SQLite notifies no other process
 
     async def walk(self, cursor: str, most: int) -> Page:
         start = cursor.encode()
-        page: Page = await self._do(lambda db, now: _walk(db, start, most, now))
+        page: Page = await result_of(self._do, lambda db, now: _walk(db, start, most, now))
         return page
 
-    def _do(self, work: Work, *, claims: bool = False, size: int = 0) -> asyncio.Future[Any]:
-        assert self._loop is not None, "the store is not open"
-        future: asyncio.Future[Any] = self._loop.create_future()
+    def _do(self, work: Work, reply: Callable[[Any], None], *, claims: bool = False, size: int = 0) -> None:
         if self._thread is None or self._trouble:
-            future.set_exception(StoreAway(self._trouble or "the store is closed", ambiguous=False))
+            deliver(reply, StoreAway(self._trouble or "the store is closed", ambiguous=False), self._observer)
         else:
-            self._queue.put((work, future, claims, size))
-        return future
+            self._queue.put((work, reply, claims, size))
 
     # ── The writer's thread ───────────────────────────────────────────────────────────────────────
 
-    def _run(self, ready: asyncio.Future[Any]) -> None:
+    def _run(self, opened: Callable[[Any], None]) -> None:
         try:
             db = self._open_file()
         except Exception as error:  # whatever it is: somebody waits to hear how the opening went
-            self._tell([(ready, _unopened(self._path, error), None)])
+            self._tell([(opened, _unopened(self._path, error))])
             return
         self._look_around(db)
         self._report_step()
-        self._tell([(ready, None, None)])
+        self._tell([(opened, None)])
         try:
             while self._serve(db):
                 pass
@@ -303,36 +306,34 @@ class SqliteStore:
             self._look_around(db)
         return not closing
 
-    def _commit(
-        self, db: sqlite3.Connection, batch: list[_Item], *, again: bool = False
-    ) -> list[tuple[asyncio.Future[Any], Any, Any]]:
+    def _commit(self, db: sqlite3.Connection, batch: list[_Item], *, again: bool = False) -> _Results:
         if not self._same_file():
             away = StoreAway(self._trouble, ambiguous=False)
-            return [(future, away, None) for _, future, _, _ in batch]
-        results: list[tuple[asyncio.Future[Any], Any, Any]] = []
+            return [(reply, away) for _, reply, _, _ in batch]
+        results: _Results = []
         self._short = None
         begun = committing = False
         try:
             db.execute("BEGIN IMMEDIATE")
             begun = True
             now = self._time.now()
-            for work, future, _, size in batch:
+            for work, reply, _, size in batch:
                 try:
                     if size > _LARGE:
                         self._fits(db, size)
-                    results.append((future, None, work(db, now)))
+                    results.append((reply, work(db, now)))
                 except Unreadable as error:
-                    results.append((future, RecordUnreadable(str(error)), None))
+                    results.append((reply, RecordUnreadable(str(error))))
                 except StoreFull as error:
                     self._report(self._full(error.why))
-                    results.append((future, error, None))
+                    results.append((reply, error))
                 except RecordTooLarge as error:
-                    results.append((future, error, None))
+                    results.append((reply, error))
                 except sqlite3.Error:
                     raise
                 except Exception as error:
                     # Unforeseen: its caller hears of it, and the thread goes on for all others.
-                    results.append((future, StoreAway(f"SQLite: {error!r}", ambiguous=True), None))
+                    results.append((reply, StoreAway(f"SQLite: {error!r}", ambiguous=True)))
             self._time.note(db, now)
             committing = True
             db.execute("COMMIT")
@@ -356,7 +357,7 @@ class SqliteStore:
                 self._failed = True
                 if any(claims for _, _, claims, _ in batch) and (finding := self._refusal(error)) is not None:
                     self._report(finding)
-            return [(future, away, None) for _, future, _, _ in batch]
+            return [(reply, away) for _, reply, _, _ in batch]
         return results
 
     def _fits(self, db: sqlite3.Connection, size: int) -> None:
@@ -400,12 +401,17 @@ class SqliteStore:
             return False
         return True
 
-    def _tell(self, results: list[tuple[asyncio.Future[Any], Any, Any]]) -> None:
+    def _tell(self, results: _Results) -> None:
+        """Hand the results of a batch to the loop, all in one hop."""
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(_deliver, results)
+            self._loop.call_soon_threadsafe(self._deliver, results)
         except RuntimeError:
-            pass  # the loop is closed: nobody is left to be told
+            pass  # the loop is closed, and its callers with it
+
+    def _deliver(self, results: _Results) -> None:
+        for reply, result in results:
+            deliver(reply, result, self._observer)
 
     def _sweep(self, db: sqlite3.Connection) -> None:
         self._swept = self._clock.now()
@@ -603,16 +609,6 @@ def _free(db: sqlite3.Connection) -> int:
     (free,) = db.execute("PRAGMA freelist_count").fetchone()
     assert isinstance(free, int)
     return free
-
-
-def _deliver(results: list[tuple[asyncio.Future[Any], Any, Any]]) -> None:
-    for future, error, result in results:
-        if future.done():
-            continue  # cancelled; its caller knows that it may have been done
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
 
 
 def _row(name: bytes, record: Record, value: bytes, now: int) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app import App
+from gateway.awaitable import AwaitableStore, result_of
 from gateway.core import record as records
 from gateway.core.record import Done, Found, Record
 from gateway.doctor import Store, look_at
@@ -229,7 +230,7 @@ async def test_the_doctor_about_a_full_redis() -> None:
 
 async def test_the_doctor_about_a_full_disk(disk: Path) -> None:
     """A file on a disk without room is REFUSED; with room it is served, and no record was left in it."""
-    store = SqliteStore(disk / "keys.db", FakeClock())
+    store = AwaitableStore(SqliteStore(disk / "keys.db", FakeClock()))
     await store.open()
     await store.claim(b"n" * 43, a_claim())
     await store.close()
@@ -251,7 +252,7 @@ async def test_a_disk_that_the_records_filled_is_usable_again_when_they_end(disk
     are accepted again, although the disk itself stays full."""
     fill(disk, leave=12 << 20)
     clock, ear = FakeClock(), Alarms()
-    store = SqliteStore(disk / "keys.db", clock, ear, durability="process", say=ear.say)
+    store = AwaitableStore(SqliteStore(disk / "keys.db", clock, ear, durability="process", say=ear.say))
     await store.open()
     try:
         await claims_until_full(store)
@@ -273,7 +274,7 @@ async def test_a_disk_that_the_records_filled_is_usable_again_when_they_end(disk
         await store.close()
 
 
-async def claims_until_full(store: SqliteStore) -> list[Record]:
+async def claims_until_full(store: AwaitableStore) -> list[Record]:
     claims: list[Record] = []
     while len(claims) < 100_000:
         batch = [a_claim() for _ in range(200)]
@@ -293,7 +294,7 @@ async def test_settlements_on_a_disk_that_has_nothing_left(disk: Path) -> None:
     overwrite and delete what stands, and are done. Claims are refused, and nothing that was refused is found later."""
     fill(disk, leave=4 << 20)
     clock = FakeClock()
-    store = SqliteStore(disk / "keys.db", clock, durability="process")
+    store = AwaitableStore(SqliteStore(disk / "keys.db", clock, durability="process"))
     await store.open()
     try:
         claims = [a_claim() for _ in range(3)]
@@ -314,17 +315,17 @@ async def test_settlements_on_a_disk_that_has_nothing_left(disk: Path) -> None:
         with pytest.raises(StoreFull):
             await store.claim(b"x" * 43, a_claim())
         (disk / "other").unlink()
-        assert await store.look(b"x" * 43) is None
-        assert await store.look(b"n%042d" % 0) is None
+        assert await store.get(b"x" * 43) is None
+        assert await store.get(b"n%042d" % 0) is None
         for number, settlement in list(enumerate(settlements))[1:]:
-            found = await store.look(b"n%042d" % number)
+            found = await store.get(b"n%042d" % number)
             assert isinstance(found, Found)
             assert found.record == settlement.record
     finally:
         await store.close()
 
 
-async def _short(store: SqliteStore) -> bool:
+async def _short(store: AwaitableStore) -> bool:
     return store.claims_refused != ""
 
 
@@ -332,13 +333,13 @@ async def test_a_lowered_max_page_count(tmp_path: Path) -> None:
     """SQLite itself says that the file is full (PRAGMA max_page_count), and the disk is not: it is `full` all the same,
     with one alarm, until a write succeeds and stays so."""
     ear, clock = Alarms(), FakeClock()
-    store = SqliteStore(tmp_path / "keys.db", clock, ear, durability="process", say=ear.say)
+    store = AwaitableStore(SqliteStore(tmp_path / "keys.db", clock, ear, durability="process", say=ear.say))
     await store.open()
     try:
-        await store._do(lambda db, now: db.execute("PRAGMA max_page_count = 8").fetchall())
+        await result_of(store._do, lambda db, now: db.execute("PRAGMA max_page_count = 8").fetchall())
         await claims_until_full(store)
         assert [found.name for found in store.findings] == ["full"]
-        await store._do(lambda db, now: db.execute("PRAGMA max_page_count = 100000").fetchall())
+        await result_of(store._do, lambda db, now: db.execute("PRAGMA max_page_count = 100000").fetchall())
 
         async def recovered() -> bool:
             clock.passed += 2.5
@@ -388,8 +389,8 @@ async def test_a_store_at_the_edge_raises_one_alarm(origin: Origin) -> None:
 
 
 def bounded(app: App) -> None:
-    assert isinstance(app.store, SqliteStore)
-    app.store._max_bytes = 1 << 16
+    assert isinstance(app.store.port, SqliteStore)
+    app.store.port._max_bytes = 1 << 16
 
 
 async def long_answer(exchange: Exchange) -> None:

@@ -93,7 +93,7 @@ async def _watched(running: RunningGate) -> int:
     looks = 0
     while flights := list(exchanges.flights):
         for flight in flights:
-            found = await running.app.store.look(flight.name)
+            found = await running.app.store.get(flight.name)
             if exchanges.flights.get(flight.name) is flight:
                 assert found is not None, "the record died before its exchange"
                 assert found.record.state is State.IN_FLIGHT or found.record.answer is not None

@@ -16,6 +16,7 @@ import redis
 from redis.crc import key_slot
 
 from gateway import settling
+from gateway.awaitable import AwaitableStore, result_of
 from gateway.clock import HostClock
 from gateway.core import record as records
 from gateway.core.record import Done, Found, State
@@ -99,7 +100,7 @@ async def test_redis(origin: Origin, kind: str, setting: str, *, permitted: bool
         url = f"redis://gate:pw@127.0.0.1:{server.port}"
         async with gate(configuration(origin.url, store=url, policy=POLICY)) as running:
             store = running.app.store
-            assert isinstance(store, RedisStore)
+            assert isinstance(store.port, RedisStore)
             shared = store._fleet.primaries[0].main.pipeline
             async with undisturbed(running) as labels:
                 size = 3 * MIB
@@ -249,7 +250,7 @@ def test_limits_as_a_server_says_them() -> None:
     assert read_limits([]) is None
 
 
-async def settled(store: RedisStore | SqliteStore, name: bytes, size: int) -> Done | Found:
+async def settled(store: AwaitableStore, name: bytes, size: int) -> Done | Found:
     """Claim, and keep an answer of this size."""
     claim = a_claim()
     assert await store.claim(name, claim) is Done.WON
@@ -316,7 +317,7 @@ async def test_a_cluster_that_sends_a_large_record_elsewhere() -> None:
                     assert await store.settle(name, short) is Done.DONE
                 else:
                     assert await store.settle(name, keep) is Done.DONE
-                found = await store.look(name)
+                found = await store.get(name)
                 assert found is not None
                 assert found.record.answer is not None
                 assert len(found.record.answer.body or b"") == (0 if limit else 2 * MIB)
@@ -407,7 +408,7 @@ async def test_sqlite_in_a_process_that_may_write_no_larger_file(origin: Origin,
 async def test_sqlite_on_a_file_system_with_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit on files that no call reports (EFBIG, EDQUOT): the write of a large record fails, that of a small one
     does not, so the record is what is refused. The kernel refuses as it does here under RLIMIT_FSIZE."""
-    store = SqliteStore(tmp_path / "keys.db", FakeClock(), durability="process")
+    store = AwaitableStore(SqliteStore(tmp_path / "keys.db", FakeClock(), durability="process"))
     await store.open()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -425,10 +426,12 @@ async def test_sqlite_on_a_file_system_with_a_limit_of_its_own(tmp_path: Path, m
 @pytest.mark.parametrize("size", [5_000, 2 * MIB], ids=["too big", "known to be too big"])
 async def test_sqlite_limits_of_a_value(tmp_path: Path, size: int) -> None:
     """SQLITE_TOOBIG is of one record, for good."""
-    store = SqliteStore(tmp_path / "keys.db", FakeClock(), durability="process")
+    store = AwaitableStore(SqliteStore(tmp_path / "keys.db", FakeClock(), durability="process"))
     await store.open()
     try:
-        await store._do(lambda db, now: db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 4_000 if size < MIB else MIB))
+        await result_of(
+            store._do, lambda db, now: db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 4_000 if size < MIB else MIB)
+        )
         with pytest.raises(RecordTooLarge) as raised:
             await settled(store, NAME, size)
         assert raised.value.size > size
@@ -441,7 +444,7 @@ async def test_sqlite_limits_of_a_value(tmp_path: Path, size: int) -> None:
 async def test_sqlite_neighbours_of_one_transaction(tmp_path: Path) -> None:
     """A record that is refused for good is committed in one transaction with others: they are done, at once."""
     file = tmp_path / "keys.db"
-    store = SqliteStore(file, FakeClock(), durability="process", max_bytes=MIB)
+    store = AwaitableStore(SqliteStore(file, FakeClock(), durability="process", max_bytes=MIB))
     await store.open()
     try:
         claims = {b"%043d" % number: a_claim() for number in range(5)}
@@ -460,7 +463,7 @@ async def test_sqlite_neighbours_of_one_transaction(tmp_path: Path) -> None:
         results = await asyncio.gather(*asked, return_exceptions=True)
         assert isinstance(results[2], RecordTooLarge)
         assert [result for at, result in enumerate(results) if at != 2] == [Done.DONE] * 4
-        found = await store.look(b"%043d" % 2)
+        found = await store.get(b"%043d" % 2)
         assert found is not None
         assert found.record.state is State.IN_FLIGHT, "what stood before still stands"
     finally:
@@ -471,7 +474,7 @@ async def test_a_response_without_room_is_not_retried_for_ever(tmp_path: Path, m
     """A file whose room is taken by others' responses: one that finds none is sent again for a while, and then it is
     remembered that the request ran."""
     monkeypatch.setattr(settling, "_FULL_FOR", 0.5)
-    store = SqliteStore(tmp_path / "keys.db", HostClock(), durability="process", max_bytes=MIB)
+    store = AwaitableStore(SqliteStore(tmp_path / "keys.db", HostClock(), durability="process", max_bytes=MIB))
     await store.open()
     try:
         settler = settling.Settler(store, HostClock(), Nobody())
@@ -483,7 +486,7 @@ async def test_a_response_without_room_is_not_retried_for_ever(tmp_path: Path, m
         settler.take(NAME, keep, route="all", until=HostClock().now() + 60, ended=ended.append)
         await settler.finish(30)
         assert ended == [Done.DONE]
-        found = await store.look(NAME)
+        found = await store.get(NAME)
         assert found is not None
         assert (found.record.state, found.record.answer.body) == (State.COMPLETED, None)  # type: ignore[union-attr]
         await settler.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app import App
+from gateway.awaitable import AwaitableStore
 from gateway.clock import HostClock
 from gateway.core import record as records
 from gateway.core.record import Done, Found, Record
@@ -76,7 +77,7 @@ async def test_a_file_that_is_no_database_is_refused_and_left_alone(file: Path) 
 
 async def test_a_file_of_another_version_is_refused_and_left_alone(file: Path) -> None:
     """A file that a later oncegate made: refused, with what can be done; nothing in it is changed."""
-    store = SqliteStore(file, HostClock())
+    store = AwaitableStore(SqliteStore(file, HostClock()))
     await store.open()
     await store.close()
     with closing(sqlite3.connect(file)) as db:
@@ -204,8 +205,8 @@ async def test_a_swapped_file_is_noticed_without_a_request(origin: Origin, file:
 
 def bounded(app: App) -> None:
     """The file may have 64 KiB: the same SQLITE_FULL that a full disk gives."""
-    assert isinstance(app.store, SqliteStore)
-    app.store._max_bytes = 1 << 16
+    assert isinstance(app.store.port, SqliteStore)
+    app.store.port._max_bytes = 1 << 16
 
 
 async def created(exchange: Exchange) -> None:
@@ -309,7 +310,7 @@ async def until_full(store: SqliteStore) -> list[Record]:
 async def test_what_finds_no_room_takes_nothing_else_with_it(file: Path) -> None:
     """A full file; a claim that finds no room is committed in one transaction with a look and with a Release: the
     claim is refused, and the others are done."""
-    store = SqliteStore(file, HostClock(), max_bytes=1 << 16)
+    store = AwaitableStore(SqliteStore(file, HostClock(), max_bytes=1 << 16))
     await store.open()
     try:
         claims = await until_full(store)
@@ -319,11 +320,11 @@ async def test_what_finds_no_room_takes_nothing_else_with_it(file: Path) -> None
             asked = [
                 asyncio.create_task(each)
                 for each in (
-                    store.look(b"n%042d" % 1),
-                    store.look(b"n%042d" % 2),
+                    store.get(b"n%042d" % 1),
+                    store.get(b"n%042d" % 2),
                     store.claim(b"n%042d" % 0, a_claim()),
                     store.settle(b"n%042d" % 2, records.release(claims[1], elapsed=0, wall=0)),
-                    store.look(b"n%042d" % 3),
+                    store.get(b"n%042d" % 3),
                 )
             ]
             await asyncio.wait(asked, timeout=0.1)

@@ -19,7 +19,7 @@ AT_ONCE = 0.003
 
 
 def looks(process: Process) -> list[float]:
-    return [command.at for command in process.wire.landed if command.verb == "look"]
+    return [command.at for command in process.wire.landed if command.verb == "get"]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ async def test_nothing_runs_for_a_waiter_who_has_left() -> None:
         await world.passes(0.055)
         duplicate.leave()
         await world.passes(1)
-        assert here.wire.told("look") == [None]
+        assert here.wire.told("get") == [None]
         assert len(here.wire.told("claim")) == 1
         assert len(world.service.ran) == 1
 

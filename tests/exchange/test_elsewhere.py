@@ -31,9 +31,9 @@ async def test_a_flight_elsewhere_is_watched_by_one_for_all() -> None:
         kept = world.time
         assert {await client.answer() for client in crowd} == {"201 replayed: run 1"}
         assert world.time - kept < ONE_LOOK
-        assert Counter(command.verb for command in here.wire.landed).keys() == {"claim", "look"}
+        assert Counter(command.verb for command in here.wire.landed).keys() == {"claim", "get"}
         assert len(here.wire.told("claim")) == 1
-        assert len(here.wire.told("look")) < 30
+        assert len(here.wire.told("get")) < 30
 
 
 @virtual
@@ -46,7 +46,7 @@ async def test_the_watch_slows_down() -> None:
         await world.passes(0.1)
         here.send()
         await world.passes(10)
-        looks = [command.at for command in here.wire.landed if command.verb == "look"]
+        looks = [command.at for command in here.wire.landed if command.verb == "get"]
         gaps = [later - sooner for sooner, later in itertools.pairwise(looks)]
         assert looks[0] == pytest.approx(0.1 + 0.025, abs=0.005)
         assert gaps == sorted(gaps) or max(gaps) - min(gaps[-10:]) < 0.001
@@ -248,7 +248,7 @@ async def test_a_store_that_forgot_does_not_let_this_process_run_twice() -> None
         world.service.will(answers(after=3))
         first = gate.send()
         await world.passes(1)
-        await world.store.close()
+        await world.store_forgets()
         duplicate = gate.send()
         assert await first.answer() == "201 stored: run 1"
         assert await duplicate.answer() == "201 replayed: run 1"

@@ -135,8 +135,8 @@ faults = st.one_of(
 FAULTS = {
     "claim": st.one_of(faults, st.just(Fault(full=True))),
     "settle": st.one_of(faults, st.builds(Fault, again=delays)),
-    "replace": st.one_of(faults, st.builds(Fault, again=delays)),
-    "look": faults,
+    "compare_and_swap": st.one_of(faults, st.builds(Fault, again=delays)),
+    "get": faults,
 }
 
 
@@ -251,7 +251,7 @@ def _written(command: Landed) -> Record | None:
     if command.verb == "settle" and command.result in (Done.DONE, Done.FORGOT):
         assert isinstance(command.what, Settlement)
         return command.what.record
-    if command.verb in ("claim", "replace") and command.result is Done.WON:
+    if command.verb in ("claim", "compare_and_swap") and command.result is Done.WON:
         assert isinstance(command.what, Record)
         return command.what
     return None
@@ -279,7 +279,7 @@ def every_exchange_ends_in_its_lease(history: History) -> None:
     begun: dict[bytes, float] = {}
     held: set[bytes] = set()
     for command in history.landed:
-        if command.verb in ("claim", "replace") and command.result is Done.WON:
+        if command.verb in ("claim", "compare_and_swap") and command.result is Done.WON:
             begun.setdefault(command.what.holder, command.at)
         elif command.verb == "settle" and command.what.kind is Kind.KEEP and command.what.holder in held:
             assert command.what.record is not None

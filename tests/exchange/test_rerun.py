@@ -288,7 +288,7 @@ async def test_a_takeover_whose_reply_was_lost_is_asked_again(fault: Fault) -> N
     async with rerun() as world:
         await world.put_in_doubt()
         gate = world.process()
-        gate.wire.next("replace", fault)
+        gate.wire.next("compare_and_swap", fault)
         assert await gate.send().answer() == "201 stored: run 1"
         assert world.service.numbers == [2]
 
@@ -299,7 +299,7 @@ async def test_a_takeover_whose_replies_are_all_lost_is_given_up() -> None:
     async with rerun() as world:
         await world.put_in_doubt()
         gate = world.process()
-        gate.wire.next("replace", *[LOST] * 500)
+        gate.wire.next("compare_and_swap", *[LOST] * 500)
         assert await gate.send().answer() == "503 store-unavailable"
         await world.passes(0.1)
         assert await world.state() == "in doubt #1"
@@ -314,7 +314,7 @@ async def test_a_takeover_that_lands_late_goes_back_in_doubt(delay: float) -> No
     async with rerun() as world:
         await world.put_in_doubt()
         gate = world.process()
-        gate.wire.next("replace", late(3 + delay), *[DROPPED] * 500)
+        gate.wire.next("compare_and_swap", late(3 + delay), *[DROPPED] * 500)
         assert await gate.send().answer() == "503 store-unavailable"
         await world.passes(delay + 0.01)
         assert await world.state() == "in flight #2"
@@ -329,13 +329,13 @@ async def test_a_takeover_delivered_again_changes_nothing() -> None:
     async with rerun() as world:
         await world.put_in_doubt()
         gate = world.process()
-        gate.wire.next("replace", again(2))
+        gate.wire.next("compare_and_swap", again(2))
         world.service.will(answers(after=1))
         assert await gate.send().answer() == "201 stored: run 1"
         await world.passes(3)
         assert await world.state() == "completed #2"
-        assert gate.wire.told("replace")[0] is Done.WON
-        assert gate.wire.told("replace")[1] is not Done.WON
+        assert gate.wire.told("compare_and_swap")[0] is Done.WON
+        assert gate.wire.told("compare_and_swap")[1] is not Done.WON
 
 
 @virtual
@@ -345,7 +345,7 @@ async def test_a_doubt_that_ends_under_a_takeover_is_claimed_anew() -> None:
         await world.put_in_doubt()
         await world.passes(world.policy.doubt_window / 1000 - 0.1)
         gate = world.process()
-        gate.wire.next("replace", slow(0.5))
+        gate.wire.next("compare_and_swap", slow(0.5))
         assert await gate.send().answer() == "201 stored: run 1"
         assert world.service.numbers == [1]
 
@@ -357,7 +357,7 @@ async def test_a_takeover_of_what_another_has_taken_over_is_refused() -> None:
         await world.put_in_doubt()
         here, there = world.process(), world.process()
         world.service.will(breaks())
-        here.wire.next("replace", slow(2))
+        here.wire.next("compare_and_swap", slow(2))
         late_one = here.send()
         await world.passes(0.5)
         assert await there.send().answer() == "502 upstream-lost"
@@ -373,7 +373,7 @@ async def test_the_first_owners_late_answer_beats_a_takeover() -> None:
         here, there = world.process(), world.process()
         first = here.send(by=Pause(2, LEASE + MARGIN + 1))
         await world.passes(LEASE + MARGIN + 0.7)
-        there.wire.next("replace", slow(1))
+        there.wire.next("compare_and_swap", slow(1))
         other = there.send()
         assert await first.answer() == "201 stored: run 1"
         assert await other.answer() == "201 replayed: run 1"

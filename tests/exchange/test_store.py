@@ -298,7 +298,7 @@ async def test_a_lost_look_does_not_end_a_watch() -> None:
         await world.passes(1)
         duplicate = here.send()
         await world.passes(1)
-        here.wire.next("look", LOST, DROPPED)
+        here.wire.next("get", LOST, DROPPED)
         assert await duplicate.answer() == "201 replayed: run 1"
 
 
@@ -539,7 +539,7 @@ async def test_what_the_store_forgot_it_is_told_again(plan: Plan, state: str) ->
         world.service.will(plan)
         client = gate.send()
         await world.passes(1)
-        await world.store.close()
+        await world.store_forgets()
         await client.answer()
         assert await world.state() == state
         assert gate.observer.forgot == 1
@@ -552,7 +552,7 @@ async def test_what_the_store_forgot_is_counted_in_the_background_too() -> None:
         gate = world.process()
         gate.wire.next("settle", DROPPED)
         assert await gate.send().answer() == "201 not-stored: run 1"
-        await world.store.close()
+        await world.store_forgets()
         await world.passes(1)
         assert await world.state() == "completed #1"
         assert gate.observer.forgot == 1
@@ -566,7 +566,7 @@ async def test_a_forgotten_claim_that_is_released_is_not_counted() -> None:
         world.service.will(refuses(429, after=1))
         client = gate.send()
         await world.passes(0.5)
-        await world.store.close()
+        await world.store_forgets()
         assert await client.answer() == "429 released: run 1"
         assert gate.observer.forgot == 0
         assert await world.state() == "absent"
@@ -582,7 +582,7 @@ async def test_forgotten_and_claimed_elsewhere_is_answered_from_the_record() -> 
         world.service.will(answers(after=3), answers(after=1))
         first, waiter = here.send(), here.send()
         await world.passes(1)
-        await world.store.close()
+        await world.store_forgets()
         other = there.send()
         assert await other.answer() == "201 stored: run 2"
         assert await first.answer() == "201 replayed: run 2"
@@ -599,7 +599,7 @@ async def test_forgotten_and_in_flight_elsewhere_is_a_doubt() -> None:
         world.service.will(answers(after=2), answers(after=4))
         first, waiter = here.send(), here.send()
         await world.passes(1)
-        await world.store.close()
+        await world.store_forgets()
         other = there.send()
         assert await first.answer() == "409 in-doubt"
         assert await other.answer() == "201 stored: run 2"
@@ -615,14 +615,14 @@ async def test_a_stream_whose_key_is_anothers_is_cut_off() -> None:
         world.service.will(streams(after=2, seconds=100), answers(after=0.1), streams(seconds=100), answers(after=0.1))
         first = here.send(world.ask("a"))
         await world.passes(1)
-        await world.store.close()
+        await world.store_forgets()
         assert await there.send(world.ask("a")).answer() == "201 stored: run 2"
         assert await first.answer() == "200 not-kept, live"
         await world.passes(LEASE)
         assert first.ended is False
         second = here.send(world.ask("b"))
         assert await second.answer() == "200 not-kept, live"
-        await world.store.close()
+        await world.store_forgets()
         assert await there.send(world.ask("b")).answer() == "201 stored: run 4"
         here.wire.next("settle", *[DROPPED] * 4)
         await world.passes(LEASE + 10)
@@ -638,7 +638,7 @@ async def test_a_held_stream_whose_key_is_anothers_is_read_to_its_end() -> None:
         world.service.will(streams(status=502, after=2, seconds=5), answers())
         first = here.send()
         await world.passes(1)
-        await world.store.close()
+        await world.store_forgets()
         assert await there.send().answer() == "201 stored: run 2"
         assert await first.answer() == "201 replayed: run 2"
         stream = world.service.attempts[0].stream
@@ -721,8 +721,9 @@ async def test_closing_the_settler_lets_everything_go() -> None:
 
 
 def test_a_wire_is_a_store() -> None:
-    """The wrapper has every verb of the port (mypy does not look at tests)."""
-    for verb in ("claim", "settle", "replace", "look", "open", "close", "wait_available", "available", "trouble"):
+    """The wrapper has every verb of AwaitableStore (mypy does not look at tests)."""
+    verbs = ("claim", "settle", "compare_and_swap", "get", "open", "close", "wait_available", "available", "trouble")
+    for verb in verbs:
         assert hasattr(Wire, verb)
     assert {Done.WON, Found}
 

@@ -170,7 +170,7 @@ async def test_a_doubt_that_is_known_is_not_run_over() -> None:
     async with forwarding(on_doubt=OnDoubt.RERUN) as world:
         gate = world.process()
         await world.put_in_doubt()
-        gate.wire.next("replace", *[Fault(dropped=True)] * 500)
+        gate.wire.next("compare_and_swap", *[Fault(dropped=True)] * 500)
         assert await gate.send().answer() == "503 store-unavailable"
         assert world.service.ran == []
 

@@ -73,15 +73,15 @@ def test_what_is_busy_without_time_passing_spins() -> None:
 async def test_a_wire_does_to_a_command_what_its_fault_says() -> None:
     """Lost: done, and nobody knows. Dropped: not done, and nobody knows. Full: not done, and known."""
     world = World()
-    wire = Wire(world.store)
+    wire = Wire(world.store.port)
     wire.next("claim", DROPPED, FULL, LOST)
     assert (await away(wire.claim(NAME, a_claim()))).ambiguous
-    assert await world.store.look(NAME) is None
+    assert await world.store.get(NAME) is None
     with pytest.raises(StoreFull):
         await wire.claim(NAME, a_claim())
-    assert await world.store.look(NAME) is None
+    assert await world.store.get(NAME) is None
     assert (await away(wire.claim(NAME, a_claim()))).ambiguous
-    assert await world.store.look(NAME) is not None
+    assert await world.store.get(NAME) is not None
     assert await wire.claim(NAME, a_claim()) is Done.WON
     assert wire.told("claim") == [Done.WON, Done.WON]
 
@@ -90,22 +90,22 @@ async def test_a_wire_does_to_a_command_what_its_fault_says() -> None:
 async def test_a_wire_delivers_late_and_twice() -> None:
     """A late command is done long after its caller heard that it broke; one delivered again is done again."""
     world = World()
-    wire = Wire(world.store)
+    wire = Wire(world.store.port)
     wire.next("claim", late(3))
     assert (await away(wire.claim(NAME, a_claim()))).ambiguous
     await asyncio.sleep(2.9)
-    assert await world.store.look(NAME) is None
+    assert await world.store.get(NAME) is None
     await asyncio.sleep(0.2)
-    assert await world.store.look(NAME) is not None
+    assert await world.store.get(NAME) is not None
     wire.next("settle", again(5))
     release = records.release(a_claim(), elapsed=0, wall=0)
     assert await wire.settle(NAME, release) is Done.DONE
     await wire.claim(NAME, a_claim())
     await asyncio.sleep(6)
-    assert await world.store.look(NAME) is None
-    wire.next("look", slow(2))
+    assert await world.store.get(NAME) is None
+    wire.next("get", slow(2))
     began = world.time
-    assert await wire.look(NAME) is None
+    assert await wire.get(NAME) is None
     assert world.time - began == pytest.approx(2, abs=0.01)
 
 
@@ -114,7 +114,7 @@ async def test_a_wire_that_is_cut_breaks_what_is_under_way() -> None:
     """What was written may arrive or not; what is asked while it is cut was certainly not done."""
     world = World()
     for arrives in (True, False):
-        wire = Wire(world.store)
+        wire = Wire(world.store.port)
         call = asyncio.ensure_future(wire.claim(b"arrives" if arrives else b"lost", a_claim()))
         await asyncio.sleep(0)
         wire.cut(1, arrives=arrives)
@@ -124,8 +124,8 @@ async def test_a_wire_that_is_cut_breaks_what_is_under_way() -> None:
         assert not await wire.wait_available(0.5)
         assert await wire.wait_available(1)
         assert wire.available
-    assert await world.store.look(b"arrives") is not None
-    assert await world.store.look(b"lost") is None
+    assert await world.store.get(b"arrives") is not None
+    assert await world.store.get(b"lost") is None
 
 
 async def _claim(wire: Wire) -> Done | Found:
@@ -136,12 +136,12 @@ async def _claim(wire: Wire) -> Done | Found:
 async def test_a_cancelled_call_is_done_all_the_same() -> None:
     """Whoever is cancelled has cancelled nothing: the command is on its way."""
     world = World()
-    wire = Wire(world.store)
+    wire = Wire(world.store.port)
     call = asyncio.ensure_future(_claim(wire))
     await asyncio.sleep(0)
     call.cancel()
     await asyncio.sleep(1)
-    assert await world.store.look(NAME) is not None
+    assert await world.store.get(NAME) is not None
 
 
 @virtual

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.awaitable import Bell
 from gateway.core.record import Done, Found, Record, Settlement, Stamp, State
-from gateway.ports import Bell, RecordTooLarge, StoreAway, StoreFull
+from gateway.ports import RecordTooLarge, StoreAway, StoreFull
 from gateway.stores.codec import encode
 from gateway.stores.memory import MemoryStore
 
@@ -187,21 +188,20 @@ class Wire:
         return True
 
     async def claim(self, name: bytes, claim: Record) -> Done | Found:
-        result: Done | Found = await self._call("claim", name, claim, lambda: self._store.claim(name, claim))
+        result: Done | Found = await self._call("claim", name, claim, self._store.claim, claim)
         return result
 
     async def settle(self, name: bytes, settlement: Settlement) -> Done | Found:
-        result: Done | Found = await self._call(
-            "settle", name, settlement, lambda: self._store.settle(name, settlement)
-        )
+        result: Done | Found = await self._call("settle", name, settlement, self._store.settle, settlement)
         return result
 
-    async def replace(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
-        result: Done | Found = await self._call("replace", name, to, lambda: self._store.replace(name, stamp, to))
+    async def compare_and_swap(self, name: bytes, stamp: Stamp, to: Record | None) -> Done | Found:
+        verb = "compare_and_swap"
+        result: Done | Found = await self._call(verb, name, to, self._store.compare_and_swap, stamp, to)
         return result
 
-    async def look(self, name: bytes) -> Found | None:
-        result: Found | None = await self._call("look", name, None, lambda: self._store.look(name))
+    async def get(self, name: bytes) -> Found | None:
+        result: Found | None = await self._call("get", name, None, self._store.get)
         return result
 
     def listen(self, name: bytes) -> Bell:
@@ -235,7 +235,7 @@ class Wire:
         self._loop.call_later(self.latency, subscribed)
 
     def _call(
-        self, verb: str, name: bytes, what: Any, command: Callable[[], Coroutine[Any, Any, Any]]
+        self, verb: str, name: bytes, what: Any, command: Callable[..., None], *arguments: Any
     ) -> asyncio.Future[Any]:
         if not self.available:
             raise StoreAway("the wire is cut", ambiguous=False)
@@ -252,15 +252,16 @@ class Wire:
         future: asyncio.Future[Any] = self._loop.create_future()
 
         def land() -> Any:
-            # A coroutine of the memory store never waits: that is its atomicity.
-            try:
-                command().send(None)
-            except StopIteration as stop:
-                self.landed.append(Landed(self._loop.time(), verb, name, what, stop.value))
-                if self._belfry is not None and _left_its_flight(what, stop.value):
-                    self._belfry.ring(name)
-                return stop.value
-            raise AssertionError("the memory store waited")
+            # The memory store replies before the call returns: that is its atomicity.
+            replies: list[Any] = []
+            command(name, *arguments, replies.append)
+            (result,) = replies
+            if isinstance(result, StoreAway):
+                raise result
+            self.landed.append(Landed(self._loop.time(), verb, name, what, result))
+            if self._belfry is not None and _left_its_flight(what, result):
+                self._belfry.ring(name)
+            return result
 
         def arrive() -> None:
             result = land()

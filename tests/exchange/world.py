@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
+from gateway.awaitable import AwaitableStore
 from gateway.core.fingerprint import fingerprint
 from gateway.core.key import Key, record_name
 from gateway.core.limit import Limit
@@ -240,7 +241,7 @@ class World:
         self.belfry = Belfry() if rings else None
         self.loop = asyncio.get_running_loop()
         self.clock = VirtualClock(self.loop)
-        self.store = MemoryStore(self.clock)
+        self.store = AwaitableStore(MemoryStore(self.clock))
         self.service = Service(self.clock)
         self.processes: list[Process] = []
         self.most_effects = 1
@@ -249,7 +250,7 @@ class World:
 
     def process(self, *, latency: float = 0.0005, per_key: int = 100, in_all: int = 10_000) -> Process:
         """One more gate on the same store."""
-        wire = Wire(self.store, latency=latency, belfry=self.belfry)
+        wire = Wire(self.store.port, latency=latency, belfry=self.belfry)
         observer = Notebook()
         errors: list[BaseException] = []
         tasks = Tasks(errors.append)
@@ -285,7 +286,12 @@ class World:
 
     async def look(self, key: str = "k") -> Found | None:
         """What the store holds."""
-        return await self.store.look(self.ask(key).name)
+        return await self.store.get(self.ask(key).name)
+
+    async def store_forgets(self) -> None:
+        """The store loses all its records."""
+        await self.store.close()
+        await self.store.open()
 
     async def state(self, key: str = "k") -> str:
         """`absent`, `in flight #1`, `lapsed #1`, `completed #1`, `in doubt #1`."""

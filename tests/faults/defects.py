@@ -29,8 +29,10 @@ import gateway.settling as settling
 import gateway.stores.redis.link as link
 import gateway.stores.redis.store as redis_store
 from gateway import app, cli, clock, flights
+from gateway.awaitable import result_of
 from gateway.core.outcome import Answered, LostReason
 from gateway.core.record import Done, Found, Kind
+from gateway.ports import StoreAway
 from gateway.stores.redis.pipeline import pack
 
 DEFECTS: dict[str, Callable[[], None]] = {}
@@ -88,13 +90,18 @@ def _release(reason: LostReason) -> None:
 def check_then_set() -> None:
     """The claim looks, and then sets: two gates find nothing and both set."""
 
-    async def claim(self: Any, name: bytes, mine: Any) -> Any:
-        if (found := await self.look(name)) is not None:
-            return found
-        life = b"%d" % mine.life
-        key = self._prefix + name
-        await self._fleet.of(key).main.call(pack(b"SET", key, redis_store.encode(mine), b"PX", life))
-        return Done.WON
+    async def look_and_set(store: Any, name: bytes, mine: Any, reply: Any) -> None:
+        try:
+            if (found := await result_of(store.get, name)) is None:
+                key = store._prefix + name
+                packed = pack(b"SET", key, redis_store.encode(mine), b"PX", b"%d" % mine.life)
+                await store._fleet.of(key).main.call(packed)
+            reply(found or Done.WON)
+        except StoreAway as away:
+            reply(away)
+
+    def claim(self: Any, name: bytes, mine: Any, reply: Any) -> None:
+        self.tasks.start(look_and_set(self, name, mine, reply))
 
     redis_store.RedisStore.claim = claim  # type: ignore[method-assign]
 
@@ -165,19 +172,15 @@ def lease_by_the_local_clock() -> None:
 def answer_before_store() -> None:
     """The client is told first, and the record is written a moment later."""
     opened = app.open_store
-    running: set[asyncio.Task[None]] = set()
+    later: set[asyncio.TimerHandle] = set()
 
     def open_store(*where: Any, **how: Any) -> Any:
         store = opened(*where, **how)
         settle = store.settle
 
-        async def at_leisure(name: bytes, settlement: Any) -> None:
-            await asyncio.sleep(0.02)
-            await settle(name, settlement)
-
-        async def at_once(name: bytes, settlement: Any) -> Any:
-            running.add(asyncio.ensure_future(at_leisure(name, settlement)))
-            return Done.DONE
+        def at_once(name: bytes, settlement: Any, reply: Any) -> None:
+            later.add(asyncio.get_running_loop().call_later(0.02, settle, name, settlement, lambda _: None))
+            reply(Done.DONE)
 
         store.settle = at_once  # type: ignore[method-assign]
         return store

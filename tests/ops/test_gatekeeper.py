@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
+from gateway.awaitable import AwaitableStore
 from gateway.core import record as records
 from gateway.ops.admin import Audit, Gatekeeper, LocalDesk, Names, Readiness, Recent, Room, admin_app
 from gateway.ops.admin.openapi import document
@@ -40,9 +41,9 @@ CLOSED = ("/keys", "/config", "/openapi.json", "/keys/" + "n" * 43, "/nowhere")
 Serve = Callable[[web.Application], Awaitable[TestClient[web.Request, web.Application]]]
 
 
-def the_app(gatekeeper: Gatekeeper, audit: Path | None = None, store: MemoryStore | None = None) -> web.Application:
+def the_app(gatekeeper: Gatekeeper, audit: Path | None = None, store: AwaitableStore | None = None) -> web.Application:
     clock = FakeClock()
-    store = store or MemoryStore(clock)
+    store = store or AwaitableStore(MemoryStore(clock))
     text = configuration("http://127.0.0.1:9").replace("service:", "secret: SECRET-OF-NAMES\nservice:")
     written = load_text(text, name="", environ={})
     room = Room(
@@ -131,7 +132,7 @@ async def test_the_settings_are_shown_without_secrets(aiohttp_client: Serve) -> 
 async def test_an_audit_log_that_cannot_be_written_stops_the_change(aiohttp_client: Serve, tmp_path: Path) -> None:
     """Its folder is away → 503, and the record stands; it is there again → the change is made, both lines on the disk
     before the answer, in a file that only its owner reads."""
-    store, claim, name = MemoryStore(FakeClock()), a_claim(), "n" * 43
+    store, claim, name = AwaitableStore(MemoryStore(FakeClock())), a_claim(), "n" * 43
     await store.claim(name.encode(), claim)
     await store.settle(name.encode(), records.hold(claim, doubt=records.Doubt.LOST, status=0, wall=0))
     audit = tmp_path / "later" / "audit.jsonl"
@@ -140,7 +141,7 @@ async def test_an_audit_log_that_cannot_be_written_stops_the_change(aiohttp_clie
     asked = {"as": "released", "reason": "why", "version": record["version"]}
     answer = await client.post(f"/keys/{name}/resolve", json=asked)
     assert (answer.status, (await answer.json(content_type=None))["type"]) == (503, "urn:oncegate:problem:audit-failed")
-    assert await store.look(name.encode()) is not None
+    assert await store.get(name.encode()) is not None
     audit.parent.mkdir()
     assert (await client.post(f"/keys/{name}/resolve", json=asked)).status == 200
     assert [json.loads(line)["event"] for line in audit.read_text().splitlines()] == ["asked", "ended"]
@@ -149,7 +150,7 @@ async def test_an_audit_log_that_cannot_be_written_stops_the_change(aiohttp_clie
 
 async def test_the_change_is_written_down_before_it_is_made(aiohttp_client: Serve, tmp_path: Path) -> None:
     """When the store is asked, the audit log has `asked` and no end: that is what a gate that dies here leaves."""
-    store, claim, name = MemoryStore(FakeClock()), a_claim(), "n" * 43
+    store, claim, name = AwaitableStore(MemoryStore(FakeClock())), a_claim(), "n" * 43
     await store.claim(name.encode(), claim)
     seen: list[str] = []
     audit = tmp_path / "audit.jsonl"
@@ -160,7 +161,7 @@ async def test_the_change_is_written_down_before_it_is_made(aiohttp_client: Serv
 
     client = await aiohttp_client(the_app(Gatekeeper(), audit, store))
     record = (await (await client.get(f"/keys/{name}")).json())["record"]
-    store.replace = noted  # type: ignore[method-assign]
+    store.compare_and_swap = noted  # type: ignore[method-assign]
     asked = {"reason": "why", "version": record["version"], "force": True}
     assert (await client.post(f"/keys/{name}/forget", json=asked)).status == 200
     assert [json.loads(line)["event"] for line in seen[0].splitlines()] == ["asked"]
@@ -174,7 +175,7 @@ def served() -> Iterator[int]:
 
     async def serve() -> None:
         nonlocal port
-        store = MemoryStore(FakeClock())
+        store = AwaitableStore(MemoryStore(FakeClock()))
         for number in range(20):
             claim, name = a_claim(), b"%043d" % number
             await store.claim(name, claim)

@@ -305,7 +305,7 @@ async def test_a_late_answer_meets_an_operators(kind: str) -> None:
         assert await change(desk, Verb.COMPLETE, await version(desk)) is Outcome.MADE
         late = await world.store.settle(NAME, records.keep(claim, an_answer(), wall=0))
         assert isinstance(late, Found)
-        stands = await world.store.look(NAME)
+        stands = await world.store.get(NAME)
         assert stands is not None
         assert stands.record.answer is not None
         assert (stands.record.answer.status, stands.record.answer.body) == (200, b"by hand")
@@ -330,7 +330,7 @@ async def test_nothing_is_made_of_what_has_changed_since(kind: str) -> None:
         assert await world.store.settle(NAME, records.keep(claim, an_answer(), wall=0)) is Done.DONE
         for verb in Verb:
             assert await change(desk, verb, shown, force=True) is Outcome.CHANGED
-        stands = await world.store.look(NAME)
+        stands = await world.store.get(NAME)
         assert stands is not None
         assert stands.record.answer == an_answer()
 
@@ -344,17 +344,17 @@ async def test_it_changes_between_the_desks_look_and_its_write(kind: str) -> Non
             await world.store.claim(NAME, claim)
             await world.store.settle(NAME, records.hold(claim, doubt=Doubt.LOST, status=0, wall=0))
             shown = await version(desk)
-            look = world.store.look
+            look = world.store.get
 
             async def then_it_is_kept(name: bytes, look: Any = look, claim: Any = claim) -> Found | None:
                 seen: Found | None = await look(name)
                 await world.store.settle(NAME, records.keep(claim, an_answer(), wall=0))
                 return seen
 
-            world.store.look = then_it_is_kept  # type: ignore[method-assign]
+            world.store.get = then_it_is_kept  # type: ignore[method-assign]
             assert await change(desk, verb, shown) is Outcome.CHANGED
-            world.store.look = look  # type: ignore[method-assign]
-            stands = await world.store.look(NAME)
+            world.store.get = look  # type: ignore[method-assign]
+            stands = await world.store.get(NAME)
             assert stands is not None
             assert stands.record.answer == an_answer()
             assert await change(desk, Verb.FORGET, await version(desk)) is Outcome.MADE
@@ -369,7 +369,7 @@ async def test_a_store_that_did_not_say_is_asked_again(kind: str, verb: Verb) ->
         claim = a_claim()
         await world.store.claim(NAME, claim)
         await world.store.settle(NAME, records.hold(claim, doubt=Doubt.LOST, status=0, wall=0))
-        replace, lost = world.store.replace, [True]
+        replace, lost = world.store.compare_and_swap, [True]
 
         async def replies_are_lost(*asked: Any) -> Done | Found:
             made = await replace(*asked)
@@ -377,10 +377,10 @@ async def test_a_store_that_did_not_say_is_asked_again(kind: str, verb: Verb) ->
                 raise StoreAway("the reply was lost", ambiguous=True)
             return made
 
-        world.store.replace = replies_are_lost  # type: ignore[method-assign]
+        world.store.compare_and_swap = replies_are_lost  # type: ignore[method-assign]
         shown = await version(desk)
         assert await change(desk, verb, shown) is (Outcome.MADE if verb is Verb.COMPLETE else Outcome.UNKNOWN)
-        stands = await world.store.look(NAME)
+        stands = await world.store.get(NAME)
         assert (stands is not None) is (verb is Verb.COMPLETE)
         if stands is not None:
             lost += [True, True]

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import pytest
 import redis
 
+from gateway.awaitable import AwaitableStore, Bell
 from gateway.core import record as records
 from gateway.core.record import Done, Doubt, Found, Record, Stamp, State
-from gateway.ports import Bell, Nobody, Store, StoreAway
+from gateway.ports import Nobody, StoreAway
 from gateway.stores.redis import Address, RedisStore, Servers, fleet
 from tests.edge.stand import eventually
 from tests.fleet import Fleet
@@ -46,7 +47,7 @@ def takeover(seen: Record) -> Record:
 
 
 @contextlib.asynccontextmanager
-async def another(url: str) -> AsyncIterator[RedisStore]:
+async def another(url: str) -> AsyncIterator[AwaitableStore]:
     """The store as another process has it."""
     store = redis_store(url)
     await store.open()
@@ -70,7 +71,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def store(server: RedisServer) -> AsyncIterator[RedisStore]:
+async def store(server: RedisServer) -> AsyncIterator[AwaitableStore]:
     async with another(server.url) as store:
         yield store
 
@@ -99,7 +100,7 @@ async def test_a_settlement_rings(world: World, settle: Callable[[Record], recor
         await hearing(bell)
         assert await world.store.settle(NAME, settle(claim)) is Done.DONE
         assert await bell.rung(SOON)
-        found = await world.store.look(NAME)
+        found = await world.store.get(NAME)
         assert found is None or found.record.state is not State.IN_FLIGHT
 
 
@@ -119,11 +120,11 @@ async def test_an_operator_rings(world: World) -> None:
     await world.store.claim(NAME, claim)
     with world.store.listen(NAME) as bell:
         await hearing(bell)
-        assert await world.store.replace(NAME, Stamp(State.IN_FLIGHT, claim.holder), None) is Done.WON
+        assert await world.store.compare_and_swap(NAME, Stamp(State.IN_FLIGHT, claim.holder), None) is Done.WON
         assert await bell.rung(SOON)
 
 
-async def test_only_what_ends_a_flight_rings(server: RedisServer, store: RedisStore) -> None:
+async def test_only_what_ends_a_flight_rings(server: RedisServer, store: AwaitableStore) -> None:
     """Claims, takeovers, looks, what is asked again and what is refused publish nothing; of a whole life of a
     record, its Hold, the Release of its second run and its Keep are heard, each once."""
     first = a_claim()
@@ -134,18 +135,18 @@ async def test_only_what_ends_a_flight_rings(server: RedisServer, store: RedisSt
         await store.claim(NAME, first)
         await store.claim(NAME, first)
         await store.claim(NAME, a_claim())
-        await store.look(NAME)
+        await store.get(NAME)
         await store.settle(NAME, keep(a_claim()))
         for _ in range(2):
             assert await store.settle(NAME, hold(first)) is Done.DONE  # 1
         second = takeover(first)
         for _ in range(2):
-            assert await store.replace(NAME, Stamp(State.IN_DOUBT, first.holder), second) is Done.WON
+            assert await store.compare_and_swap(NAME, Stamp(State.IN_DOUBT, first.holder), second) is Done.WON
         assert await store.settle(NAME, release(second)) is Done.DONE  # 2
         third = takeover(second)
-        found = await store.look(NAME)
+        found = await store.get(NAME)
         assert found is not None
-        assert await store.replace(NAME, Stamp(State.IN_DOUBT, found.record.holder), third) is Done.WON
+        assert await store.compare_and_swap(NAME, Stamp(State.IN_DOUBT, found.record.holder), third) is Done.WON
         for _ in range(2):
             assert await store.settle(NAME, keep(third)) is Done.DONE  # 3
         client.spublish(CHANNEL, "the end")
@@ -162,7 +163,7 @@ async def test_only_what_ends_a_flight_rings(server: RedisServer, store: RedisSt
 
 
 async def test_what_is_settled_before_it_hears_is_seen_by_the_look_behind_its_ring(
-    server: RedisServer, store: RedisStore
+    server: RedisServer, store: AwaitableStore
 ) -> None:
     """The answer is stored after somebody began to listen and before Redis knows of it: the bell rings as soon as
     it hears, and the look behind that finds the answer. Nothing else will ever ring."""
@@ -175,13 +176,13 @@ async def test_what_is_settled_before_it_hears_is_seen_by_the_look_behind_its_ri
         assert not bell.hears, "that was not the moment"
         assert await bell.rung(SOON)
         assert bell.hears
-        found = await store.look(NAME)
+        found = await store.get(NAME)
         assert found is not None
         assert found.record.state is State.COMPLETED
         bell.close()
 
 
-async def test_at_whatever_moment_it_is_settled_it_is_seen(server: RedisServer, store: RedisStore) -> None:
+async def test_at_whatever_moment_it_is_settled_it_is_seen(server: RedisServer, store: AwaitableStore) -> None:
     """A few hundred names are listened to and settled at moments that lie close together, in every order: whoever
     looks after each ring sees each of them, and never has to wait in vain."""
     names = [b"%043d" % number for number in range(300)]
@@ -193,12 +194,12 @@ async def test_at_whatever_moment_it_is_settled_it_is_seen(server: RedisServer, 
         with store.listen(name) as bell:
             while True:
                 assert await bell.rung(SOON), "nobody rang"
-                found = await store.look(name)
+                found = await store.get(name)
                 assert found is not None
                 if found.record.state is State.COMPLETED:
                     return
 
-    async def settles(other: Store, name: bytes, claim: Record, turns: int) -> None:
+    async def settles(other: AwaitableStore, name: bytes, claim: Record, turns: int) -> None:
         for _ in range(turns):
             await asyncio.sleep(0)
         assert await other.settle(name, keep(claim)) is Done.DONE
@@ -214,7 +215,7 @@ async def test_at_whatever_moment_it_is_settled_it_is_seen(server: RedisServer, 
             )
 
 
-async def test_a_connection_that_was_killed_is_made_again(server: RedisServer, store: RedisStore) -> None:
+async def test_a_connection_that_was_killed_is_made_again(server: RedisServer, store: AwaitableStore) -> None:
     """CLIENT KILL TYPE pubsub while somebody waits, and the Keep comes while nobody is subscribed: the bell knows that
     it is deaf, rings when it hears again, and hears what comes after."""
     claim, later = a_claim(), a_claim()
@@ -301,7 +302,7 @@ def watched() -> Iterator[Fleet]:
     fleet.close()
 
 
-async def settled_on(store: RedisStore, claim: Record) -> Done:
+async def settled_on(store: AwaitableStore, claim: Record) -> Done:
     """As an exchange settles: sent until the store has answered. (The first may go to the frozen one: bells and records
     have connections of their own, and learn on their own that it says nothing.)"""
     async with asyncio.timeout(SOON):
@@ -354,7 +355,7 @@ async def test_bells_leave_a_primary_that_another_has_replaced(cut: bool, monkey
     servers = [RedisServer(preferred()).start() for _ in range(2)]
     order = [Address("127.0.0.1", server.port) for server in servers]
     monkeypatch.setattr(fleet, "finder_of", lambda _: Moving(order))
-    store = RedisStore(Servers(tuple(order)), Nobody())
+    store = AwaitableStore(RedisStore(Servers(tuple(order)), Nobody()))
     await store.open()
     try:
         with store.listen(NAME) as bell, servers[0].client() as old, servers[1].client() as new:
@@ -386,7 +387,7 @@ def connections(client: redis.Redis) -> int:
     return len([one for one in client.client_list() if one["name"] == "oncegate"])
 
 
-async def test_a_thousand_wait_over_one_connection(server: RedisServer, store: RedisStore) -> None:
+async def test_a_thousand_wait_over_one_connection(server: RedisServer, store: AwaitableStore) -> None:
     """Nobody waits: no connection. A thousand names: one, whoever listens to them. All are told; when all have left,
     nothing is subscribed any more."""
     names = [b"%043d" % number for number in range(1000)]
@@ -407,7 +408,7 @@ async def test_a_thousand_wait_over_one_connection(server: RedisServer, store: R
         assert connections(client) == 2
 
 
-async def test_those_who_listen_to_one_name_are_counted(server: RedisServer, store: RedisStore) -> None:
+async def test_those_who_listen_to_one_name_are_counted(server: RedisServer, store: AwaitableStore) -> None:
     """Two listen to one record: it is subscribed once, both are told, and it is let go when both have left. Whoever
     comes to a name that is heard already is rung at once. A name that is left and taken up again is heard."""
     claim = a_claim()
@@ -452,7 +453,7 @@ async def test_a_user_without_channels_settles_and_waits_all_the_same(server: Re
         with store.listen(NAME) as bell, store.listen(b"o" * 43):
             await eventually(lambda: bool(alarms.raised), "it is refused", SOON)
             assert await store.settle(NAME, keep(claim)) is Done.DONE
-            found = await store.look(NAME)
+            found = await store.get(NAME)
             assert isinstance(found, Found)
             assert found.record.state is State.COMPLETED
             assert not await bell.rung(0.1)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.awaitable import AwaitableStore
 from gateway.clock import HostClock
 from gateway.core import record as records
 from gateway.core.record import Done, Found, Record
-from gateway.ports import Store, StoreFull
+from gateway.ports import StoreFull
 from gateway.stores.memory import MemoryStore
 from gateway.stores.sqlite import SqliteStore
 from tests.servers import RedisServer, binaries
@@ -25,7 +26,7 @@ def name(number: int) -> bytes:
     return b"n%042d" % number
 
 
-async def until_full(store: Store) -> list[Record]:
+async def until_full(store: AwaitableStore) -> list[Record]:
     """Claims, until there is no room for another."""
     claims: list[Record] = []
     while len(claims) < MOST:
@@ -38,11 +39,11 @@ async def until_full(store: Store) -> list[Record]:
     raise AssertionError("it never got full")
 
 
-async def settles_but_claims_no_more(store: Store, *, answers: int, body: bytes) -> None:
+async def settles_but_claims_no_more(store: AwaitableStore, *, answers: int, body: bytes) -> None:
     """At the bound the claims in flight are asked for again and settled, and shown; another is refused."""
     claims = await until_full(store)
     assert len(claims) >= answers
-    assert await store.look(name(len(claims))) is None, "a claim that was refused left something"
+    assert await store.get(name(len(claims))) is None, "a claim that was refused left something"
     assert await store.claim(name(0), claims[0]) is Done.WON
     for number, claim in enumerate(claims[:answers]):
         assert await store.settle(name(number), records.keep(claim, an_answer(body), wall=0)) is Done.DONE
@@ -56,7 +57,7 @@ async def settles_but_claims_no_more(store: Store, *, answers: int, body: bytes)
 async def test_memory_at_its_number_of_records() -> None:
     """Full by number; once a window ends there is room again."""
     clock = FakeClock()
-    store = MemoryStore(clock, max_records=50)
+    store = AwaitableStore(MemoryStore(clock, max_records=50))
     await settles_but_claims_no_more(store, answers=50, body=b"{}")
     clock.passed += 10_000
     assert await store.claim(name(50), a_claim()) is Done.WON
@@ -65,7 +66,7 @@ async def test_memory_at_its_number_of_records() -> None:
 async def test_memory_at_its_number_of_bytes() -> None:
     """Full by the size of answers; what a Release or a window's end frees is counted back."""
     clock = FakeClock()
-    store = MemoryStore(clock, max_bytes=10_000)
+    store = AwaitableStore(MemoryStore(clock, max_bytes=10_000))
     for number in range(3):
         claim = a_claim()
         assert await store.claim(name(number), claim) is Done.WON
@@ -79,7 +80,7 @@ async def test_memory_at_its_number_of_bytes() -> None:
 
 async def test_sqlite_at_its_size(tmp_path: Path) -> None:
     """Claims leave room: a hundred answers of a thousand bytes still fit behind the last of them."""
-    store = SqliteStore(tmp_path / "keys.db", HostClock(), durability="process", max_bytes=1 << 20)
+    store = AwaitableStore(SqliteStore(tmp_path / "keys.db", HostClock(), durability="process", max_bytes=1 << 20))
     await store.open()
     try:
         await settles_but_claims_no_more(store, answers=100, body=b"x" * 1_000)
@@ -105,7 +106,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 async def test_sqlite_on_a_full_disk(small_disk: Path) -> None:
     """Claims leave the last of the disk to answers; what is on it is still shown."""
     (small_disk / "others").write_bytes(b"x" * (5 << 20))
-    store = SqliteStore(small_disk / "keys.db", HostClock(), durability="process")
+    store = AwaitableStore(SqliteStore(small_disk / "keys.db", HostClock(), durability="process"))
     await store.open()
     try:
         await settles_but_claims_no_more(store, answers=50, body=b"x" * 1_000)
@@ -132,7 +133,7 @@ async def test_redis_at_its_memory_limit(kind: str) -> None:
         assert found.record.answer == an_answer()
         with pytest.raises(StoreFull):
             await store.claim(name(1), a_claim())
-        assert await store.look(name(1)) is None
+        assert await store.get(name(1)) is None
     finally:
         await store.close()
         server.close()

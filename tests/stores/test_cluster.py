@@ -14,6 +14,7 @@ import pytest
 from redis.crc import key_slot
 
 from gateway.app import open_store
+from gateway.awaitable import AwaitableStore
 from gateway.core import record as records
 from gateway.core.identity import Identity
 from gateway.core.policy import Policy, Route
@@ -44,9 +45,9 @@ class Ear(Nobody):
 
 
 @asynccontextmanager
-async def store_on(url: str, trust: Trust = TRUST, ear: Ear | None = None) -> AsyncIterator[RedisStore]:
-    store = open_store(url, FakeClock(), ear or Ear(), prefix="og:", trust=trust)
-    assert isinstance(store, RedisStore)
+async def store_on(url: str, trust: Trust = TRUST, ear: Ear | None = None) -> AsyncIterator[AwaitableStore]:
+    store = AwaitableStore(open_store(url, FakeClock(), ear or Ear(), prefix="og:", trust=trust))
+    assert isinstance(store.port, RedisStore)
     await store.open()
     try:
         yield store
@@ -70,7 +71,7 @@ def cluster(standing: RedisCluster) -> RedisCluster:
 
 
 @pytest.fixture
-async def store(cluster: RedisCluster) -> AsyncIterator[RedisStore]:
+async def store(cluster: RedisCluster) -> AsyncIterator[AwaitableStore]:
     async with store_on(cluster.url) as store:
         yield store
 
@@ -98,7 +99,7 @@ def names_of(cluster: RedisCluster, node: Node, count: int) -> list[bytes]:
     return found
 
 
-async def patiently(store: RedisStore, name: bytes, claim: Record, seconds: float = SOON) -> Done | Found:
+async def patiently(store: AwaitableStore, name: bytes, claim: Record, seconds: float = SOON) -> Done | Found:
     """Claim as the exchange does: where the store is away, wait for it and ask again."""
     async with asyncio.timeout(seconds):
         while True:
@@ -112,7 +113,9 @@ async def patiently(store: RedisStore, name: bytes, claim: Record, seconds: floa
 # ── Slots that move ───────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_whole_life_of_a_record_whose_slot_is_on_its_way(cluster: RedisCluster, store: RedisStore) -> None:
+async def test_the_whole_life_of_a_record_whose_slot_is_on_its_way(
+    cluster: RedisCluster, store: AwaitableStore
+) -> None:
     """A slot is on its way: what is new is made at its end (ASK), what was there before is still found at its start,
     and found at its end once it has been carried there. Nothing is done twice, and nobody is told anything else."""
     source, target = cluster.primaries[:2]
@@ -146,7 +149,7 @@ async def test_the_whole_life_of_a_record_whose_slot_is_on_its_way(cluster: Redi
     await asyncio.to_thread(cluster.move, slot, source)
 
 
-async def test_slots_that_move_under_load(cluster: RedisCluster, store: RedisStore) -> None:
+async def test_slots_that_move_under_load(cluster: RedisCluster, store: AwaitableStore) -> None:
     """Ten slots go back and forth while two processes claim and settle the same hundred names again and again: each is
     won by one, whatever the error replies say in between; no call fails, and MOVED and ASK have both been met."""
     source, target = cluster.primaries[0], cluster.primaries[2]
@@ -162,7 +165,7 @@ async def test_slots_that_move_under_load(cluster: RedisCluster, store: RedisSto
                 await asyncio.to_thread(cluster.move, slot, source if turn % 2 else target)
         moving = False
 
-    async def storm(other: RedisStore, name: bytes) -> None:
+    async def storm(other: AwaitableStore, name: bytes) -> None:
         """Both claim; one wins and keeps; both then see the answer; an operator frees the name."""
         nonlocal done
         while moving:
@@ -178,7 +181,7 @@ async def test_slots_that_move_under_load(cluster: RedisCluster, store: RedisSto
             assert isinstance(found, Found)
             assert (found.record.holder, found.record.state) == (winner.holder, State.COMPLETED)
             stamp = records.Stamp(State.COMPLETED, winner.holder)
-            assert await other.replace(name, stamp, None) is Done.WON
+            assert await other.compare_and_swap(name, stamp, None) is Done.WON
             done += 1
 
     names = [n for slot in slots for n in names_in(slot, 10)]
@@ -191,7 +194,7 @@ async def test_slots_that_move_under_load(cluster: RedisCluster, store: RedisSto
         assert source.errors(code) + target.errors(code) > before, f"no {code} was met"
 
 
-async def test_a_move_is_learnt(cluster: RedisCluster, store: RedisStore) -> None:
+async def test_a_move_is_learnt(cluster: RedisCluster, store: AwaitableStore) -> None:
     """The first command after a move is sent on by MOVED; those behind it go to the new primary at once."""
     source, target = cluster.primaries[:2]
     name = names_of(cluster, source, 1)[0]
@@ -206,7 +209,7 @@ async def test_a_move_is_learnt(cluster: RedisCluster, store: RedisStore) -> Non
     await asyncio.to_thread(cluster.move, slot, source)
 
 
-async def test_a_node_that_joins(cluster: RedisCluster, store: RedisStore) -> None:
+async def test_a_node_that_joins(cluster: RedisCluster, store: AwaitableStore) -> None:
     """A slot goes to a node that nobody has heard of: it is connected to on its first redirection."""
     source = cluster.primaries[0]
     name = names_of(cluster, source, 1)[0]
@@ -295,7 +298,7 @@ async def test_a_primary_is_lost_and_its_replica_takes_its_place() -> None:
         cluster.close()
 
 
-def _names(store: RedisStore) -> dict[str, Severity]:
+def _names(store: AwaitableStore) -> dict[str, Severity]:
     return {found.name: found.severity for found in store.findings}
 
 
@@ -413,7 +416,7 @@ async def test_too_few_acknowledgements_are_counted_at_each_primary(cluster: Red
             replica.signal(signal.SIGCONT)
 
 
-async def test_a_marker_on_every_primary(cluster: RedisCluster, store: RedisStore) -> None:
+async def test_a_marker_on_every_primary(cluster: RedisCluster, store: AwaitableStore) -> None:
     """Each primary has one, in a slot of its own, under the lowest number that has its slot there."""
     numbers = numbered({slot: cluster.primaries[min(slot // (SLOTS // 3), 2)] for slot in range(SLOTS)}.get)
     assert len(numbers) == 3
@@ -421,7 +424,7 @@ async def test_a_marker_on_every_primary(cluster: RedisCluster, store: RedisStor
         assert primary.run("KEYS", "og:marker:*") == [f"og:marker:shop:{{{number}}}".encode()]
 
 
-async def test_one_primary_that_was_emptied_is_an_alarm(cluster: RedisCluster, store: RedisStore) -> None:
+async def test_one_primary_that_was_emptied_is_an_alarm(cluster: RedisCluster, store: AwaitableStore) -> None:
     """FLUSHALL of one primary of three: within two looks it is an alarm at each gate, by its address."""
     one, two = Ear(), Ear()
     async with store_on(cluster.url, ear=one) as first, store_on(cluster.url, ear=two) as second:
@@ -451,7 +454,7 @@ async def test_a_marker_that_moves_with_its_slot_is_no_amnesia(cluster: RedisClu
         assert "amnesia" not in _names(store)
 
 
-async def test_another_identity_is_refused_on_every_primary(cluster: RedisCluster, store: RedisStore) -> None:
+async def test_another_identity_is_refused_on_every_primary(cluster: RedisCluster, store: AwaitableStore) -> None:
     """A gate of another configuration claims nothing anywhere, until it is told to accept new keys; then the former
     one does not. A marker that stands where slots once were is taken over too."""
     left = next(
@@ -504,7 +507,7 @@ async def test_one_server_that_is_named_as_a_cluster() -> None:
 # ── Bells ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_bells_follow_a_slot(cluster: RedisCluster, store: RedisStore) -> None:
+async def test_bells_follow_a_slot(cluster: RedisCluster, store: AwaitableStore) -> None:
     """Somebody waits for a record whose slot moves: the bell is subscribed at the new primary, rings for that, and
     rings for what is settled there. Whoever waits for another record is not disturbed."""
     source, target = cluster.primaries[:2]

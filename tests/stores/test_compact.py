@@ -15,13 +15,13 @@ from statistics import median
 import pytest
 import redis
 
+from gateway.awaitable import AwaitableStore
 from gateway.core import record as records
 from gateway.core.fingerprint import Recipe, fingerprint
 from gateway.core.key import Key, record_name
 from gateway.core.message import Answer, Request
 from gateway.core.record import Done, Record
 from gateway.stores.codec import encode
-from gateway.stores.redis import RedisStore
 from tests.servers import RedisServer, binaries, preferred
 from tests.stores.worlds import WINDOW, a_claim, a_holder, redis_store
 
@@ -146,7 +146,7 @@ class Side:
     def __init__(self, binary: str, count: int) -> None:
         self.count = count
         self.server = RedisServer(binaries()[binary]).start()
-        self.store: RedisStore = redis_store(self.server.url)
+        self.store: AwaitableStore = redis_store(self.server.url)
         self.client = self.server.client()
         self.servers_cpu: list[float] = []
         self.plain_cpu: list[float] = []

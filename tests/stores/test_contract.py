@@ -40,7 +40,7 @@ async def test_a_claim_asked_again_by_its_holder_is_won(world: World) -> None:
     assert await world.store.claim(NAME, claim) is Done.WON
     await world.pass_time(10_000)
     assert await world.store.claim(NAME, claim) is Done.WON
-    found = await world.store.look(NAME)
+    found = await world.store.get(NAME)
     assert found is not None
     assert 10_000 <= found.age < 12_000
 
@@ -83,9 +83,9 @@ async def test_keep_rewrites_the_life_to_the_window(world: World) -> None:
     await world.pass_time(50_000)
     await world.store.settle(NAME, records.keep(claim, an_answer(), wall=0))
     await world.pass_time(WINDOW - 5_000)
-    assert await world.store.look(NAME) is not None
+    assert await world.store.get(NAME) is not None
     await world.pass_time(6_000)
-    assert await world.store.look(NAME) is None
+    assert await world.store.get(NAME) is None
     assert await world.store.claim(NAME, a_claim()) is Done.WON
 
 
@@ -105,7 +105,7 @@ async def test_a_late_answer_is_kept_from_in_doubt(world: World) -> None:
     await world.store.claim(NAME, claim)
     hold = records.hold(claim, doubt=Doubt.TIMEOUT, status=504, wall=0)
     assert await world.store.settle(NAME, hold) is Done.DONE
-    found = await world.store.look(NAME)
+    found = await world.store.get(NAME)
     assert found is not None
     assert (found.record.state, found.record.doubt, found.record.status) == (State.IN_DOUBT, Doubt.TIMEOUT, 504)
     assert await world.store.settle(NAME, records.keep(claim, an_answer(), wall=0)) is Done.DONE
@@ -141,7 +141,7 @@ async def test_a_late_release_does_not_free_somebody_elses_claim(world: World) -
     await world.store.claim(NAME, second)
     late = await world.store.settle(NAME, release)
     assert isinstance(late, Found)
-    found = await world.store.look(NAME)
+    found = await world.store.get(NAME)
     assert found is not None
     assert found.record.holder == second.holder
 
@@ -150,12 +150,12 @@ async def test_what_the_store_forgot_it_is_told_again(world: World) -> None:
     """A Keep or Hold that finds nothing is written: the store forgot, the gate did not."""
     claim = a_claim()
     assert await world.store.settle(NAME, records.keep(claim, an_answer(), wall=0)) is Done.FORGOT
-    found = await world.store.look(NAME)
+    found = await world.store.get(NAME)
     assert found is not None
     assert found.record.answer == an_answer()
     other = b"o" * 43
     assert await world.store.settle(other, records.hold(claim, doubt=Doubt.LOST, status=0, wall=0)) is Done.FORGOT
-    assert await world.store.look(other) is not None
+    assert await world.store.get(other) is not None
 
 
 async def test_a_tombstone_has_no_body(world: World) -> None:
@@ -163,7 +163,7 @@ async def test_a_tombstone_has_no_body(world: World) -> None:
     claim = a_claim()
     await world.store.claim(NAME, claim)
     await world.store.settle(NAME, records.keep(claim, replace(an_answer(), body=None), wall=0))
-    found = await world.store.look(NAME)
+    found = await world.store.get(NAME)
     assert found is not None
     assert found.record.answer is not None
     assert found.record.answer.body is None
@@ -174,7 +174,7 @@ async def test_an_empty_body_is_not_a_tombstone(world: World) -> None:
     claim = a_claim()
     await world.store.claim(NAME, claim)
     await world.store.settle(NAME, records.keep(claim, an_answer(b"", status=204), wall=0))
-    found = await world.store.look(NAME)
+    found = await world.store.get(NAME)
     assert found is not None
     assert found.record.answer is not None
     assert found.record.answer.body == b""
@@ -190,10 +190,10 @@ async def test_takeover_needs_the_state_and_the_holder_that_were_seen(world: Wor
         records.takeover(first, holder=a_holder(), route="r", lease=LEASE, life=LEASE * 2, window=WINDOW, wall=0)
         for _ in range(20)
     ]
-    results = await asyncio.gather(*(world.store.replace(NAME, stamp, taker) for taker in takers))
+    results = await asyncio.gather(*(world.store.compare_and_swap(NAME, stamp, taker) for taker in takers))
     assert results.count(Done.WON) == 1
     winner = takers[results.index(Done.WON)]
-    found = await world.store.look(NAME)
+    found = await world.store.get(NAME)
     assert found is not None
     assert (found.record.holder, found.record.attempt) == (winner.holder, 2)
 
@@ -205,15 +205,15 @@ async def test_a_takeover_asked_again_is_won(world: World) -> None:
     await world.store.settle(NAME, records.hold(first, doubt=Doubt.LOST, status=0, wall=0))
     stamp = Stamp(State.IN_DOUBT, first.holder, 5_000)
     taker = records.takeover(first, holder=a_holder(), route="r", lease=LEASE, life=LEASE * 2, window=WINDOW, wall=0)
-    assert await world.store.replace(NAME, stamp, taker) is Done.WON
+    assert await world.store.compare_and_swap(NAME, stamp, taker) is Done.WON
     await world.pass_time(10_000)
-    assert await world.store.replace(NAME, stamp, taker) is Done.WON
-    found = await world.store.look(NAME)
+    assert await world.store.compare_and_swap(NAME, stamp, taker) is Done.WON
+    found = await world.store.get(NAME)
     assert found is not None
     assert found.record == taker
     assert 10_000 <= found.age < 12_000
     await world.store.settle(NAME, records.keep(taker, an_answer(), wall=0))
-    assert isinstance(await world.store.replace(NAME, stamp, taker), Found)
+    assert isinstance(await world.store.compare_and_swap(NAME, stamp, taker), Found)
 
 
 async def test_a_keep_asked_again_keeps_its_life(world: World) -> None:
@@ -224,7 +224,7 @@ async def test_a_keep_asked_again_keeps_its_life(world: World) -> None:
     await world.store.settle(NAME, keep)
     await world.pass_time(10_000)
     assert await world.store.settle(NAME, keep) is Done.DONE
-    found = await world.store.look(NAME)
+    found = await world.store.get(NAME)
     assert found is not None
     assert 10_000 <= found.age < 12_000
 
@@ -237,7 +237,7 @@ async def test_a_completed_record_is_never_taken_over(world: World) -> None:
     await world.pass_time(LEASE + 6_000)
     await world.store.settle(NAME, records.keep(first, an_answer(), wall=0))
     taker = records.takeover(first, holder=a_holder(), route="r", lease=LEASE, life=LEASE * 2, window=WINDOW, wall=0)
-    result = await world.store.replace(NAME, stamp, taker)
+    result = await world.store.compare_and_swap(NAME, stamp, taker)
     assert isinstance(result, Found)
     assert result.record.state is State.COMPLETED
 
@@ -249,7 +249,7 @@ async def test_the_lapse_is_tested_in_the_store(world: World, passed: int, taken
     await world.store.claim(NAME, first)
     await world.pass_time(passed)
     taker = records.takeover(first, holder=a_holder(), route="r", lease=LEASE, life=LEASE * 2, window=WINDOW, wall=0)
-    result = await world.store.replace(NAME, Stamp(State.IN_FLIGHT, first.holder, 5_000), taker)
+    result = await world.store.compare_and_swap(NAME, Stamp(State.IN_FLIGHT, first.holder, 5_000), taker)
     assert (result is Done.WON) is taken
 
 
@@ -259,9 +259,9 @@ async def test_a_released_takeover_goes_back_in_doubt(world: World) -> None:
     await world.store.claim(NAME, first)
     await world.store.settle(NAME, records.hold(first, doubt=Doubt.LOST, status=0, wall=0))
     taker = records.takeover(first, holder=a_holder(), route="r", lease=LEASE, life=LEASE * 2, window=WINDOW, wall=0)
-    await world.store.replace(NAME, Stamp(State.IN_DOUBT, first.holder, 5_000), taker)
+    await world.store.compare_and_swap(NAME, Stamp(State.IN_DOUBT, first.holder, 5_000), taker)
     assert await world.store.settle(NAME, records.release(taker, elapsed=1_000, wall=0)) is Done.DONE
-    found = await world.store.look(NAME)
+    found = await world.store.get(NAME)
     assert found is not None
     assert (found.record.state, found.record.attempt) == (State.IN_DOUBT, 1)
 
@@ -270,9 +270,9 @@ async def test_an_operator_forgets_what_was_shown(world: World) -> None:
     """`forget` names the state and holder that it saw; a record that has moved on stays."""
     claim = a_claim()
     await world.store.claim(NAME, claim)
-    assert isinstance(await world.store.replace(NAME, Stamp(State.IN_DOUBT, claim.holder), None), Found)
-    assert await world.store.replace(NAME, Stamp(State.IN_FLIGHT, claim.holder), None) is Done.WON
-    assert await world.store.replace(NAME, Stamp(State.IN_FLIGHT, claim.holder), None) is Done.GONE
+    assert isinstance(await world.store.compare_and_swap(NAME, Stamp(State.IN_DOUBT, claim.holder), None), Found)
+    assert await world.store.compare_and_swap(NAME, Stamp(State.IN_FLIGHT, claim.holder), None) is Done.WON
+    assert await world.store.compare_and_swap(NAME, Stamp(State.IN_FLIGHT, claim.holder), None) is Done.GONE
 
 
 async def test_a_claim_lives_for_its_lease_and_its_doubt(world: World) -> None:
@@ -280,8 +280,8 @@ async def test_a_claim_lives_for_its_lease_and_its_doubt(world: World) -> None:
     claim = a_claim()
     await world.store.claim(NAME, claim)
     await world.pass_time(LEASE + 500_000)
-    found = await world.store.look(NAME)
+    found = await world.store.get(NAME)
     assert found is not None
     assert found.record.lapsed(found.age)
     await world.pass_time(101_000)
-    assert await world.store.look(NAME) is None
+    assert await world.store.get(NAME) is None

@@ -49,7 +49,7 @@ def kept(claim: Record, body: bytes = b"{}") -> Settlement:
 
 
 async def shown(world: World) -> Found:
-    found = await world.store.look(NAME)
+    found = await world.store.get(NAME)
     assert found is not None
     return found
 
@@ -85,7 +85,7 @@ async def test_a_keep_that_lands_late_does_not_move_what_is_completed(world: Wor
     assert await world.store.settle(NAME, kept(claim)) is Done.DONE
     assert 60_000 <= (await shown(world)).age < 62_000
     await world.pass_time(WINDOW - 60_000)
-    assert await world.store.look(NAME) is None
+    assert await world.store.get(NAME) is None
 
 
 async def test_a_takeover_of_a_doubt_that_is_anothers_by_now_is_refused(world: World) -> None:
@@ -94,9 +94,9 @@ async def test_a_takeover_of_a_doubt_that_is_anothers_by_now_is_refused(world: W
     seen = await put_in_doubt(world)
     stamp = Stamp(State.IN_DOUBT, seen.holder, MARGIN)
     sooner, later = a_takeover(seen), a_takeover(seen)
-    assert await world.store.replace(NAME, stamp, sooner) is Done.WON
+    assert await world.store.compare_and_swap(NAME, stamp, sooner) is Done.WON
     await world.store.settle(NAME, held(sooner))
-    result = await world.store.replace(NAME, stamp, later)
+    result = await world.store.compare_and_swap(NAME, stamp, later)
     assert isinstance(result, Found)
     assert (result.record.state, result.record.holder, result.record.attempt) == (State.IN_DOUBT, sooner.holder, 2)
 
@@ -107,7 +107,7 @@ async def test_every_store_remembers_how_many_have_run(world: World) -> None:
     seen = await put_in_doubt(world)
     assert isinstance(resolve(await shown(world), FINGERPRINT, policy), Forward)
     second = a_takeover(seen)
-    await world.store.replace(NAME, Stamp(State.IN_DOUBT, seen.holder, MARGIN), second)
+    await world.store.compare_and_swap(NAME, Stamp(State.IN_DOUBT, seen.holder, MARGIN), second)
     await world.store.settle(NAME, held(second))
     verdict = resolve(await shown(world), FINGERPRINT, policy)
     assert isinstance(verdict, Refuse)
@@ -135,7 +135,7 @@ async def test_a_claim_that_was_given_up_frees_its_key_although_it_has_lapsed(wo
     await world.store.claim(NAME, orphan)
     await world.pass_time(LEASE + 1_000)
     assert await world.store.settle(NAME, released(orphan)) is Done.DONE
-    assert await world.store.look(NAME) is None
+    assert await world.store.get(NAME) is None
     assert await world.store.claim(NAME, a_claim()) is Done.WON
 
 
@@ -157,7 +157,7 @@ async def test_a_takeover_that_lands_after_its_release_goes_back_in_doubt_once(w
     seen = await put_in_doubt(world)
     taker = a_takeover(seen)
     assert isinstance(await world.store.settle(NAME, released(taker)), Found)
-    assert await world.store.replace(NAME, Stamp(State.IN_DOUBT, seen.holder, MARGIN), taker) is Done.WON
+    assert await world.store.compare_and_swap(NAME, Stamp(State.IN_DOUBT, seen.holder, MARGIN), taker) is Done.WON
     assert await world.store.settle(NAME, released(taker)) is Done.DONE
     await world.pass_time(10_000)
     assert await world.store.settle(NAME, released(taker)) is Done.DONE
@@ -191,7 +191,7 @@ async def test_an_owner_that_was_taken_over_is_shown_the_answer_that_stands(worl
     await world.store.claim(NAME, first)
     await world.pass_time(LEASE + MARGIN + 1_000)
     second = a_takeover(first)
-    assert await world.store.replace(NAME, Stamp(State.IN_FLIGHT, first.holder, MARGIN), second) is Done.WON
+    assert await world.store.compare_and_swap(NAME, Stamp(State.IN_FLIGHT, first.holder, MARGIN), second) is Done.WON
     await world.store.settle(NAME, kept(second, b"second"))
     stands = await world.store.settle(NAME, kept(first, b"first"))
     assert isinstance(stands, Found)
@@ -210,9 +210,9 @@ async def test_a_takeover_begins_a_lease_of_its_own(world: World, doubt: str) ->
     await world.pass_time(LEASE + MARGIN + 60_000)
     seen = (await shown(world)).record
     second = a_takeover(seen)
-    assert await world.store.replace(NAME, Stamp(seen.state, seen.holder, MARGIN), second) is Done.WON
+    assert await world.store.compare_and_swap(NAME, Stamp(seen.state, seen.holder, MARGIN), second) is Done.WON
     assert 0 <= (await shown(world)).age < 2_000
     await world.pass_time(LEASE - 5_000)
-    third = await world.store.replace(NAME, Stamp(State.IN_FLIGHT, second.holder, MARGIN), a_takeover(second))
+    third = await world.store.compare_and_swap(NAME, Stamp(State.IN_FLIGHT, second.holder, MARGIN), a_takeover(second))
     assert isinstance(third, Found)
     assert (third.record.holder, third.record.attempt) == (second.holder, 2)

@@ -59,7 +59,7 @@ class Histories(RuleBasedStateMachine):
             assert told.record == result.record
         else:
             assert told is result
-        seen, model = self.loop.run_until_complete(self.world.store.look(name)), self.found(name)
+        seen, model = self.loop.run_until_complete(self.world.store.get(name)), self.found(name)
         assert (seen is None) == (model is None), f"the store has {seen}, the model {model}"
         if seen is not None and model is not None:
             assert seen.record == model.record
@@ -117,13 +117,13 @@ class Histories(RuleBasedStateMachine):
 
     def _replace(self, name: bytes, stamp: Stamp, taker: Record) -> None:
         step = records.replaced(self.found(name), stamp, taker)
-        self.expect(name, self.loop.run_until_complete(self.world.store.replace(name, stamp, taker)), step)
+        self.expect(name, self.loop.run_until_complete(self.world.store.compare_and_swap(name, stamp, taker)), step)
 
     @rule(name=names, position=picks, state=st.sampled_from(State))
     def forget(self, name: bytes, position: int, state: State) -> None:
         stamp = Stamp(state, self.pick(position).holder)
         step = records.replaced(self.found(name), stamp, None)
-        self.expect(name, self.loop.run_until_complete(self.world.store.replace(name, stamp, None)), step)
+        self.expect(name, self.loop.run_until_complete(self.world.store.compare_and_swap(name, stamp, None)), step)
 
     # Offset from every boundary, so that a slow machine's seconds change nothing.
     @rule(passed=st.sampled_from([17_000, 43_000, 137_000, 411_000]))

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from gateway.core import record as records
 from gateway.core.fields import fields_of
-from gateway.core.fingerprint import Recipe, fingerprint, of_plain, plainly
+from gateway.core.fingerprint import Recipe, fingerprint, of_plain, plainly, to_plain
 from gateway.core.key import Key, record_name, sent_name
 from gateway.core.message import Answer, Request
-from gateway.core.record import Doubt, Found, State
+from gateway.core.record import ClaimTerms, Doubt, Found, NewClaim, NewKeep, State
 from gateway.ports import Nobody, StoreAway, Told
 from gateway.stores.codec import PlainForm, decode, encode, stored
 from gateway.stores.redis.pipeline import Pipeline, pack
 from gateway.stores.redis.servers import Address, Servers
 from gateway.stores.redis.store import RedisStore
-from tests.stores.worlds import FINGERPRINT, a_claim
+from tests.stores.worlds import FINGERPRINT, a_claim, a_new_claim
 
 times = st.integers(0, 2**48 - 1)
 durations = st.integers(1, 2**40 - 1)
@@ -55,6 +55,22 @@ def test_a_form_writes_what_the_codec_does(
         mark, tags, holder=holder, first_seen=wall, wall=later, status=answer.status, head=answer.head, body=answer.body
     )
     assert value == encode(kept)
+    terms = ClaimTerms(route=route, lease=lease, life=life, window=window)
+    new = NewClaim.of(terms, printed, holder, wall)
+    keep = NewKeep(new, answer.status, answer.head, answer.body, later)
+    for _ in range(2):  # the form is made, and then found
+        assert encode(new) == encode(claim)
+        assert encode(keep) == value
+    assert (new.mark, new.tags) == (mark, tags)
+    assert of_plain(to_plain(printed)) == printed
+    assert new.record == claim
+    assert new.record is new.record
+    assert keep.record == kept
+    assert keep.record is keep.record
+    settlement = records.keep(claim, answer, wall=later)
+    for name in ("kind", "holder", "record", "movable", "tells_again"):
+        assert getattr(keep, name) == getattr(settlement, name)
+    assert records.without_body(keep) == records.without_body(settlement)
     assert stored(value, mark) == (answer.status, answer.head, answer.body, wall, kept.expires)
 
 
@@ -162,31 +178,29 @@ class Pipe:
     def tell(self, packed: bytes, replies: int, told: Told) -> None:
         self.sent.append((packed, replies))
 
-    async def call(self, packed: bytes, replies: int = 1) -> Any:
-        self.sent.append((packed, replies))
-        return [None, -2] if replies == 2 else 1
-
 
 async def test_what_is_sent_is_what_the_store_sends() -> None:
-    """A claim and a Keep, word for word."""
+    """A claim and a Keep, word for word, as records, as values and by way of `ports.Prompt`."""
     store = RedisStore(Servers((Address("127.0.0.1", 1),)), Nobody(), prefix="some:")
     (primary,) = store._fleet.primaries
     pipe = Pipe()
     primary.main.pipeline = pipe  # type: ignore[assignment]
-    primary.main.call = pipe.call  # type: ignore[method-assign, assignment]
     primary._met = pipe  # type: ignore[assignment]
-    claim = a_claim()
-    settlement = records.keep(claim, Answer(200, b"A: b\r\n", b"body"), wall=5)
-    assert settlement.record is not None
-    await store.claim(b"name", claim)
+    new = a_new_claim()
+    claim = new.record
+    keep = NewKeep(new, 200, b"A: b\r\n", b"body", 5)
+    value = encode(keep.record)
+    for each in (claim, new):
+        store.claim(b"name", each, print)
     assert store.ask_claim(b"name", encode(claim), claim.life, None)  # type: ignore[arg-type]
-    await store.settle(b"name", settlement)
-    assert store.ask_keep(b"name", claim.holder, encode(settlement.record), settlement.record.life, None)  # type: ignore[arg-type]
-    assert pipe.sent[0] == pipe.sent[1]
-    assert pipe.sent[2] == pipe.sent[3]
-    assert pipe.sent[0][0].startswith(
-        pack(b"SET", b"some:name", encode(claim), b"NX", b"GET", b"PX", b"%d" % claim.life)
-    )
+    for settlement in (records.keep(claim, Answer(200, b"A: b\r\n", b"body"), wall=5), keep):
+        store.settle(b"name", settlement, print)
+    assert store.ask_keep(b"name", claim.holder, value, keep.record.life, None)  # type: ignore[arg-type]
+    claims, keeps = pipe.sent[:3], pipe.sent[3:]
+    assert len(claims) == len(keeps) == 3
+    assert len(set(claims)) == len(set(keeps)) == 1
+    assert claims[0][0].startswith(pack(b"SET", b"some:name", encode(claim), b"NX", b"GET", b"PX", b"%d" % claim.life))
+    assert value in keeps[0][0]
 
 
 async def test_whoever_fails_when_told_costs_nobody_else_the_news() -> None:

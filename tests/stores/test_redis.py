@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
+from gateway.awaitable import AwaitableStore
 from gateway.core import record as records
 from gateway.core.record import Done, Doubt, Found, Stamp, State
 from gateway.ports import Nobody, StoreAway
@@ -29,14 +30,14 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def store(server: RedisServer) -> AsyncIterator[RedisStore]:
+async def store(server: RedisServer) -> AsyncIterator[AwaitableStore]:
     store = redis_store(server.url)
     await store.open()
     yield store
     await store.close()
 
 
-async def test_what_is_asked_again_is_written_again(server: RedisServer, store: RedisStore) -> None:
+async def test_what_is_asked_again_is_written_again(server: RedisServer, store: AwaitableStore) -> None:
     """A claim, a takeover and a Keep whose reply was lost are each one write more when they are asked again: WAIT
     covers only what its own connection wrote."""
     first = a_claim()
@@ -52,7 +53,7 @@ async def test_what_is_asked_again_is_written_again(server: RedisServer, store: 
         asked: list[tuple[Callable[[], Awaitable[Done | Found]], Done]] = [
             (lambda: store.claim(NAME, first), Done.WON),
             (lambda: store.settle(NAME, hold), Done.DONE),
-            (lambda: store.replace(NAME, stamp, taker), Done.WON),
+            (lambda: store.compare_and_swap(NAME, stamp, taker), Done.WON),
             (lambda: store.settle(NAME, keep), Done.DONE),
         ]
         for ask, told in asked:
@@ -196,7 +197,7 @@ async def test_a_release_candidate_has_a_version() -> None:
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
 async def test_a_host_that_cannot_be_found_is_named(host: str) -> None:
     """The gate starts all the same, and says which host it does not find."""
-    store = RedisStore(Servers((Address(host, 6379),)), Nobody())
+    store = AwaitableStore(RedisStore(Servers((Address(host, 6379),)), Nobody()))
     await store.open()
     try:
         assert not store.available

@@ -14,6 +14,7 @@ import pytest
 from redis.crc import key_slot
 
 from gateway.app import open_store, redis_servers
+from gateway.awaitable import AwaitableStore
 from gateway.core import record as records
 from gateway.core.identity import Identity
 from gateway.core.record import Done, Doubt, Found, Stamp, State
@@ -46,9 +47,9 @@ def allow(server: RedisServer, *, less: str = "") -> str:
 
 
 @asynccontextmanager
-async def opened(url: str, alarms: Alarms | None = None, *, check: Check = "strict") -> AsyncIterator[RedisStore]:
-    store = open_store(url, FakeClock(), alarms or Alarms(), prefix="og:", trust=Trust(check=check))
-    assert isinstance(store, RedisStore)
+async def opened(url: str, alarms: Alarms | None = None, *, check: Check = "strict") -> AsyncIterator[AwaitableStore]:
+    store = AwaitableStore(open_store(url, FakeClock(), alarms or Alarms(), prefix="og:", trust=Trust(check=check)))
+    assert isinstance(store.port, RedisStore)
     await store.open()
     try:
         yield store
@@ -56,7 +57,7 @@ async def opened(url: str, alarms: Alarms | None = None, *, check: Check = "stri
         await store.close()
 
 
-async def every_verb(store: RedisStore, name: bytes = NAME) -> None:
+async def every_verb(store: AwaitableStore, name: bytes = NAME) -> None:
     """Claim, ask again, wait for it, Hold, takeover, Release of the second run, Keep, replay, look, forget; a claim
     and its Release; an answer that is told again to a store that forgot; a walk through all."""
     claim = a_claim()
@@ -66,19 +67,19 @@ async def every_verb(store: RedisStore, name: bytes = NAME) -> None:
         await hearing(bell)
         assert await store.settle(name, hold(claim)) is Done.DONE
         assert await bell.rung(SOON)
-    first = await store.look(name)
+    first = await store.get(name)
     assert first is not None
     second = takeover(first.record)
-    assert await store.replace(name, Stamp(State.IN_DOUBT, claim.holder), second) is Done.WON
+    assert await store.compare_and_swap(name, Stamp(State.IN_DOUBT, claim.holder), second) is Done.WON
     assert await store.settle(name, records.release(second, elapsed=0, wall=0)) is Done.DONE
     third = takeover(second)
-    assert await store.replace(name, Stamp(State.IN_DOUBT, second.holder), third) is Done.WON
+    assert await store.compare_and_swap(name, Stamp(State.IN_DOUBT, second.holder), third) is Done.WON
     assert await store.settle(name, keep(third)) is Done.DONE
     found = await store.claim(name, a_claim())
     assert isinstance(found, Found)
     assert found.record.answer == an_answer()
-    assert await store.replace(name, Stamp(State.COMPLETED, third.holder), None) is Done.WON
-    assert await store.look(name) is None
+    assert await store.compare_and_swap(name, Stamp(State.COMPLETED, third.holder), None) is Done.WON
+    assert await store.get(name) is None
     claim = a_claim()
     assert await store.claim(name, claim) is Done.WON
     assert await store.settle(name, release(claim)) is Done.DONE
@@ -195,7 +196,7 @@ async def test_they_are_enough_for_a_cluster(cluster: RedisCluster) -> None:
             assert await store.claim(NAME, claim) is Done.WON
             assert await store.settle(NAME, keep(claim)) is Done.DONE
             assert target.errors("NOPERM") == 0
-            assert await store.replace(NAME, Stamp(State.COMPLETED, claim.holder), None) is Done.WON
+            assert await store.compare_and_swap(NAME, Stamp(State.COMPLETED, claim.holder), None) is Done.WON
             allow(target, less="ASKING")  # on connections that have been looked at
             with pytest.raises(StoreAway, match=r"NOPERM.*asking|MOVED|from one to another"):
                 await store.claim(NAME, a_claim())
@@ -210,7 +211,7 @@ async def test_they_are_enough_for_a_cluster(cluster: RedisCluster) -> None:
 # ── What is missing is said ───────────────────────────────────────────────────────────────────────
 
 
-async def cannot_claim(store: RedisStore, alarms: Alarms, server: RedisServer) -> str:
+async def cannot_claim(store: AwaitableStore, alarms: Alarms, server: RedisServer) -> str:
     """Nothing can be claimed, and the trouble says why."""
     assert not store.available
     with pytest.raises(StoreAway) as away:
@@ -219,7 +220,7 @@ async def cannot_claim(store: RedisStore, alarms: Alarms, server: RedisServer) -
     return store.trouble
 
 
-async def cannot_replay(store: RedisStore, alarms: Alarms, server: RedisServer) -> str:
+async def cannot_replay(store: AwaitableStore, alarms: Alarms, server: RedisServer) -> str:
     """Whoever meets a record is told that the store is away."""
     assert await store.claim(NAME, a_claim()) is Done.WON
     with pytest.raises(StoreAway) as away:
@@ -227,7 +228,7 @@ async def cannot_replay(store: RedisStore, alarms: Alarms, server: RedisServer) 
     return str(away.value)
 
 
-async def cannot_settle(store: RedisStore, alarms: Alarms, server: RedisServer) -> str:
+async def cannot_settle(store: AwaitableStore, alarms: Alarms, server: RedisServer) -> str:
     """An answer is not stored, and its key stays in flight."""
     claim = a_claim()
     assert await store.claim(NAME, claim) is Done.WON
@@ -236,7 +237,7 @@ async def cannot_settle(store: RedisStore, alarms: Alarms, server: RedisServer) 
     return str(away.value)
 
 
-async def cannot_free(store: RedisStore, alarms: Alarms, server: RedisServer) -> str:
+async def cannot_free(store: AwaitableStore, alarms: Alarms, server: RedisServer) -> str:
     """A Release is not made, and its key stays in flight; answers are stored."""
     claim = a_claim()
     assert await store.claim(NAME, claim) is Done.WON
@@ -246,7 +247,7 @@ async def cannot_free(store: RedisStore, alarms: Alarms, server: RedisServer) ->
     return str(away.value)
 
 
-async def cannot_settle_after_a_restart(store: RedisStore, alarms: Alarms, server: RedisServer) -> str:
+async def cannot_settle_after_a_restart(store: AwaitableStore, alarms: Alarms, server: RedisServer) -> str:
     """While the server has the script all is well; once it has forgotten it, answers are not stored."""
     claim = a_claim()
     assert await store.claim(NAME, claim) is Done.WON
@@ -260,7 +261,7 @@ async def cannot_settle_after_a_restart(store: RedisStore, alarms: Alarms, serve
     return str(away.value)
 
 
-async def cannot_hear(store: RedisStore, alarms: Alarms, server: RedisServer) -> str:
+async def cannot_hear(store: AwaitableStore, alarms: Alarms, server: RedisServer) -> str:
     """Waiters look often instead, and an alarm says so."""
     with store.listen(NAME) as bell:
         await eventually(lambda: bool(alarms.raised), "it is refused", SOON)
@@ -268,7 +269,7 @@ async def cannot_hear(store: RedisStore, alarms: Alarms, server: RedisServer) ->
     return alarms.raised[0]
 
 
-async def cannot_wait(store: RedisStore, alarms: Alarms, server: RedisServer) -> str:
+async def cannot_wait(store: AwaitableStore, alarms: Alarms, server: RedisServer) -> str:
     """No claim counts."""
     with pytest.raises(StoreAway) as away:
         await store.claim(NAME, a_claim())
@@ -276,7 +277,7 @@ async def cannot_wait(store: RedisStore, alarms: Alarms, server: RedisServer) ->
     return str(away.value)
 
 
-async def nobody_is_told(store: RedisStore, alarms: Alarms, server: RedisServer) -> str:
+async def nobody_is_told(store: AwaitableStore, alarms: Alarms, server: RedisServer) -> str:
     """The write stands; who waits finds it by the slow look that stands behind every bell."""
     claim = a_claim()
     assert await store.claim(NAME, claim) is Done.WON
@@ -286,13 +287,13 @@ async def nobody_is_told(store: RedisStore, alarms: Alarms, server: RedisServer)
             pass
         assert await store.settle(NAME, keep(claim)) is Done.DONE
         assert not await bell.rung(0.1)
-        looked = await store.look(NAME)
+        looked = await store.get(NAME)
         assert looked is not None
         assert looked.record.answer == an_answer()
     return ""
 
 
-async def all_is_well(store: RedisStore, alarms: Alarms, server: RedisServer) -> str:
+async def all_is_well(store: AwaitableStore, alarms: Alarms, server: RedisServer) -> str:
     """It is housekeeping: every verb goes, and bells ring."""
     await every_verb(store)
     await asyncio.sleep(PING_EVERY * 1.1)
@@ -300,7 +301,7 @@ async def all_is_well(store: RedisStore, alarms: Alarms, server: RedisServer) ->
     return ""
 
 
-async def cannot_walk(store: RedisStore, alarms: Alarms, server: RedisServer) -> str:
+async def cannot_walk(store: AwaitableStore, alarms: Alarms, server: RedisServer) -> str:
     """Claims and answers are made; an operator who wants to see all of them is told why not."""
     claim = a_claim()
     assert await store.claim(NAME, claim) is Done.WON
@@ -314,7 +315,7 @@ async def cannot_walk(store: RedisStore, alarms: Alarms, server: RedisServer) ->
 class Lack:
     """What is seen without a command, what is said of it, and how the store is named."""
 
-    seen: Callable[[RedisStore, Alarms, RedisServer], Awaitable[str]]
+    seen: Callable[[AwaitableStore, Alarms, RedisServer], Awaitable[str]]
     said: str
     options: str = ""
 
@@ -392,7 +393,7 @@ async def test_what_is_not_permitted_is_found_before_anything_is_claimed(one: Re
             await every_verb(store)
 
 
-def names(store: RedisStore) -> list[str]:
+def names(store: AwaitableStore) -> list[str]:
     return [each.name for each in store.findings]
 
 
@@ -454,6 +455,6 @@ async def test_whoever_waits_is_answered_without_a_publish(one: RedisServer) -> 
         claim = a_claim()
         assert await store.claim(NAME, claim) is Done.WON
         assert await store.settle(NAME, records.hold(claim, doubt=Doubt.LOST, status=0, wall=0)) is Done.DONE
-        seen = await store.look(NAME)
+        seen = await store.get(NAME)
         assert seen is not None
         assert seen.record.state is State.IN_DOUBT

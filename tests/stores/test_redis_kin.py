@@ -56,7 +56,7 @@ async def whole(url: str) -> None:
             assert isinstance(replayed, Found)
             assert replayed.record.state is State.COMPLETED
             assert replayed.record.answer == an_answer()
-        looked = await first.look(NAME)
+        looked = await first.get(NAME)
         assert looked is not None
         assert looked.record == replayed.record
 

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
+from gateway.awaitable import AwaitableStore
 from gateway.core import record as records
 from gateway.core.record import Done, Doubt, Found, Stamp, State
 from gateway.ports import Nobody, StoreAway, StoreRefused
-from gateway.stores.redis import Address, RedisStore
+from gateway.stores.redis import Address
 from gateway.stores.redis.servers import Fixed
 from gateway.stores.redis.waited import Waited
 from tests.edge.stand import eventually
@@ -46,7 +47,7 @@ def fleet(standing: Fleet) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-async def store(fleet: Fleet) -> AsyncIterator[RedisStore]:
+async def store(fleet: Fleet) -> AsyncIterator[AwaitableStore]:
     store = redis_store(f"{fleet.nodes[0].url}?{REPLICATED}1")
     await store.open()
     yield store
@@ -67,7 +68,7 @@ async def refused_for_want_of_replicas(call: Callable[[], Awaitable[Done | Found
     assert time.monotonic() - began >= WAIT * 0.9
 
 
-async def test_a_claim_counts_once_the_replica_has_it(fleet: Fleet, store: RedisStore) -> None:
+async def test_a_claim_counts_once_the_replica_has_it(fleet: Fleet, store: AwaitableStore) -> None:
     """The replica stands still: the claim is refused after its wait, though the primary has it. Then the same
     claim is asked again and won, and the replica holds it."""
     replica = fleet.nodes[1]
@@ -80,7 +81,7 @@ async def test_a_claim_counts_once_the_replica_has_it(fleet: Fleet, store: Redis
         assert client.exists("og:" + NAME.decode())
 
 
-async def test_what_is_asked_again_is_covered_again(fleet: Fleet, store: RedisStore) -> None:
+async def test_what_is_asked_again_is_covered_again(fleet: Fleet, store: AwaitableStore) -> None:
     """A claim, a takeover and a Keep that the replica has are asked for again while it stands still. An answer at
     once would say nothing of a replica: each is written again, and waits."""
     first = a_claim()
@@ -88,7 +89,7 @@ async def test_what_is_asked_again_is_covered_again(fleet: Fleet, store: RedisSt
     hold = records.hold(first, doubt=Doubt.LOST, status=0, wall=0)
     asked: list[Callable[[], Awaitable[Done | Found]]] = [
         lambda: store.claim(NAME, first),
-        lambda: store.replace(NAME, Stamp(State.IN_DOUBT, first.holder), taker),
+        lambda: store.compare_and_swap(NAME, Stamp(State.IN_DOUBT, first.holder), taker),
         lambda: store.settle(NAME, records.keep(taker, an_answer(), wall=0)),
     ]
     for ask in asked:
@@ -101,7 +102,7 @@ async def test_what_is_asked_again_is_covered_again(fleet: Fleet, store: RedisSt
         assert await ask() in (Done.WON, Done.DONE)
 
 
-async def test_a_takeover_and_a_keep_count_once_the_replica_has_them(fleet: Fleet, store: RedisStore) -> None:
+async def test_a_takeover_and_a_keep_count_once_the_replica_has_them(fleet: Fleet, store: AwaitableStore) -> None:
     """Neither is asked for the second time: it is refused while the replica stands still, and then the replica has
     it, takeover and answer both."""
     claim = a_claim()
@@ -109,7 +110,7 @@ async def test_a_takeover_and_a_keep_count_once_the_replica_has_them(fleet: Flee
     assert await store.claim(NAME, claim) is Done.WON
     await store.settle(NAME, records.hold(claim, doubt=Doubt.LOST, status=0, wall=0))
     asked: list[Callable[[], Awaitable[Done | Found]]] = [
-        lambda: store.replace(NAME, Stamp(State.IN_DOUBT, claim.holder), taker),
+        lambda: store.compare_and_swap(NAME, Stamp(State.IN_DOUBT, claim.holder), taker),
         lambda: store.settle(NAME, records.keep(taker, an_answer(), wall=0)),
     ]
     for ask, state in zip(asked, (State.IN_FLIGHT, State.COMPLETED), strict=True):
@@ -121,7 +122,7 @@ async def test_a_takeover_and_a_keep_count_once_the_replica_has_them(fleet: Flee
             assert client.get("og:" + NAME.decode())[1] % 16 == state
 
 
-async def test_a_replay_waits_for_no_replica(fleet: Fleet, store: RedisStore) -> None:
+async def test_a_replay_waits_for_no_replica(fleet: Fleet, store: AwaitableStore) -> None:
     """While claims wait in vain for a replica, on every lane, duplicates of what is done are answered at once."""
     claim = a_claim()
     await store.claim(NAME, claim)
@@ -138,7 +139,7 @@ async def test_a_replay_waits_for_no_replica(fleet: Fleet, store: RedisStore) ->
     assert all(isinstance(each, StoreAway) for each in await asyncio.gather(*waiting, return_exceptions=True))
 
 
-async def test_what_frees_or_doubts_waits_for_no_replica(fleet: Fleet, store: RedisStore) -> None:
+async def test_what_frees_or_doubts_waits_for_no_replica(fleet: Fleet, store: AwaitableStore) -> None:
     """A Hold and a Release count at once: a failover that loses one leaves a claim that lapses into doubt."""
     held, released = a_claim(), a_claim()
     await store.claim(b"h" * 43, held)
@@ -150,7 +151,7 @@ async def test_what_frees_or_doubts_waits_for_no_replica(fleet: Fleet, store: Re
     assert time.monotonic() - began < WAIT * 0.8
 
 
-async def test_many_writes_wait_together(fleet: Fleet, store: RedisStore) -> None:
+async def test_many_writes_wait_together(fleet: Fleet, store: AwaitableStore) -> None:
     """A thousand claims at once cost a few WAITs, not a thousand."""
     before = calls(fleet.nodes[0], "wait")
     won = await asyncio.gather(*(store.claim(b"%043d" % n, a_claim()) for n in range(1000)))
@@ -158,7 +159,7 @@ async def test_many_writes_wait_together(fleet: Fleet, store: RedisStore) -> Non
     assert 1 <= calls(fleet.nodes[0], "wait") - before <= 20
 
 
-async def test_a_lane_that_is_lost_leaves_its_claims_unknown(fleet: Fleet, store: RedisStore) -> None:
+async def test_a_lane_that_is_lost_leaves_its_claims_unknown(fleet: Fleet, store: AwaitableStore) -> None:
     """Its connection is cut while it waits: the claim may stand, so it is asked for again, and then won."""
     primary, replica = fleet.nodes
     fleet.freeze(replica)
@@ -176,7 +177,7 @@ async def test_a_lane_that_is_lost_leaves_its_claims_unknown(fleet: Fleet, store
     assert await store.claim(NAME, claim) is Done.WON
 
 
-async def test_fewer_acknowledgements_than_replicas_are_refused_by_name(fleet: Fleet, store: RedisStore) -> None:
+async def test_fewer_acknowledgements_than_replicas_are_refused_by_name(fleet: Fleet, store: AwaitableStore) -> None:
     """A second replica comes: within two looks no claim is made any more, and the reason says what to write. It
     goes: claims are made again. An answer is settled all along."""
     primary = fleet.nodes[0]
@@ -211,7 +212,7 @@ async def test_a_replica_is_no_place_for_claims(fleet: Fleet) -> None:
         await store.close()
 
 
-async def test_a_primary_that_becomes_a_replica_is_left(fleet: Fleet, store: RedisStore) -> None:
+async def test_a_primary_that_becomes_a_replica_is_left(fleet: Fleet, store: AwaitableStore) -> None:
     """READONLY is an answer of a server that no longer is the one: nothing was written, and the connection is made
     anew."""
     primary, replica = fleet.nodes
@@ -315,7 +316,7 @@ async def test_what_is_completed_is_replayed_where_nothing_is_written(kind: str,
         found = await store.claim(NAME, a_claim())
         assert isinstance(found, Found)
         assert found.record.state is State.COMPLETED
-        assert await store.look(NAME) is not None
+        assert await store.get(NAME) is not None
         with pytest.raises(StoreAway, match=code) as refused:
             await store.claim(b"o" * 43, a_claim())
         assert not refused.value.ambiguous
@@ -324,7 +325,7 @@ async def test_what_is_completed_is_replayed_where_nothing_is_written(kind: str,
         server.close()
 
 
-async def test_lanes_follow_the_shared_connection(fleet: Fleet, store: RedisStore) -> None:
+async def test_lanes_follow_the_shared_connection(fleet: Fleet, store: AwaitableStore) -> None:
     """The shared connection was lost, and made to another primary; those of the lanes to the first one still stand.
     They are given up, and a claim is won and covered on the new one."""
     other = await asyncio.to_thread(Fleet(fleet.nodes[0].binary, replicas=1, sentinels=0).start)

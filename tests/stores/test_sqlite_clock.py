@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.awaitable import AwaitableStore
 from gateway.clock import HostClock
 from gateway.core.record import Done, Found, keep
 from gateway.ports import Nobody
@@ -85,8 +86,8 @@ def file(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def opened(file: Path, host: Host, alarms: Alarms | None = None) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(file, host, alarms or Alarms(), durability="process", boot=host.boot)
+async def opened(file: Path, host: Host, alarms: Alarms | None = None) -> AsyncIterator[AwaitableStore]:
+    store = AwaitableStore(SqliteStore(file, host, alarms or Alarms(), durability="process", boot=host.boot))
     await store.open()
     try:
         yield store
@@ -94,23 +95,23 @@ async def opened(file: Path, host: Host, alarms: Alarms | None = None) -> AsyncI
         await store.close()
 
 
-async def age(store: SqliteStore, name: bytes = NAME) -> int | None:
+async def age(store: AwaitableStore, name: bytes = NAME) -> int | None:
     """Milliseconds since the record's last write, None where there is none."""
-    found = await store.look(name)
+    found = await store.get(name)
     return None if found is None else found.age
 
 
-async def at_rest(store: SqliteStore) -> None:
+async def at_rest(store: AwaitableStore) -> None:
     """Until the writer has finished what it does behind a call: a look at the clocks, if one is due."""
-    await store.look(OTHER)
-    await store.look(OTHER)
+    await store.get(OTHER)
+    await store.get(OTHER)
 
 
-async def until_stepped(store: SqliteStore, alarms: Alarms, count: int = 1) -> None:
+async def until_stepped(store: AwaitableStore, alarms: Alarms, count: int = 1) -> None:
     """Until the writer has looked at the clocks, which it does every two seconds and after work."""
     async with asyncio.timeout(10):
         while len(alarms.heard) < count:
-            await store.look(OTHER)
+            await store.get(OTHER)
             await asyncio.sleep(0.01)
 
 
@@ -147,7 +148,7 @@ async def test_a_step_ends_no_record_and_stretches_none(host: Host, file: Path, 
         host.passes(3_000)
         async with asyncio.timeout(10):
             while store.findings:
-                await store.look(OTHER)
+                await store.get(OTHER)
                 await asyncio.sleep(0.01)
 
 
@@ -162,11 +163,11 @@ async def test_an_answer_outlives_a_step(host: Host, file: Path) -> None:
         assert await store.settle(NAME, settlement) is Done.DONE
         host.steps(DAY)
         host.passes(settlement.record.life - 1)
-        found = await store.look(NAME)
+        found = await store.get(NAME)
         assert found is not None
         assert found.record == settlement.record
         host.passes(1)
-        assert await store.look(NAME) is None
+        assert await store.get(NAME) is None
 
 
 async def test_a_slew_is_no_step(host: Host, file: Path) -> None:

@@ -8,6 +8,7 @@ from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+from gateway.awaitable import AwaitableStore
 from gateway.clock import HostClock
 from gateway.core.record import Done
 from gateway.stores.sqlite import SqliteStore
@@ -22,7 +23,7 @@ def opens_them_all(folder: Path, ready: Barrier, told: SimpleQueue[list[str]]) -
     """One process: it opens each of the files when all others do, and claims the same key in it."""
 
     async def opens(file: Path) -> str:
-        store = SqliteStore(file, HostClock(), durability="process")
+        store = AwaitableStore(SqliteStore(file, HostClock(), durability="process"))
         ready.wait(20)
         try:
             await store.open()

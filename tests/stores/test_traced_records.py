@@ -35,8 +35,8 @@ async def test_it_is_found_settled_again_and_forgotten_like_any_other(world: Wor
     assert isinstance(found, Found)
     assert found.record == settlement.record
     assert found.record.trace == TRACE
-    assert await world.store.replace(NAME, Stamp(State.COMPLETED, claim.holder), None) is Done.WON
-    assert await world.store.look(NAME) is None
+    assert await world.store.compare_and_swap(NAME, Stamp(State.COMPLETED, claim.holder), None) is Done.WON
+    assert await world.store.get(NAME) is None
 
 
 def test_only_what_has_a_trace_is_of_version_2() -> None:

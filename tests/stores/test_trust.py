@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.app import open_store
+from gateway.awaitable import AwaitableStore
 from gateway.core.identity import Identity
 from gateway.core.policy import Policy, Route
 from gateway.core.record import Done, Found, keep
@@ -54,10 +55,10 @@ class Ear(Nobody):
 
 
 @asynccontextmanager
-async def store_on(server: RedisServer, trust: Trust = TRUST, ear: Ear | None = None) -> AsyncIterator[RedisStore]:
+async def store_on(server: RedisServer, trust: Trust = TRUST, ear: Ear | None = None) -> AsyncIterator[AwaitableStore]:
     ear = ear or Ear()
-    store = open_store(server.url, FakeClock(), ear, prefix="og:", trust=trust, say=ear.say)
-    assert isinstance(store, RedisStore)
+    store = AwaitableStore(open_store(server.url, FakeClock(), ear, prefix="og:", trust=trust, say=ear.say))
+    assert isinstance(store.port, RedisStore)
     await store.open()
     try:
         yield store
@@ -79,7 +80,7 @@ def any_server() -> Iterator[RedisServer]:
     server.close()
 
 
-def names(store: RedisStore) -> dict[str, Severity]:
+def names(store: AwaitableStore) -> dict[str, Severity]:
     return {found.name: found.severity for found in store.findings}
 
 
@@ -93,7 +94,7 @@ async def within(seconds: float, met: Callable[[], object]) -> None:
 _counted = iter(range(10**6))
 
 
-async def claim(store: RedisStore) -> Done | Found:
+async def claim(store: AwaitableStore) -> Done | Found:
     """A claim of a key that nobody had before."""
     return await store.claim(b"%043d" % next(_counted), a_claim())
 
@@ -328,7 +329,9 @@ async def test_a_marker_that_cannot_be_read_is_no_trust(any_server: RedisServer)
         client.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "~og:?????????????????????*", "&*", "+@all")
     blind = RedisServer(any_server.binary)
     blind.port = any_server.port
-    store = open_store(f"redis://blind:pw@127.0.0.1:{blind.port}/0", FakeClock(), Nobody(), prefix="og:", trust=TRUST)
+    store = AwaitableStore(
+        open_store(f"redis://blind:pw@127.0.0.1:{blind.port}/0", FakeClock(), Nobody(), prefix="og:", trust=TRUST)
+    )
     await store.open()
     try:
         with pytest.raises(StoreAway, match="look at its marker: NOPERM"):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.app import open_store
+from gateway.awaitable import AwaitableStore
 from gateway.core import record as records
 from gateway.core.record import Found, Record
 from gateway.ports import Catalogue, Nobody, Page, StoreAway
@@ -48,7 +49,7 @@ async def filled(world: World, count: int) -> dict[bytes, Record]:
 
 async def pages(store: object, most: int) -> list[Page]:
     """A whole walk."""
-    assert isinstance(store, Catalogue)
+    assert isinstance(store.port, Catalogue)
     told: list[Page] = []
     cursor = ""
     while not told or cursor:
@@ -70,7 +71,7 @@ async def test_every_record_is_met_by_its_header(kind: str) -> None:
         met: dict[bytes, Found] = {name: found for page in told for name, found in page.records}
         assert met.keys() == made.keys()
         for name, found in met.items():
-            seen = await world.store.look(name)
+            seen = await world.store.get(name)
             assert seen is not None
             assert found.record.answer is None
             assert encode(seen.record).startswith(encode(records.replace(found.record, answer=None)))
@@ -118,7 +119,7 @@ async def test_a_redis_is_never_stopped_for_it(kind: str) -> None:
 async def test_a_prefix_is_no_pattern() -> None:
     """A prefix with stars and brackets finds its own records, and no others."""
     server = RedisServer(preferred()).start()
-    store = open_store(server.url, FakeClock(), Nobody(), prefix="o*[g]?:")
+    store = AwaitableStore(open_store(server.url, FakeClock(), Nobody(), prefix="o*[g]?:"))
     try:
         await store.open()
         with server.client() as client:
@@ -138,7 +139,7 @@ async def test_a_cluster_is_walked_primary_by_primary() -> None:
     try:
         await filled(world, 30)
         assert isinstance(_servers["cluster"], RedisCluster)
-        assert isinstance(world.store, Catalogue)
+        assert isinstance(world.store.port, Catalogue)
         first = await world.store.walk("", 5)
         everything = {name for page in await pages(world.store, 50) for name, _ in page.records}
         assert len(everything) == 30

@@ -11,10 +11,11 @@ from typing import Protocol
 import pytest
 
 from gateway.app import open_store
+from gateway.awaitable import AwaitableStore
 from gateway.core.fingerprint import Fingerprint
 from gateway.core.message import Answer
-from gateway.core.record import HOLDER_BYTES, Record, claim
-from gateway.ports import Nobody, Observer, Store
+from gateway.core.record import HOLDER_BYTES, ClaimTerms, NewClaim, Record, claim
+from gateway.ports import Nobody, Observer
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis import RedisStore
 from gateway.stores.sqlite import SqliteStore
@@ -43,7 +44,7 @@ class FakeClock:
 class World(Protocol):
     """A store, and how to let time pass for it."""
 
-    store: Store
+    store: AwaitableStore
 
     async def pass_time(self, milliseconds: int) -> None: ...
 
@@ -53,7 +54,7 @@ class World(Protocol):
 class MemoryWorld:
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.store: Store = MemoryStore(self.clock)
+        self.store: AwaitableStore = AwaitableStore(MemoryStore(self.clock))
 
     async def pass_time(self, milliseconds: int) -> None:
         self.clock.passed += milliseconds / 1000
@@ -66,17 +67,17 @@ class SqliteWorld(MemoryWorld):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(prefix="oncegate-sqlite-")
-        self.store = SqliteStore(Path(self.folder.name) / "keys.db", self.clock, durability="process")
+        self.store = AwaitableStore(SqliteStore(Path(self.folder.name) / "keys.db", self.clock, durability="process"))
 
     async def close(self) -> None:
         await super().close()
         self.folder.cleanup()
 
 
-def redis_store(url: str, observer: Observer | None = None) -> RedisStore:
+def redis_store(url: str, observer: Observer | None = None) -> AwaitableStore:
     """The store of a Redis URL, as the gate makes it."""
-    store = open_store(url, FakeClock(), observer or Nobody(), prefix="og:")
-    assert isinstance(store, RedisStore)
+    store = AwaitableStore(open_store(url, FakeClock(), observer or Nobody(), prefix="og:"))
+    assert isinstance(store.port, RedisStore)
     return store
 
 
@@ -94,7 +95,7 @@ class RedisWorld:
     def __init__(self, server: RedisServer) -> None:
         self.server = server
         server.client().flushall()
-        self.store: Store = redis_store(server.url)
+        self.store: AwaitableStore = redis_store(server.url)
 
     async def pass_time(self, milliseconds: int) -> None:
         age(self.server, milliseconds)
@@ -109,7 +110,7 @@ class ClusterWorld:
     def __init__(self, cluster: RedisCluster) -> None:
         self.cluster = cluster
         cluster.flush()
-        self.store: Store = redis_store(cluster.url)
+        self.store: AwaitableStore = redis_store(cluster.url)
 
     async def pass_time(self, milliseconds: int) -> None:
         for node in self.cluster.primaries:
@@ -171,6 +172,12 @@ def a_claim(holder: bytes | None = None, *, lease: int = LEASE, life: int = LEAS
         window=WINDOW,
         wall=1_700_000_000_000,
     )
+
+
+def a_new_claim(holder: bytes | None = None) -> NewClaim:
+    """The claim of `a_claim` as a NewClaim."""
+    terms = ClaimTerms(route="payments", lease=LEASE, life=LEASE + DOUBT_WINDOW, window=WINDOW)
+    return NewClaim.of(terms, FINGERPRINT, holder or a_holder(), 1_700_000_000_000)
 
 
 def an_answer(body: bytes = b'{"id":1}', status: int = 201) -> Answer:

@@ -17,13 +17,14 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
+from ...awaitable import AwaitableStore
 from ...core import record as records
 from ...core.decide import outcome_line
 from ...core.fields import fields_of
 from ...core.message import Answer, Response, remembered
 from ...core.policy import MARGIN
 from ...core.record import Done, Doubt, Found, Record, Stamp, State
-from ...ports import Catalogue, Clock, Page, Store, StoreAway
+from ...ports import Catalogue, Clock, Page, StoreAway
 from .forms import (
     Duplicate,
     Given,
@@ -86,7 +87,7 @@ class Desk(Protocol):
 class LocalDesk:
     """The desk over this process's own store."""
 
-    def __init__(self, store: Store, clock: Clock, mint: Callable[[], bytes], recent: Recent) -> None:
+    def __init__(self, store: AwaitableStore, clock: Clock, mint: Callable[[], bytes], recent: Recent) -> None:
         self._store = store
         self._clock = clock
         self._mint = mint
@@ -120,7 +121,7 @@ class LocalDesk:
         )
 
     async def _page(self, cursor: str) -> Page:
-        store = self._store
+        store = self._store.port
         if not isinstance(store, Catalogue):
             raise DeskAway("this store cannot be walked through", ambiguous=False)
         try:
@@ -132,7 +133,7 @@ class LocalDesk:
 
     async def look(self, name: str) -> Shown | None:
         try:
-            found = await self._store.look(name.encode())
+            found = await self._store.get(name.encode())
         except StoreAway as away:
             raise DeskAway(away.why, ambiguous=False) from away
         return None if found is None else shown(name.encode(), found)
@@ -152,7 +153,7 @@ class LocalDesk:
         name = which.name.encode()
         state, holder = version_of(which.version)
         try:
-            seen = await self._store.look(name)
+            seen = await self._store.get(name)
         except StoreAway as away:
             return Result(name=which.name, outcome=Outcome.AWAY, detail=away.why)
         if seen is None:
@@ -168,13 +169,13 @@ class LocalDesk:
         unsure = ""
         try:
             try:
-                made = await self._store.replace(name, Stamp(state, holder, lapse), to)
+                made = await self._store.compare_and_swap(name, Stamp(state, holder, lapse), to)
             except StoreAway as away:
                 if not away.ambiguous or not await self._store.wait_available(AGAIN_WITHIN):
                     raise
                 # Asked again it is won by what stands, if that is this very answer (`core.record.made_before`).
                 unsure = away.why
-                made = await self._store.replace(name, Stamp(state, holder, lapse), to)
+                made = await self._store.compare_and_swap(name, Stamp(state, holder, lapse), to)
         except StoreAway as away:
             outcome = Outcome.UNKNOWN if unsure or away.ambiguous else Outcome.AWAY
             return Result(name=which.name, outcome=outcome, detail=away.why)

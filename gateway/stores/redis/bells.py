@@ -20,7 +20,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from ...ports import Bell, Observer, Told
+from ...ports import Observer, Subscription, Told
 from ...tasks import Tasks
 from .link import Link
 from .pipeline import Pipeline, RedisError, Reply, pack
@@ -34,32 +34,40 @@ _HOPS = 5
 
 
 class _Channel:
-    """All who listen to one record, and the connection on which Redis has acknowledged that."""
+    """All subscriptions to one record, and the connection on which Redis has acknowledged them."""
 
-    __slots__ = ("bells", "ear", "hops", "name", "on")
+    __slots__ = ("ear", "hops", "name", "observer", "on", "subscriptions")
 
-    def __init__(self, name: bytes) -> None:
+    def __init__(self, name: bytes, observer: Observer) -> None:
         self.name = name
-        self.bells: set[_RedisBell] = set()
+        self.observer = observer
+        self.subscriptions: set[_RedisSubscription] = set()
         self.ear: Ear | None = None
         self.on: Pipeline | None = None
         self.hops = 0
 
-    def ring(self) -> None:
-        for bell in self.bells:
-            bell.ring()
+    def notify(self) -> None:
+        for each in tuple(self.subscriptions):
+            if each in self.subscriptions:  # an earlier one may have closed it
+                self.notify_one(each)
+
+    def notify_one(self, subscription: _RedisSubscription) -> None:
+        try:
+            subscription.notify()
+        except Exception as error:
+            self.observer.alarm("a notification of the store was not processed", error=repr(error))
 
 
-class _RedisBell(Bell):
-    """The bell of one who listens."""
+class _RedisSubscription(Subscription):
+    """One subscription; `notify` is its caller's."""
 
-    def __init__(self, bells: Bells, channel: _Channel) -> None:
-        super().__init__()
+    def __init__(self, bells: Bells, channel: _Channel, notify: Callable[[], None]) -> None:
         self._bells = bells
         self._channel = channel
+        self.notify = notify
 
     @property
-    def hears(self) -> bool:
+    def active(self) -> bool:
         channel = self._channel
         return channel.on is not None and channel.ear is not None and channel.on is channel.ear.link.pipeline
 
@@ -151,20 +159,20 @@ class Bells:
     async def close(self) -> None:
         self._closed = True
 
-    def listen(self, name: bytes) -> Bell:
-        """A bell of the record under this key."""
+    def subscribe(self, name: bytes, notify: Callable[[], None]) -> Subscription:
+        """Subscribe to the record under this key."""
         if (channel := self._channels.get(name)) is None:
-            channel = self._channels[name] = _Channel(name)
+            channel = self._channels[name] = _Channel(name, self._observer)
             self._place(channel)
-        bell = _RedisBell(self, channel)
-        channel.bells.add(bell)
-        if bell.hears:
-            bell.ring()
-        return bell
+        subscription = _RedisSubscription(self, channel, notify)
+        channel.subscriptions.add(subscription)
+        if subscription.active:
+            channel.notify_one(subscription)
+        return subscription
 
-    def leave(self, bell: _RedisBell, channel: _Channel) -> None:
-        channel.bells.discard(bell)
-        if channel.bells or self._channels.get(channel.name) is not channel:
+    def leave(self, subscription: _RedisSubscription, channel: _Channel) -> None:
+        channel.subscriptions.discard(subscription)
+        if channel.subscriptions or self._channels.get(channel.name) is not channel:
             return
         del self._channels[channel.name]
         self._homeless.discard(channel)
@@ -186,7 +194,7 @@ class Bells:
 
     def told(self, name: bytes) -> None:
         if (channel := self._channels.get(name)) is not None:
-            channel.ring()
+            channel.notify()
 
     def sent_away(self, ear: Ear, name: bytes) -> None:
         """The primary there tells of this no more: its slot has left, or is about to."""
@@ -231,7 +239,7 @@ class Bells:
                 if channel.ear is ear:
                     channel.on = pipeline
                     channel.hops = 0
-                    channel.ring()
+                    channel.notify()
             case RedisError(code="MOVED" | "CLUSTERDOWN" | "TRYAGAIN") as error:
                 self._not_here(channel, ear, error)
             case RedisError() as error:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import TypeVar
 
-from ...ports import Observer, StoreAway, StoreUnusable
+from ...ports import Observer, StoreAway, StoreUnusable, Told
 from ...tasks import Tasks
 from .findings import Info, read_info
 from .permissions import line
@@ -91,6 +91,13 @@ class Link:
         if pipeline is None:
             raise StoreAway(self.trouble, ambiguous=False)
         return pipeline.call(packed, replies)
+
+    def tell(self, packed: bytes, replies: int, told: Told) -> None:
+        """As `Pipeline.tell`. Raises StoreAway if there is no connection."""
+        pipeline = self.pipeline
+        if pipeline is None:
+            raise StoreAway(self.trouble, ambiguous=False)
+        pipeline.tell(packed, replies, told)
 
     # ── Making it ─────────────────────────────────────────────────────────────────────────────────
 
