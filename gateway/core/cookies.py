@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from .memo import Memo
+
 
 def cookies(fields: Sequence[bytes], name: bytes) -> list[bytes]:
     """Every value under `name` (its case counts, RFC 6265 §5.3) in these `Cookie` fields, as it was sent, quotes
@@ -113,9 +115,6 @@ INFRASTRUCTURE = (
     "OptanonConsent",  # OneTrust
 )
 
-#: The longest name whose answer is remembered, in bytes, and how many such names are.
-_LONGEST, _MOST = 128, 1024
-
 
 @lru_cache(maxsize=64)
 def telling(names: tuple[str, ...]) -> Callable[[Sequence[bytes]], list[bytes]]:
@@ -128,12 +127,11 @@ def telling(names: tuple[str, ...]) -> Callable[[Sequence[bytes]], list[bytes]]:
     def named(name: bytes) -> bool:
         return name in exact or name.startswith(prefixes)
 
-    remembered = lru_cache(maxsize=_MOST)(named)
+    remembered = Memo(named, 1024, lambda name: len(name) <= 128)
 
     def left_out(pair: bytes) -> bool:
         name, equals, _ = pair.partition(b"=")
-        name = name.rstrip(b" \t")
-        return bool(equals) and (remembered(name) if len(name) <= _LONGEST else named(name))
+        return bool(equals) and remembered[name.rstrip(b" \t")]
 
     def told(fields: Sequence[bytes]) -> list[bytes]:
         found: list[bytes] = []

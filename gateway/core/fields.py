@@ -11,23 +11,21 @@ sender's. Only comparison lower-cases.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, TypeVar, overload
+
+from .memo import Memo
 
 Field = tuple[bytes, bytes]
 T = TypeVar("T")
 
-#: How many shapes are remembered, and of what size: a client that sends ever new names must not fill the memory.
-_MOST = 1024
-_MOST_NAMES = 64
-_MOST_BYTES = 2048
-
 
 class Shape:
     """The names of a head, in their order. `at` has the positions of each, by its name in lower case; `size` the
-    bytes that the names take."""
+    bytes that the names take; `blocks` how the lines at given positions are written."""
 
-    __slots__ = ("_blocks", "_made", "at", "lowered", "names", "size")
+    __slots__ = ("_made", "at", "blocks", "lowered", "names", "size")
 
     def __init__(self, names: tuple[bytes, ...]) -> None:
         self.names = names
@@ -38,7 +36,7 @@ class Shape:
             positions.setdefault(name, []).append(position)
         self.at = {name: tuple(found) for name, found in positions.items()}
         self._made: dict[object, Any] = {}
-        self._blocks: dict[tuple[int, ...], Block] = {}
+        self.blocks = Memo(partial(Block, names), 64)
 
     def made(self, key: object, make: Callable[[Shape], T]) -> T:
         """What `make` says of this shape, made once. The keys must be few."""
@@ -47,16 +45,6 @@ class Shape:
         except KeyError:
             made = self._made[key] = make(self)
             return made
-
-    def block(self, which: tuple[int, ...]) -> Block:
-        """How the lines at these positions are written."""
-        try:
-            return self._blocks[which]
-        except KeyError:
-            if len(self._blocks) >= _MOST_NAMES:
-                self._blocks.clear()
-            block = self._blocks[which] = Block(self.names, which)
-            return block
 
 
 class Block:
@@ -81,20 +69,8 @@ def picker(which: tuple[int, ...]) -> Callable[[Sequence[bytes]], tuple[bytes, .
     return lambda values: tuple(values[position] for position in which)
 
 
-_shapes: dict[tuple[bytes, ...], Shape] = {}
-
-
-def shape_of(names: Sequence[bytes]) -> Shape:
-    """The shape of a head with these names."""
-    key = tuple(names)
-    shape = _shapes.get(key)
-    if shape is None:
-        shape = Shape(key)
-        if len(key) <= _MOST_NAMES and shape.size <= _MOST_BYTES:
-            if len(_shapes) >= _MOST:
-                _shapes.clear()
-            _shapes[key] = shape
-    return shape
+#: The shape of a head with these names.
+_shapes = Memo(Shape, 1024, lambda names: len(names) <= 64 and sum(map(len, names)) <= 2048)
 
 
 class Fields(Sequence[Field]):
@@ -141,12 +117,12 @@ def fields_of(pairs: Iterable[Field]) -> Fields:
     if type(pairs) is Fields:
         return pairs
     each = list(pairs)
-    return Fields(shape_of([name for name, _ in each]), [value for _, value in each])
+    return Fields(_shapes[tuple([name for name, _ in each])], [value for _, value in each])
 
 
 def fields_in(lines: Sequence[bytes]) -> Fields:
     """The fields of a head as its parser tells them: a name and its value in turn."""
-    return Fields(shape_of(lines[::2]), lines[1::2])
+    return Fields(_shapes[tuple(lines[::2])], lines[1::2])
 
 
 def pairs_in(lines: Sequence[bytes]) -> list[Field]:

@@ -24,6 +24,7 @@ from .digest import Purpose, begun, body_digest, digest, framed, tag
 from .entity import without_fields, without_parameters
 from .fields import NONE, Fields, Shape, fields_of, picker
 from .host import site
+from .memo import Memo
 from .message import OPERATION_FIELDS, Request
 from .multipart import PLAIN, multipart
 from .values import value
@@ -204,8 +205,8 @@ def fingerprint(
     names = fields.shape.made(recipe.bound, recipe.names)
     asked = names.pick(fields.values)
     method, target = request.method, request.target
-    small = content is None and sum(map(len, asked)) + len(target) <= _REMEMBERED
-    begun = _begun(method, target, names.counts, asked, recipe.hosted, secret) if small and recipe.as_sent else None
+    as_sent = content is None and recipe.as_sent
+    begun = _begun[method, target, names.counts, asked, recipe.hosted, secret] if as_sent else None
     if begun is not None:
         front, tags = begun
         hasher = front.copy()
@@ -232,9 +233,7 @@ def plainly(fields: Fields, method: bytes, target: bytes, body: bytes, recipe: R
         return None
     names = fields.shape.made(recipe.bound, recipe.names)
     asked = names.pick(fields.values)
-    if sum(map(len, asked)) + len(target) > _REMEMBERED:
-        return None
-    begun = _begun(method, target, names.counts, asked, recipe.hosted, secret)
+    begun = _begun[method, target, names.counts, asked, recipe.hosted, secret]
     if begun is None:
         return None
     front, tags = begun
@@ -328,14 +327,16 @@ def _before(
     )
 
 
-@lru_cache(maxsize=1024)
-def _begun(
-    method: bytes, target: bytes, counts: _Counts, values: tuple[bytes, ...], hosted: bytes | None, secret: bytes
+def _begin(
+    asked: tuple[bytes, bytes, _Counts, tuple[bytes, ...], bytes | None, bytes],
 ) -> tuple[blake2b, bytes] | None:
-    """As `_before`, to be copied: what hardly varies among a service's requests. None where the body says what counts
-    of its type."""
+    method, target, counts, values, hosted, secret = asked
     method, host, _, content_type, content_encoding, whole = _asked(method, counts, values, hosted)
     return _before(method, host, target, content_type, content_encoding, secret) if whole else None
+
+
+#: `_before`, to be copied: many requests of a service share it. None if the body says what counts of its type.
+_begun = Memo(_begin, 1024, lambda asked: len(asked[1]) + sum(map(len, asked[3])) <= 512)
 
 
 def _bound(credentials: list[bytes], secret: bytes) -> bytes:
@@ -346,10 +347,6 @@ def _bound(credentials: list[bytes], secret: bytes) -> bytes:
 def _unbound(bind: tuple[str, ...], secret: bytes) -> bytes:
     """The digest of no credentials at all."""
     return _bound(_credentials(NONE, Recipe(bind), b"", _NOTHING), secret)
-
-
-#: Of at most so many bytes: whoever sends long ones must not fill the memory.
-_REMEMBERED = 512
 
 
 def difference(seen: Fingerprint, mine: Fingerprint) -> Difference | None:

@@ -6,26 +6,26 @@ An IP address and a port say which instance of the gateway a client has reached.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+
+from .memo import Memo
 
 _OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 #: RFC 3986 §3.2.2. A name can look like neither form: its last label is not a number, and it has no brackets.
 _ADDRESS = re.compile(rb"\[[0-9a-f:.]+\]|%b(?:\.%b){3}|localhost" % (_OCTET, _OCTET))
 _PORT = re.compile(rb":[0-9]*\Z")
 
-#: Bytes beyond which nothing is remembered.
-_REMEMBERED = 256
-
 
 def site(host: bytes) -> bytes:
     """The name in `host`, in lower case, without a port and a final dot. Empty for an IP address and for localhost."""
-    return _site(host) if len(host) <= _REMEMBERED else _site.__wrapped__(host)
+    return _sites[host]
 
 
-@lru_cache(maxsize=1024)
 def _site(host: bytes) -> bytes:
     name = _PORT.sub(b"", host).lower().removesuffix(b".")
     return b"" if _ADDRESS.fullmatch(name) else name
+
+
+_sites = Memo(_site, 1024, lambda host: len(host) <= 256)
 
 
 def beyond_site(pattern: str) -> bytes:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .fields import Block, Field, Fields, Shape, fields_of
+from .memo import Memo
 from .values import value
 
 #: Lines of a head: `fields.Fields`, or pairs of which these can be made.
@@ -135,19 +136,16 @@ def named_by_connection(fields: Lines) -> frozenset[bytes]:
     if at is None:
         return _NOTHING
     if len(at) == 1:
-        value = fields.values[at[0]]
-        return _members(value) if len(value) <= _REMEMBERED else _members.__wrapped__(value)
+        return _named[fields.values[at[0]]]
     return frozenset(listed(fields, b"connection"))
 
 
-#: Bytes beyond which nothing is remembered.
-_REMEMBERED = 512
-
-
-@lru_cache(maxsize=256)
 def _members(value: bytes) -> frozenset[bytes]:
-    """Of one `Connection` field: few values are ever sent."""
     return frozenset(name for member in value.split(b",") if (name := member.strip(b" \t").lower()))
+
+
+#: The members of one `Connection` field. Clients send few values of it.
+_named = Memo(_members, 256, lambda value: len(value) <= 512)
 
 
 def forwarded(fields: Lines) -> list[Field]:
@@ -200,12 +198,12 @@ class Travel:
             and not (len(told) == 1 and values[told[0]] == b"keep-alive")
             and not named_by_connection(fields).isdisjoint(shape.at)
         ):
-            block = shape.block(self.of(fields))
+            block = shape.blocks[self.of(fields)]
         return block.template % block.pick(values)
 
     def _usual(self, shape: Shape) -> tuple[tuple[int, ...], Block]:
         """Where the Connection fields stand, and how the lines are written that travel if those name none."""
-        return shape.at.get(b"connection", ()), shape.block(self.positions(shape))
+        return shape.at.get(b"connection", ()), shape.blocks[self.positions(shape)]
 
 
 _FORWARDED = Travel(NEVER_FORWARDED)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import lru_cache
 from itertools import permutations
 
 from .fields import fields_of
@@ -14,6 +13,7 @@ from .fingerprint import Recipe
 from .key import DEFAULT_HEADERS
 from .keyed import Derive
 from .keyform import KeyRule
+from .memo import Memo
 from .message import Request
 from .redirect import REDIRECTS
 from .scope import Tokens
@@ -202,8 +202,6 @@ _UNRESERVED = re.compile(r"%(2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]
 
 
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
-#: The longest target and host, in bytes, whose route is remembered: whoever sends long ones must not fill the memory.
-_REMEMBERED = 256
 #: The longest path, in characters, whose dot segments and doubled slashes are read in every way.
 _LONGEST_CROOKED = 2048
 _BROKEN = re.compile(r"%(?![0-9a-fA-F]{2})")
@@ -308,7 +306,7 @@ class RouteTable:
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
         #: A service's clients ask for the same few targets, or else for such with an id in them.
-        self._remembered = lru_cache(maxsize=1024)(self._match)
+        self._remembered = Memo(self._match, 1024, lambda asked: len(asked[1]) + len(asked[2]) <= 256)
         self._rules = self._made_of(normalised)
         self._opened = self._made_of(_opened)
 
@@ -324,9 +322,7 @@ class RouteTable:
 
     def match(self, method: bytes, host: bytes, target: bytes) -> Route | Ambiguous | None:
         """The route of a request; None where there is none, AMBIGUOUS where its path reads two ways."""
-        if len(target) + len(host) <= _REMEMBERED:
-            return self._remembered(method, host, target)
-        return self._match(method, host, target)
+        return self._remembered[method, host, target]
 
     def leads_to(self, upstream: str, request: Request) -> bool:
         """Whether this request goes to that upstream, whatever becomes of it there."""
@@ -334,7 +330,8 @@ class RouteTable:
         route = self.match(request.method, hosts[0] if hosts else b"", request.target)
         return isinstance(route, Route) and route.upstream == upstream
 
-    def _match(self, method: bytes, host: bytes, target: bytes) -> Route | Ambiguous | None:
+    def _match(self, asked: tuple[bytes, bytes, bytes]) -> Route | Ambiguous | None:
+        method, host, target = asked
         path = path_of(target)
         if not path.isascii():  # a service may read such a byte as its escape, as which routes spell it
             path = _RAW.sub(lambda found: f"%{ord(found[0]):02X}", path)

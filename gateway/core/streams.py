@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+from .memo import Memo
+
 #: Stands for STREAM_TYPES in a list of types.
 DEFAULT = "default"
 #: Content types of responses that arrive in pieces, each of which is meant to be read at once. A star stands for
@@ -46,8 +48,6 @@ _WORD = r"[!#$%&'+.^_`|~0-9A-Za-z-]+"
 PATTERN = re.compile(rf"{_WORD}/(?:[!#$%&'+.^_`|~0-9A-Za-z-]|\*)+(?:;{_WORD})?")
 #: One parameter of a content type (RFC 9110 §5.6.6): a quoted value may hold a semicolon.
 _PARAMETER = re.compile(rb';([^=;"]*)(?:=(?:[ \t]*"(?:[^"\\]|\\.)*"|[^;"]*))?', re.DOTALL)
-#: Bytes of a content type beyond which nothing is remembered of it.
-_REMEMBERED = 128
 
 
 class StreamTypes:
@@ -56,11 +56,11 @@ class StreamTypes:
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self._with_parameter = {parameter.encode(): _any_of(media) for parameter, media in _by_parameter(patterns)}
         self._plain = self._with_parameter.pop(b"", _any_of([]))
-        self._remembered = lru_cache(maxsize=256)(self._match)
+        self._remembered = Memo(self._match, 256, lambda content_type: len(content_type) <= 128)
 
     def match(self, content_type: bytes) -> bool:
         """Whether a response of this content type is a stream."""
-        return self._remembered(content_type) if len(content_type) <= _REMEMBERED else self._match(content_type)
+        return self._remembered[content_type]
 
     def _match(self, content_type: bytes) -> bool:
         lowered = content_type.lower()

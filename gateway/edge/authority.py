@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from ipaddress import IPv6Address
+
+from ..core.memo import Memo
 
 _NAME = rb"[A-Za-z0-9\-._~!$&'()*+,;=]*"
 #: RFC 3986 §3.2.2 and §3.2.3, without the empty name that it knows.
 _HOST = re.compile(rb"(?:(?![:\[])%b(?:%%[0-9A-Fa-f]{2}%b)*|\[([^\]]+)\])(?::[0-9]{0,5})?" % (_NAME, _NAME))
 
-#: Bytes beyond which nothing is remembered.
-_REMEMBERED = 512
-
 
 def is_host(text: bytes) -> bool:
     """Whether `text` may stand in Host (RFC 9112 §3.2 wants a 400 where not)."""
-    return _is_host(text) if len(text) <= _REMEMBERED else _is_host.__wrapped__(text)
+    return _hosts[text]
 
 
-@lru_cache(maxsize=256)
 def _is_host(text: bytes) -> bool:
     found = _HOST.fullmatch(text)
     if found is None or found[1] is None:
@@ -29,3 +26,6 @@ def _is_host(text: bytes) -> bool:
     except ValueError:
         return False
     return b"%" not in found[1]  # a zone says something only on the host that has it (RFC 6874 §1)
+
+
+_hosts = Memo(_is_host, 256, lambda text: len(text) <= 512)

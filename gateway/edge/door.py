@@ -15,6 +15,7 @@ from ..core.fields import Fields, Shape
 from ..core.fingerprint import CANONICAL_JSON, counted, fingerprint, selects_account
 from ..core.key import DERIVED, Unreadable, record_name, shadowed
 from ..core.limit import Limit
+from ..core.memo import make_room
 from ..core.message import Request, listed
 from ..core.policy import AMBIGUOUS, Missing, Mode, Route, RouteTable
 from ..core.problem import Problem, Refusal
@@ -241,8 +242,7 @@ class Door:
         else:
             met = None
         if met is not None:
-            if len(self._met) >= _MET:
-                self._met.clear()
+            make_room(self._met, _MET)
             self._met[like] = met
 
     def _look(self, head: Head, names: Framing) -> Way:
@@ -349,8 +349,7 @@ class Door:
 
     def _meet(self, shape: Shape, route: Route) -> None:
         """Names that guarded requests had not had together before: each that is new is looked at."""
-        if len(self._shapes) >= _KNOWN:
-            self._shapes.clear()
+        make_room(self._shapes, _KNOWN)
         self._shapes.add(shape)
         for field in shape.names:
             if field not in self._known and len(self._known) < _KNOWN:

@@ -96,7 +96,7 @@ def _whole(travels: _Onward, shape: Shape) -> _Whole | None:
     hosts = shape.at.get(b"host", ())
     if len(hosts) != 1 or not _ADDED_TO.isdisjoint(shape.at):
         return None
-    block = shape.block(travels.positions(shape))
+    block = shape.blocks[travels.positions(shape)]
     added = b"Via: %b\r\nX-Forwarded-For: %%b\r\nX-Forwarded-Proto: %%b\r\nX-Forwarded-Host: %%b\r\n" % _PSEUDONYM
     return b"%b %b HTTP/1.1\r\n" + block.template + added + b"%b\r\n", block.pick, hosts[0]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.fields import Field, shape_of
+from gateway.core.fields import Field, Shape
 from gateway.edge import likeness
 from gateway.edge.client import ClientConnection
 from gateway.edge.likeness import Likeness, of_requests, of_responses
@@ -118,7 +118,7 @@ def test_what_is_read_is_what_llhttp_reads(
     data = line + b"\r\n" + b"".join(b"".join(field) for field in fields) + b"\r\n" + body
     for at, piece in changes:
         data = data[:at] + piece + data[at + 1 :]
-    shape = shape_of([name for name, _, _, _ in fields])
+    shape = Shape(tuple(name for name, _, _, _ in fields))
     for made, kind in ((of_requests, httptools.HttpRequestParser), (of_responses, httptools.HttpResponseParser)):
         like = ready(made(shape))
         read = None if like is None else like.read(data)
@@ -139,9 +139,9 @@ def test_ever_new_names_have_no_expression_each(monkeypatch: pytest.MonkeyPatch)
     """Of a thousand heads that are all named otherwise, one in sixteen has one made; a head that comes again has one
     soon."""
     monkeypatch.setattr(likeness, "credit", likeness.MOST)
-    made = [of_requests(shape_of([b"Host", b"X-%d" % number])).met() for number in range(1000)]
+    made = [of_requests(Shape((b"Host", b"X-%d" % number))).met() for number in range(1000)]
     assert sum(like is not None for like in made) == 4 + (1000 - 4) // (likeness.COST + 1)
-    again = of_requests(shape_of([b"Host", b"Again"]))
+    again = of_requests(Shape((b"Host", b"Again")))
     assert any(again.met() for _ in range(likeness.COST + 1))
 
 
@@ -154,7 +154,7 @@ def test_ever_new_names_have_no_expression_each(monkeypatch: pytest.MonkeyPatch)
 )  # fmt: skip
 def test_what_speaks_of_framing_is_left_to_llhttp(names: list[bytes]) -> None:
     """Nothing is guessed about a head that says more than its length."""
-    assert ready(of_requests(shape_of(names))) is None
+    assert ready(of_requests(Shape(tuple(names)))) is None
 
 
 #: With a name that no other test sends.
