@@ -1,5 +1,5 @@
-"""The port itself, on every store that can be had here: each call gets one reply, whatever becomes of the store or of
-the other replies."""
+"""The port itself, on every store that is available here: each call gets exactly one reply, also if the store is closed
+or another reply raises."""
 
 from __future__ import annotations
 
@@ -15,11 +15,24 @@ from gateway.core import record as records
 from gateway.core.message import Answer
 from gateway.core.record import Done, Doubt, Found, NewClaim, NewKeep, Record, Stamp, State
 from gateway.ports import Nobody, Store, StoreAway
+from gateway.stores.codec import encode
 from gateway.stores.redis import store as store_module
 from tests.edge.stand import eventually
 from tests.fleet import Fleet
 from tests.servers import RedisServer, binaries, preferred
-from tests.stores.worlds import FINGERPRINT, World, a_claim, a_holder, a_new_claim, an_answer, every_store, redis_store
+from tests.stores.worlds import (
+    DOUBT_WINDOW,
+    FINGERPRINT,
+    LEASE,
+    WINDOW,
+    World,
+    a_claim,
+    a_holder,
+    a_new_claim,
+    an_answer,
+    every_store,
+    redis_store,
+)
 
 NAME = b"n" * 43
 SOON = 10.0
@@ -98,7 +111,7 @@ def shown(result: Any, due: Any) -> Any:
 
 
 async def warm(port: Store) -> None:
-    """Have every server that scripts are called on load both of them."""
+    """Load the script of `get`, so that a get takes one trip."""
     await replied(port.get, NAME)
 
 
@@ -116,8 +129,8 @@ async def test_each_call_gets_one_reply_in_the_order_of_the_calls(world: World) 
 
 @every_store
 async def test_a_reply_that_raises_costs_no_other_call_its_reply(world: World, alarms: list[str]) -> None:
-    """The first and the last of several calls of one turn have replies that raise: the others get theirs, a person is
-    told of each, and the store goes on."""
+    """Of several calls in one turn, the replies of the first and the last raise: the others get theirs, each exception
+    is reported, and the store goes on."""
     port = world.store.port
     await warm(port)
 
@@ -139,9 +152,9 @@ async def test_a_reply_that_raises_costs_no_other_call_its_reply(world: World, a
 
 
 @every_store
-async def test_a_store_that_is_closed_replies_to_what_is_under_way(world: World) -> None:
-    """Called and closed in one turn: each call gets one reply, its result or a StoreAway. One that is called later gets
-    a StoreAway, and certainly was not done."""
+async def test_a_store_that_is_closed_replies_to_outstanding_calls(world: World) -> None:
+    """Called and closed in one turn: each call gets one reply, its result or a StoreAway. A later call gets a StoreAway
+    that is not ambiguous."""
     port = world.store.port
     await warm(port)
     replies = Replies()
@@ -149,19 +162,19 @@ async def test_a_store_that_is_closed_replies_to_what_is_under_way(world: World)
     large = records.keep(a_claim(), an_answer(LARGE), wall=5)
     port.settle(b"o" * 43, large, replies.reply())
     await port.close()
-    under_way = len(replies.each)
+    outstanding = len(replies.each)
     assert all(replies.each), "each has its reply when close returns"
     every_verb(port, replies)
     port.settle(b"o" * 43, large, replies.reply())
     results = await replies.all()
-    assert all(isinstance(result, StoreAway) and not result.ambiguous for result in results[under_way:])
+    assert all(isinstance(result, StoreAway) and not result.ambiguous for result in results[outstanding:])
     assert await replied(port.when_available, 60) is False
 
 
 @every_store
 async def test_a_short_reply_is_what_the_record_would_have_replayed(world: World) -> None:
-    """A completed record of the same request stands in a claim's way: where the reply is Stored, it has what Found has
-    on the other stores. A Record as a claim, another request, and a record without a body are replied to with Found."""
+    """A NewClaim finds the completed record of the same request: on Redis the reply is Stored, with the contents that
+    Found has elsewhere. A Record as a claim, another request, and a record without a body get Found."""
     port = world.store.port
     first = a_new_claim()
     assert await replied(port.claim, NAME, first) is Done.WON
@@ -195,7 +208,7 @@ async def test_a_short_reply_is_what_the_record_would_have_replayed(world: World
 
 @every_store
 async def test_a_new_claim_and_its_keep_are_written_as_their_records(world: World) -> None:
-    """Claimed, claimed again by its holder, kept and kept again by values: what stands is what the records say."""
+    """A NewClaim and its NewKeep, each sent twice: the records in the store are those of `claim` and `keep`."""
     port = world.store.port
     new = a_new_claim()
     for _ in range(2):
@@ -210,8 +223,27 @@ async def test_a_new_claim_and_its_keep_are_written_as_their_records(world: Worl
 
 
 @every_store
-async def test_an_available_store_says_so_at_once(world: World) -> None:
-    """Whatever the time that it is given."""
+async def test_the_adapter_returns_records(world: World) -> None:
+    """A NewClaim that meets the answer to the same request gets it as a record. A call that is cancelled was made all
+    the same, and its reply is ignored."""
+    store, new = world.store, a_new_claim()
+    cancelled = asyncio.ensure_future(store.claim(NAME, new))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    found = await store.claim(NAME, a_new_claim())
+    assert isinstance(found, Found)
+    assert found.record == new.record
+    keep = NewKeep(new, 201, b"A: b\r\n", b"body", 7)
+    assert await store.settle(NAME, keep) is Done.DONE
+    found = await store.claim(NAME, a_new_claim())
+    assert isinstance(found, Found)
+    assert found.record == keep.record
+
+
+@every_store
+async def test_an_available_store_replies_at_once(world: World) -> None:
+    """The wait may be long or zero."""
     for seconds in (0, 60):
         received: list[bool] = []
         world.store.port.when_available(seconds, received.append)
@@ -229,8 +261,8 @@ def server() -> Iterator[RedisServer]:
 
 
 async def test_replies_come_when_the_store_is_back_or_the_time_is_over(server: RedisServer, alarms: list[str]) -> None:
-    """Redis is away: one waiter's time ends first; the others hear at once when it is back, also behind one whose reply
-    raises. Closed before it is back: those that still wait hear that it is not there."""
+    """Redis is away: the wait of one caller ends. The others get True as soon as it is back, also after a reply that
+    raises. If the store is closed first, they get False."""
     store = redis_store(server.url)
     port = store.port
     await store.open()
@@ -238,11 +270,11 @@ async def test_replies_come_when_the_store_is_back_or_the_time_is_over(server: R
     try:
         server.kill()
         await eventually(lambda: not store.available, "it is away", SOON)
-        heard: list[tuple[str, bool, float]] = []
+        received: list[tuple[str, bool, float]] = []
 
         def waiter(name: str) -> Callable[[bool], None]:
             began = loop.time()
-            return lambda up: heard.append((name, up, loop.time() - began))
+            return lambda up: received.append((name, up, loop.time() - began))
 
         def fails(up: bool) -> None:
             raise RuntimeError("failed on purpose")
@@ -250,14 +282,14 @@ async def test_replies_come_when_the_store_is_back_or_the_time_is_over(server: R
         port.when_available(0.1, waiter("short"))
         port.when_available(60, fails)
         port.when_available(60, waiter("long"))
-        await eventually(lambda: heard, "the time is over", SOON)
-        ((name, up, after),) = heard
+        await eventually(lambda: received, "the time is over", SOON)
+        ((name, up, after),) = received
         assert (name, up) == ("short", False)
         assert 0.1 <= after < 5
         assert isinstance(await replied(port.claim, NAME, a_new_claim()), StoreAway)
         server.start()
-        await eventually(lambda: len(heard) == 2, "it is back", SOON)
-        assert heard[1][:2] == ("long", True)
+        await eventually(lambda: len(received) == 2, "it is back", SOON)
+        assert received[1][:2] == ("long", True)
         assert await replied(port.claim, NAME, a_new_claim()) is Done.WON
         assert sum("failed on purpose" in alarm for alarm in alarms) == 1
         server.kill()
@@ -265,12 +297,12 @@ async def test_replies_come_when_the_store_is_back_or_the_time_is_over(server: R
         port.when_available(60, waiter("last"))
     finally:
         await store.close()
-    assert [each[:2] for each in heard[2:]] == [("last", False)]
+    assert [each[:2] for each in received[2:]] == [("last", False)]
 
 
 async def test_calls_of_several_trips_get_one_reply(server: RedisServer) -> None:
-    """The server has forgotten the scripts, a record is large, a claim is asked again or has lapsed by two replies: a
-    task makes the rest of the call."""
+    """The server has forgotten the scripts, a record is large, a claim is asked again: a task makes the rest of the
+    call."""
     store = redis_store(server.url)
     port = store.port
     await store.open()
@@ -287,18 +319,35 @@ async def test_calls_of_several_trips_get_one_reply(server: RedisServer) -> None
         keep = NewKeep(first, 200, b"", LARGE, 5)
         assert await replied(port.settle, b"l" * 43, keep) is Done.DONE
         assert (await replied(port.claim, b"l" * 43, a_new_claim()))[:3] == (200, b"", LARGE)
-        lapsed = a_claim(lease=1)
-        assert await replied(port.claim, b"m" * 43, lapsed) is Done.WON
-        await asyncio.sleep(0.01)
-        assert (await replied(port.claim, b"m" * 43, a_new_claim())).record == lapsed
         assert not store.tasks
     finally:
         await store.close()
 
 
+@pytest.mark.parametrize("left", [WINDOW, LEASE + DOUBT_WINDOW + 5_000], ids=["lapsed", "younger than nothing"])
+async def test_a_record_that_is_settled_between_the_two_replies_to_a_claim(server: RedisServer, left: int) -> None:
+    """SET shows a claim in flight, and PTTL the life of what stands a moment later: by the two it has lapsed, or was
+    written in the future. The record is read again, at once with its life."""
+    store = redis_store(server.url)
+    await store.open()
+    try:
+        first = a_new_claim()
+        assert await store.claim(NAME, first) is Done.WON
+        keep = NewKeep(first, 200, b"", b"body", 5)
+        assert await store.settle(NAME, keep) is Done.DONE
+        replies = Replies()
+        call = store_module._Claim(store.port, NAME, a_claim(), replies.reply())
+        call.primary = store._fleet.primaries[0]
+        call.set_result([encode(first), left])
+        (found,) = await replies.all()
+        assert found.record == keep.record
+    finally:
+        await store.close()
+
+
 async def test_a_task_that_is_cut_off_by_the_end_of_the_store_replies(server: RedisServer) -> None:
-    """A large Keep hangs in a server that stands still, another has not begun, when the store is closed: nobody knows
-    whether either was done."""
+    """The store is closed while one large Keep hangs in a frozen server and the task of another has not begun: both get
+    an ambiguous StoreAway."""
     store = redis_store(server.url)
     await store.open()
     replies = Replies()
@@ -317,8 +366,7 @@ async def test_a_task_that_is_cut_off_by_the_end_of_the_store_replies(server: Re
 
 
 async def test_a_fault_of_the_store_is_a_reply_too(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The adapter has a bug where it reads a reply: that call gets a StoreAway, and may have been done; the others are
-    not concerned."""
+    """Reading a reply fails unexpectedly: that call gets an ambiguous StoreAway, and the other calls their results."""
     store = redis_store(server.url)
     port = store.port
     await store.open()
@@ -361,15 +409,15 @@ async def test_a_settlement_elsewhere_notifies(world: World, settle: str, alarms
     other = redis_store(world.server.url)  # type: ignore[attr-defined]
     await other.open()
     port = world.store.port
-    rung = {"fails": 0, "hears": 0, "closed": 0, "one": 0, "two": 0}
+    notified = {"fails": 0, "counts": 0, "closed": 0, "one": 0, "two": 0}
 
     def fails() -> None:
-        rung["fails"] += 1
+        notified["fails"] += 1
         raise RuntimeError("failed on purpose")
 
     def counts(name: str) -> Callable[[], None]:
         def count() -> None:
-            rung[name] += 1
+            notified[name] += 1
 
         return count
 
@@ -377,7 +425,7 @@ async def test_a_settlement_elsewhere_notifies(world: World, settle: str, alarms
 
     def closes(name: str, position: int) -> Callable[[], None]:
         def close() -> None:
-            rung[name] += 1
+            notified[name] += 1
             if len(pair) == 2 and all(each.active for each in pair):
                 pair[1 - position].close()
 
@@ -385,23 +433,25 @@ async def test_a_settlement_elsewhere_notifies(world: World, settle: str, alarms
 
     try:
         assert await other.claim(NAME, claim) is Done.WON
-        failing, hears = port.subscribe(NAME, fails), port.subscribe(NAME, counts("hears"))
+        failing, counted = port.subscribe(NAME, fails), port.subscribe(NAME, counts("counts"))
         closed = port.subscribe(NAME, counts("closed"))
-        assert not hears.active
-        await eventually(lambda: hears.active, "it is subscribed", SOON)
-        assert rung == {"fails": 1, "hears": 1, "closed": 1, "one": 0, "two": 0}, "each is notified when it is active"
+        assert not counted.active
+        await eventually(lambda: counted.active, "it is subscribed", SOON)
+        assert notified == {"fails": 1, "counts": 1, "closed": 1, "one": 0, "two": 0}, (
+            "each is notified when it is active"
+        )
         for position, name in enumerate(("one", "two")):
             pair.append(port.subscribe(NAME, closes(name, position)))
-        assert (rung["one"], rung["two"]) == (1, 1), "those that come later too, before subscribe returns"
+        assert (notified["one"], notified["two"]) == (1, 1), "a later subscription too, before subscribe returns"
         closed.close()
         assert await other.settle(NAME, settlement) is Done.DONE
-        await eventually(lambda: rung["hears"] == 2, "it is notified", SOON)
+        await eventually(lambda: notified["counts"] == 2, "it is notified", SOON)
         await asyncio.sleep(0.05)
-        assert rung["fails"] == 2
-        assert rung["closed"] == 1
-        assert rung["one"] + rung["two"] == 3, "the first of the two has closed the other"
+        assert notified["fails"] == 2
+        assert notified["closed"] == 1
+        assert notified["one"] + notified["two"] == 3, "the first of the two has closed the other"
         assert sum("failed on purpose" in alarm for alarm in alarms) == 2
-        for each in (failing, hears, *pair, *pair):
+        for each in (failing, counted, *pair, *pair):
             each.close()
         with world.server.client() as client:  # type: ignore[attr-defined]
             await eventually(lambda: client.pubsub_shardchannels() == [], "nothing is subscribed", SOON)
@@ -410,15 +460,15 @@ async def test_a_settlement_elsewhere_notifies(world: World, settle: str, alarms
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-async def test_a_store_that_notifies_nobody_says_so(world: World) -> None:
+async def test_a_store_without_notifications(world: World) -> None:
     """Its subscriptions are never active, and closing them does nothing."""
-    rung: list[None] = []
-    subscription = world.store.port.subscribe(NAME, lambda: rung.append(None))
+    notified: list[None] = []
+    subscription = world.store.port.subscribe(NAME, lambda: notified.append(None))
     claim = a_claim()
     await world.store.claim(NAME, claim)
     await world.store.settle(NAME, hold(claim))
     assert not subscription.active
-    assert not rung
+    assert not notified
     subscription.close()
     subscription.close()
 
@@ -432,8 +482,8 @@ def replicas() -> Iterator[Fleet]:
 
 
 async def test_calls_that_wait_for_replicas_get_one_reply(replicas: Fleet) -> None:
-    """With durability `replicated`: a claim and a Keep count once the replica has them. It stands still: they may have
-    been done. Closed meanwhile: the same."""
+    """With durability `replicated`, a claim and a Keep count once the replica has them. If the replica is frozen or the
+    store is closed, they get an ambiguous StoreAway."""
     store = redis_store(f"{replicas.nodes[0].url}?durability=replicated&wait=200ms&replicas=1")
     port = store.port
     await store.open()

@@ -188,9 +188,6 @@ class RedisStore:
 
     def _begin(self, call: _Call) -> None:
         """Send a call that takes one trip as a rule; start a task for one that takes several anyway."""
-        if self._closed:
-            call.end(StoreAway("the store is closed", ambiguous=False))
-            return
         try:
             primary = call.primary = self._fleet.of(self._prefix + call.name)
             if call.claims:
