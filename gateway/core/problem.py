@@ -7,6 +7,7 @@ ran nothing, `unknown` where nobody knows, `keep` where it did run. `retry` is w
 
 from __future__ import annotations
 
+import json
 from enum import Enum, StrEnum
 
 from .limit import Limit
@@ -30,6 +31,10 @@ class Label(StrEnum):
 NO_EFFECT = "no-effect"
 UNKNOWN = "unknown"
 KEEP = "keep"
+
+#: The media type of the body of a problem, and what its `type` begins with.
+PROBLEM_JSON = "application/problem+json"
+_URN = "urn:oncegate:problem:"
 
 
 class Problem(Enum):
@@ -302,11 +307,13 @@ class Problem(Enum):
         self.outcome = outcome
         self.retry = retry
         self.label = label
+        self.type = _URN + slug
 
-    @property
-    def type(self) -> str:
-        """The problem's URI."""
-        return f"urn:oncegate:problem:{self.slug}"
+
+def written(slug: str, status: int, title: str, detail: str, **more: object) -> bytes:
+    """Return the body of a problem (RFC 9457 §3), with the extension members `more`."""
+    document = {"type": _URN + slug, "title": title, "status": status, "detail": detail, **more}
+    return json.dumps(document, ensure_ascii=False).encode()
 
 
 @value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 from typing import assert_never
 
@@ -10,7 +9,7 @@ from ..core.decide import outcome_line
 from ..core.fields import fields_of
 from ..core.instant import http_date, instant
 from ..core.message import DATED, Lines, returned_lines
-from ..core.problem import NO_EFFECT, UNKNOWN, Label, Problem, Refusal
+from ..core.problem import NO_EFFECT, PROBLEM_JSON, UNKNOWN, Label, Problem, Refusal, written
 from ..core.reply import Again, First, Live
 from .origins import ALLOWS
 
@@ -94,18 +93,9 @@ def problem(
 ) -> bytes:
     """A problem as RFC 9457 tells it. `origin` has the lines for the browser of a page elsewhere."""
     kind = refusal.problem
-    body = json.dumps(
-        {
-            "type": kind.type,
-            "title": kind.title,
-            "status": kind.status,
-            "detail": refusal.detail,
-            "request_id": request_id,
-        },
-        ensure_ascii=False,
-    ).encode()
+    body = written(kind.slug, kind.status, kind.title, refusal.detail, request_id=request_id)
     fields = [
-        b"Content-Type: application/problem+json\r\nDate: %b\r\n" % http_date(wall // 1000),
+        b"Content-Type: %b\r\nDate: %b\r\n" % (PROBLEM_JSON.encode(), http_date(wall // 1000)),
         b"X-Request-Id: %b\r\n" % request_id.encode(),
         b"Idempotency-Status: %b\r\nIdempotency-Outcome: %b\r\n" % (refusal.shown_as.encode(), kind.outcome.encode()),
     ]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from ... import __version__
+from ...core.problem import PROBLEM_JSON
 from .forms import BulkResolve, Find, Forget, Made, Problem, Query, Resolve, Step, Story, Walked
 
 _REF = "#/components/schemas/{model}"
@@ -93,7 +94,7 @@ def _operation(
             **{
                 str(status): {
                     "description": _WHAT[status],
-                    "content": {"application/problem+json": {"schema": _ref("Problem")}},
+                    "content": {PROBLEM_JSON: {"schema": _ref("Problem")}},
                 }
                 for status in failures
             },

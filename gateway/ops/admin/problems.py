@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from enum import Enum
 from http import HTTPStatus
@@ -11,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-CONTENT_TYPE = "application/problem+json"
+from ...core.problem import PROBLEM_JSON, written
 
 
 class AdminProblem(Enum):
@@ -49,16 +48,11 @@ class Failed(Exception):
         self.more = more
 
 
-def rendered(
+def _answer(
     slug: str, status: int, title: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> web.Response:
-    document = {"type": f"urn:oncegate:problem:{slug}", "title": title, "status": status, "detail": detail, **more}
-    return web.Response(
-        body=json.dumps(document, ensure_ascii=False).encode(),
-        status=status,
-        content_type=CONTENT_TYPE,
-        headers=headers,
-    )
+    body = written(slug, status, title, detail, **more)
+    return web.Response(body=body, status=status, content_type=PROBLEM_JSON, headers=headers)
 
 
 @web.middleware
@@ -68,8 +62,8 @@ async def told(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except Failed as failed:
         problem = failed.problem
-        return rendered(problem.slug, problem.status, problem.title, failed.detail, failed.headers, **failed.more)
+        return _answer(problem.slug, problem.status, problem.title, failed.detail, failed.headers, **failed.more)
     except web.HTTPException as error:
         phrase = HTTPStatus(error.status).phrase
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return rendered(phrase.lower().replace(" ", "-"), error.status, phrase, error.reason, allow)
+        return _answer(phrase.lower().replace(" ", "-"), error.status, phrase, error.reason, allow)
