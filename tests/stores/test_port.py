@@ -17,6 +17,7 @@ from gateway.core.record import Done, Doubt, Found, NewClaim, NewKeep, Record, S
 from gateway.ports import Nobody, Store, StoreAway
 from gateway.stores.codec import encode
 from gateway.stores.redis import store as store_module
+from gateway.stores.redis.waited import LANES
 from tests.edge.stand import eventually
 from tests.fleet import Fleet
 from tests.servers import RedisServer, binaries, preferred
@@ -482,9 +483,9 @@ def replicas() -> Iterator[Fleet]:
 
 
 async def test_calls_that_wait_for_replicas_get_one_reply(replicas: Fleet) -> None:
-    """With durability `replicated`, a claim and a Keep count once the replica has them. If the replica is frozen or the
-    store is closed, they get an ambiguous StoreAway."""
-    store = redis_store(f"{replicas.nodes[0].url}?durability=replicated&wait=200ms&replicas=1")
+    """With durability `replicated`, a claim and a Keep count once the replica has them. With a frozen replica a claim
+    gets an ambiguous StoreAway. If the store is closed, each call gets a StoreAway, and a claim may have been made."""
+    store = redis_store(f"{replicas.nodes[0].url}?durability=replicated&wait=1s&replicas=1")
     port = store.port
     await store.open()
     try:
@@ -498,11 +499,15 @@ async def test_calls_that_wait_for_replicas_get_one_reply(replicas: Fleet) -> No
         away = await replied(port.claim, b"o" * 43, a_new_claim())
         assert isinstance(away, StoreAway)
         assert away.ambiguous
-        replies = Replies()
-        port.claim(b"p" * 43, a_new_claim(), replies.reply())
-        port.settle(b"q" * 43, keep, replies.reply())
-        await asyncio.sleep(0.05)
-        assert replies.each == [[], []]
+        assert not store.tasks
+        claims, keeps = Replies(), Replies()
+        for number in range(2 * LANES):  # more than there are lanes, so that some have not been sent
+            port.claim(b"p%042d" % number, a_new_claim(), claims.reply())
+            port.settle(b"q%042d" % number, NewKeep(a_new_claim(), 200, b"", b"", 5), keeps.reply())
+            await asyncio.sleep(0.02)
+        assert not any(claims.each + keeps.each)
     finally:
         await store.close()
-    assert all(isinstance(away, StoreAway) and away.ambiguous for away in await replies.all())
+    assert all(claims.each + keeps.each), "each has its reply when close returns"
+    assert all(isinstance(away, StoreAway) and away.ambiguous for away in await claims.all())
+    assert all(isinstance(away, StoreAway) for away in await keeps.all())

@@ -167,16 +167,16 @@ class RedisStore:
             deliver(reply, available, self.observer)
 
     def claim(self, name: bytes, claim: NewClaim | Record, reply: ClaimReply) -> None:
-        self._begin(_Claim(self, name, claim, reply))
+        self.begin(_Claim(self, name, claim, reply))
 
     def settle(self, name: bytes, settlement: Settlement | NewKeep, reply: WriteReply) -> None:
-        self._begin(_Settle(self, name, settlement, reply))
+        self.begin(_Settle(self, name, settlement, reply))
 
     def compare_and_swap(self, name: bytes, precondition: Stamp, to: Record | None, reply: WriteReply) -> None:
-        self._begin(_Swap(self, name, precondition, to, reply))
+        self.begin(_Swap(self, name, precondition, to, reply))
 
     def get(self, name: bytes, reply: GetReply) -> None:
-        self._begin(_Get(self, name, reply))
+        self.begin(_Get(self, name, reply))
 
     def subscribe(self, name: bytes, notify: Callable[[], None]) -> Subscription:
         return self._fleet.bells.subscribe(self._prefix + name, notify)
@@ -186,17 +186,19 @@ class RedisStore:
 
     # ── Calls ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, call: _Call) -> None:
-        """Send a call that takes one trip as a rule; start a task for one that takes several anyway."""
+    def begin(self, call: _Call) -> None:
+        """Send the first trip of a call; start a task for a large record."""
         try:
             primary = call.primary = self._fleet.of(self._prefix + call.name)
             if call.claims:
                 primary.trusted()
-            if not (call.waits and primary.waited is not None):
-                packed = call.packed(self._prefix + call.name)
-                if len(packed) < LARGE:
+            packed = call.packed(self._prefix + call.name)
+            if len(packed) < LARGE:
+                if call.waits and primary.waited is not None:
+                    primary.waited.tell(packed, call, wrote=_wrote)
+                else:
                     primary.main.tell(packed, call.replies, call)
-                    return
+                return
         except StoreAway as away:
             call.end(away)
         else:
@@ -303,11 +305,7 @@ class RedisStore:
             _, reply = await self.script(name, b"again", claim.holder, waits=True)
         except StoreAway as away:
             raise StoreAway(away.why, ambiguous=True) from away  # it was made in any case
-        if reply != 1:
-            # It ended, or this connection's server is another one (a failover), which may hold what the first does
-            # not: nothing is known of the claim but that it may stand.
-            raise StoreAway("the claim was not found where it had been made", ambiguous=True)
-        return Done.WON
+        return _covered(reply)
 
     async def settle_at(self, name: bytes, settlement: Settlement | NewKeep, asked: _Asked | None) -> Done | Found:
         waits = settlement.kind is Kind.KEEP
@@ -437,6 +435,14 @@ def _settled(primary: Primary, settlement: Settlement | NewKeep, reply: Reply) -
     return refused(_found(primary, *reply), settlement) if isinstance(reply, list) else _SETTLED[reply]
 
 
+def _covered(reply: Reply) -> Done:
+    if reply != 1:
+        # It ended, or this connection's server is another one (a failover), which may hold what the first does not:
+        # nothing is known of the claim but that it may stand.
+        raise StoreAway("the claim was not found where it had been made", ambiguous=True)
+    return Done.WON
+
+
 def _swapped(primary: Primary, reply: Reply) -> Done | Found:
     if isinstance(reply, list):
         return _found(primary, *reply)
@@ -555,6 +561,37 @@ class _Claim(_Call):
         claim = self.claim
         record = claim.record if isinstance(claim, NewClaim) else claim
         return self.store.claim_at(self.primary, self.name, record, said)
+
+    def go_on(self, said: Reply) -> None:
+        if said is not None and said[0] is None:  # it is made, and counts once the replicas have it
+            self.store.begin(_Cover(self.store, self.name, self.claim.holder, self.reply))
+        else:
+            super().go_on(said)
+
+
+class _Cover(_Call):
+    """As `RedisStore._cover`, the end of a claim."""
+
+    __slots__ = ("holder",)
+
+    def __init__(self, store: RedisStore, name: bytes, holder: bytes, reply: ClaimReply) -> None:
+        super().__init__(store, name, reply, claims=False, waits=True)
+        self.holder = holder
+
+    def packed(self, key: bytes) -> bytes:
+        return _pack(key, (b"again", self.holder))
+
+    def read(self, said: Reply) -> Any:
+        return _MORE if isinstance(said, RedisError) else _covered(said)
+
+    async def more(self, said: Reply) -> Done:
+        asked = _asked(self.primary, said)
+        _, reply = await self.store.script(self.name, b"again", self.holder, waits=True, asked=asked)
+        return _covered(reply)
+
+    def end(self, result: Any) -> None:
+        # Whatever failed, the claim was made.
+        super().end(StoreAway(result.why, ambiguous=True) if isinstance(result, StoreAway) else result)
 
 
 class _Settle(_Call):

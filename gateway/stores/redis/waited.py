@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from ...ports import Observer, StoreAway
+from ...ports import Observer, StoreAway, Told
 from .link import Link
 from .pipeline import RedisError, Reply, pack
 from .servers import Finder, Servers
@@ -22,16 +21,63 @@ from .servers import Finder, Servers
 LANES = 4
 
 
+class _Batch:
+    """The writes that one WAIT covers. As `ports.Told` it receives the reply to that WAIT."""
+
+    __slots__ = ("freed", "replicas", "written")
+
+    def __init__(self, replicas: int, freed: Callable[[], None]) -> None:
+        self.replicas = replicas
+        self.freed = freed
+        #: Callers whose command wrote something, with its reply.
+        self.written: list[tuple[Told, Reply]] = []
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, acks: Reply, /) -> None:
+        if isinstance(acks, RedisError):
+            self.set_exception(StoreAway(f"Redis refused WAIT: {acks}", ambiguous=True))
+        elif acks < self.replicas:
+            self.set_exception(StoreAway(f"{acks} of {self.replicas} replicas have the write", ambiguous=True))
+        else:
+            self.freed()
+            for told, reply in self.written:
+                if not told.done():
+                    told.set_result(reply)
+
+    def set_exception(self, away: StoreAway, /) -> None:
+        self.freed()
+        for told, _ in self.written:
+            if not told.done():
+                told.set_exception(away)
+
+
 class _Job:
-    """One command on its way: its reply, and the future of its batch's WAIT once it has left."""
+    """One command. As `ports.Told` it receives its reply, which a write hands to its batch."""
 
-    __slots__ = ("acks", "packed", "replies", "reply")
+    __slots__ = ("batch", "packed", "replies", "told", "wrote")
+    batch: _Batch
 
-    def __init__(self, packed: bytes, replies: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, packed: bytes, replies: int, told: Told, wrote: Callable[[Reply], bool]) -> None:
         self.packed = packed
         self.replies = replies
-        self.reply: asyncio.Future[Reply] = loop.create_future()
-        self.acks: asyncio.Future[Reply] | None = None
+        self.told = told
+        self.wrote = wrote
+
+    def done(self) -> bool:
+        return self.told.done()
+
+    def set_result(self, reply: Reply, /) -> None:
+        if self.replies > 1:
+            reply = reply[-1]
+        if isinstance(reply, RedisError) or not self.wrote(reply):
+            self.told.set_result(reply)
+        else:
+            self.batch.written.append((self.told, reply))
+
+    def set_exception(self, away: StoreAway, /) -> None:
+        self.told.set_exception(away)
 
 
 class Waited:
@@ -71,26 +117,17 @@ class Waited:
             lane.abort(why)
 
     async def call(self, packed: bytes, *, wrote: Callable[[Reply], bool], replies: int = 1) -> Reply:
-        """The reply to a command (the last of `replies`); where `wrote` says that it wrote, only once the replicas
-        have it.
+        """As `tell`. Raises the StoreAway that comes instead of a reply."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.tell(packed, future, wrote=wrote, replies=replies)
+        return await future
 
-        Raises StoreAway: too few have it (then it was written all the same), or the connection was lost.
-        """
-        job = _Job(packed, replies, asyncio.get_running_loop())
-        self._queue.append(job)
+    def tell(self, packed: bytes, told: Told, *, wrote: Callable[[Reply], bool], replies: int = 1) -> None:
+        """Send a command; `told` receives its reply (the last of `replies`), and if `wrote` says that it wrote, only
+        once the replicas have it. It receives StoreAway instead if too few have it (then it was written all the
+        same), or if the connection was lost."""
+        self._queue.append(_Job(packed, replies, told, wrote))
         self._pump_soon()
-        reply = await job.reply
-        if replies > 1:
-            reply = reply[-1]
-        if isinstance(reply, RedisError) or not wrote(reply):
-            return reply
-        assert job.acks is not None
-        acks = await asyncio.shield(job.acks)  # it is the whole batch's
-        if isinstance(acks, RedisError):
-            raise StoreAway(f"Redis refused WAIT: {acks}", ambiguous=True)
-        if acks < self._replicas:
-            raise StoreAway(f"{acks} of {self._replicas} replicas have the write", ambiguous=True)
-        return reply
 
     def _pump_soon(self) -> None:
         if not self._pumping:
@@ -99,29 +136,24 @@ class Waited:
 
     def _pump(self) -> None:
         self._pumping = False
-        queue = [job for job in self._queue if not job.reply.done()]  # who was cancelled asks for nothing
+        queue, self._queue = [job for job in self._queue if not job.done()], []
         if not queue:
-            self._queue.clear()
             return
         lane = next((lane for lane in self._free if lane.pipeline is not None), None)
-        if lane is None:
+        if lane is not None:
+            self._free.remove(lane)
+            batch = _Batch(self._replicas, partial(self._freed, lane))
+            for job in queue:
+                job.batch = batch
+                lane.tell(job.packed, job.replies, job)
+            lane.tell(self._wait, 1, batch)
+        elif trouble := self.trouble:
+            for job in queue:
+                job.set_exception(StoreAway(trouble, ambiguous=False))
+        else:
             self._queue = queue
-            if trouble := self.trouble:
-                self._queue = []
-                for job in queue:
-                    job.reply.set_exception(StoreAway(trouble, ambiguous=False))
-            return
-        self._queue = []
-        self._free.remove(lane)
-        sent = [lane.call(job.packed, job.replies) for job in queue]
-        acks = lane.call(self._wait)
-        for job, reply in zip(queue, sent, strict=True):
-            job.acks = acks
-            reply.add_done_callback(partial(_hand_on, job.reply))
-        acks.add_done_callback(partial(self._freed, lane))
 
-    def _freed(self, lane: Link, acks: asyncio.Future[Any]) -> None:
-        acks.exception()  # each job hears of it by itself, if it still cares
+    def _freed(self, lane: Link) -> None:
         self._free.append(lane)
         if self._queue:
             self._pump_soon()
@@ -130,13 +162,3 @@ class Waited:
         self._changed()
         if self._queue:
             self._pump_soon()
-
-
-def _hand_on(to: asyncio.Future[Reply], reply: asyncio.Future[Reply]) -> None:
-    error = reply.exception()
-    if to.done():
-        return
-    if error is not None:
-        to.set_exception(error)
-    else:
-        to.set_result(reply.result())
