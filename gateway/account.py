@@ -7,7 +7,7 @@ from typing import Any
 
 from .core.decide import Reason
 from .core.key import Key
-from .core.problem import Problem
+from .core.problem import Problem, Refusal
 from .core.record import Kind
 from .trace import UNTRACED, Trace
 
@@ -95,3 +95,9 @@ class Account:
         self.verdict = verdict
         for name, said in told.items():
             setattr(self, name, said)
+
+    def refused(self, refusal: Refusal) -> None:
+        """Take over what a refusal shows its client."""
+        self.problem = refusal.problem.slug
+        self.status = refusal.problem.status
+        self.label = refusal.shown_as

@@ -29,6 +29,7 @@ from .core.record import HOLDER_BYTES
 from .edge import descriptors, unix
 from .edge.budget import Budget
 from .edge.connector import Place, Tls
+from .edge.deadlines import Deadlines
 from .edge.descriptors import Descriptors
 from .edge.door import Bounds, Door
 from .edge.fit import credentials
@@ -40,8 +41,7 @@ from .edge.server import Papers, Server
 from .edge.shared import Patience, Shared
 from .edge.upstream import GuardedUpstream
 from .edge.wire import RequestHeads
-from .exchange import Gate
-from .flights import Flights
+from .engine.driver import Driver
 from .ops.admin import Audit, Desk, Gatekeeper, LocalDesk, Names, Readiness, Recent, Room, admin_app
 from .ops.log import Log
 from .ops.metrics import Tally
@@ -49,12 +49,13 @@ from .ops.observers import Observers
 from .ops.traced import traces
 from .ops.worker_log import WorkerLog
 from .plan import Plan
-from .ports import Clock, Observer, StoreUnusable
+from .ports import Clock, Observer, StoreUnusable, Upstream
 from .reload import READ_ANEW, Refused, attempted, identity, read_anew
 from .settings import Settings, UnixPath, UpstreamSettings, tls
 from .settings import stores as urls
 from .settings.shown import shown as settings_shown
 from .settling import Settler
+from .shadow import Shadows
 from .stores.memory import MAX_BYTES, MAX_RECORDS, MemoryStore
 from .stores.redis import Address, RedisStore, Servers, Trust
 from .stores.redis import Tls as RedisTls
@@ -99,6 +100,7 @@ def open_store(
             observer,
             max_records=int(options.get("max_records", MAX_RECORDS)),
             max_bytes=int(options.get("max_bytes", MAX_BYTES)),
+            replies_soon=True,
             say=say,
         )
     if parts.scheme == "sqlite":
@@ -227,7 +229,8 @@ class App:
         self._retired: list[Pool] = []
         self._stack = AsyncExitStack()
         self._server: Server | None = None
-        self._gate: Gate | None = None
+        self._driver: Driver | None = None
+        self._upstreams: dict[str, Upstream] = {}
 
     async def start(self) -> None:
         """Open the store and bind the listeners. Raises StoreUnusable or OSError, with nothing left open."""
@@ -247,22 +250,26 @@ class App:
         self._await_store()
         self._stack.push_async_callback(self.settler.close)
         self._budget = Budget(limits.buffers, lambda: self.observer.limited(Limit.BUFFERS))
-        flights = Flights(per_key=limits.waiters_per_key, in_all=limits.waiters)
-        gate = self._gate = Gate(
-            self.store,
-            {},
+        wheel = Deadlines(self.clock, self.tasks.failed)
+        self._stack.callback(wheel.close)
+        driver = self._driver = Driver(
+            self.store.port,
+            self._upstreams,
             self.clock,
             self.observer,
-            flights,
             self.settler,
+            wheel,
             mint=self._mint.holder,
             jitter=random.random,
-            tasks=self.tasks,
+            failed=self.tasks.failed,
+            per_key=limits.waiters_per_key,
+            in_all=limits.waiters,
             trace=self._traces.begin,
         )
+        shadows = Shadows(self.store, self.clock, self.observer, self._mint.holder, self.tasks.failed)
         expect(self.tally, settings)
-        self.tally.in_flight = gate.in_flight
-        self.tally.waiters = gate.waiters
+        self.tally.in_flight = driver.in_flight
+        self.tally.waiters = driver.waiters
         await self._issuers.follow(route.policy for route in settings.routes.routes)
         self._stack.push_async_callback(self._issuers.close)
         heads = self._heads(settings)
@@ -283,7 +290,9 @@ class App:
         )
         shared = Shared(
             self._door(settings),
-            gate,
+            driver,
+            shadows,
+            self.tasks,
             self._pools,
             self.clock,
             self.observer,
@@ -296,6 +305,7 @@ class App:
         )
         server = self._server = Server(shared, self.tasks)
         self._stack.callback(self._close_pools)
+        self._stack.callback(driver.cut)
         self._stack.push_async_callback(self.tasks.cancel)
         self._stack.push_async_callback(shared.shadows.close)
         self._stack.callback(server.close)
@@ -404,7 +414,6 @@ class App:
     def _reach(self, settings: Settings, heads: RequestHeads) -> None:
         """A pool for each upstream that is new or another than it was; one whose files were read anew may be. Nobody is
         sent to one that is gone, and who is on the way to it arrives."""
-        assert self._gate is not None
         for retired in [each for each in self._retired if not each.opened]:
             retired.close()
             self._retired.remove(retired)
@@ -415,9 +424,7 @@ class App:
                     pool.retire()
                     self._retired.append(pool)
                 self._pools[name] = pool = Pool(_place(upstream), self.clock, self.tasks, self._descriptors.limited)
-            self._gate.upstreams[name] = GuardedUpstream(
-                pool, self._budget, heads, partial(settings.routes.leads_to, name)
-            )
+            self._upstreams[name] = GuardedUpstream(pool, self._budget, heads, partial(settings.routes.leads_to, name))
             if upstream.tls is not None and not upstream.tls.verify:
                 self.log.say("warning", "whoever answers is taken for this upstream: verify is false", upstream=name)
 
@@ -481,19 +488,21 @@ class App:
 
     async def stop(self) -> Stopped:
         """Accept no more; finish what is in flight within the grace; settle or hold the rest; say so."""
-        assert self._server is not None and self._gate is not None
+        driver = self._driver
+        assert self._server is not None and driver is not None
         self.readiness.stopping = True
         await self._upkeep.cancel()
         grace = self.settings.grace / 1000
         began = self.clock.now()
-        under_way = len(self.tasks) + len(self._gate.flights.alone())
+        under_way = len(self.tasks) + driver.under_way
         self.log.say("info", "stopping", in_flight=under_way, grace_s=grace)
         await self._server.drain(grace)
-        self._gate.muster()
         await self.tasks.finish(max(grace - (self.clock.now() - began), 0))
-        self._gate.stop()
-        await self.tasks.finish(1.0)
-        await self.tasks.cancel()  # before the settler is waited for: what they were at is handed to it
+        await driver.drain(max(grace - (self.clock.now() - began), 0))
+        driver.stop()
+        await driver.drain(1.0)
+        await self.tasks.cancel()
+        driver.cut()  # before the settler is waited for: what was under way is handed to it
         unsettled = await self.settler.finish(max(grace - (self.clock.now() - began), 1.0))
         await self._traces.close(max(grace - (self.clock.now() - began), 1.0))
         cut_off = len(self._server.shared.connections)  # those that were told 502 or 503 a moment ago are not

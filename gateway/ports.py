@@ -12,8 +12,8 @@ No exception of a library passes its adapter; the ones here are all that there a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from .account import Account, DuplicateKind, VerdictName
 from .core.limit import Limit
@@ -169,73 +169,6 @@ class Store(Protocol):
         notice its return replies at once."""
 
 
-class Told(Protocol):
-    """Whoever waits for a reply of the store: a future, or somebody who is told in its place. Exactly one of the two
-    comes."""
-
-    def done(self) -> bool:
-        """Whether it does not want to be told any more."""
-
-    def set_result(self, reply: Any, /) -> None:
-        """The store's reply, as it came."""
-
-    def set_exception(self, away: StoreAway, /) -> None:
-        """There will be none."""
-
-
-class Form(Protocol):
-    """How a store writes the plain records of a route."""
-
-    def claim(self, mark: bytes, tags: bytes, *, holder: bytes, wall: int) -> bytes:
-        """The bytes of `core.record.claim`. `mark` is the fingerprint without its tags, as `core.fingerprint.plainly`
-        says it."""
-
-    def kept(
-        self,
-        mark: bytes,
-        tags: bytes,
-        *,
-        holder: bytes,
-        first_seen: int,
-        wall: int,
-        status: int,
-        head: bytes,
-        body: bytes,
-    ) -> bytes:
-        """The bytes of the record of `core.record.keep`."""
-
-
-@runtime_checkable
-class Prompt(Protocol):
-    """What a store may offer besides: to be asked for a claim and told of a Keep without a coroutine. What the reply
-    says is read by `won` and `stored`; whatever neither reads is handed back to `claim_on` and `settle_on`, which go on
-    from there as `claim` and `settle` would have."""
-
-    def form(self, *, route: str, lease: int, life: int, window: int) -> Form:
-        """Of a route's records. `life` is that of its claims."""
-
-    def ask_claim(self, name: bytes, value: bytes, life: int, told: Told) -> bool:
-        """Ask for a claim. False, and nothing was sent, where that takes more than one trip or no claim may be made."""
-
-    def ask_keep(self, name: bytes, holder: bytes, value: bytes, life: int, told: Told) -> bool:
-        """Tell of a Keep. False, and nothing was sent, where that takes more than one trip."""
-
-    def won(self, reply: Any) -> bool:
-        """Whether the claim is made."""
-
-    def stored(self, reply: Any, mark: bytes) -> Stored | None:
-        """The answer that stands in the claim's way, where it is to this very request and has its body."""
-
-    def kept(self, reply: Any) -> bool:
-        """Whether the Keep is made, or had been."""
-
-    async def claim_on(self, name: bytes, claim: Record, reply: Any) -> Done | Found:
-        """As `claim`, whose first reply has come."""
-
-    async def settle_on(self, name: bytes, settlement: Settlement, reply: Any) -> Done | Found:
-        """As `settle`, whose first reply has come."""
-
-
 @value
 class Page:
     """Part of a walk over all records. `records` are as their headers say: none has its answer. `looked`: how many
@@ -278,9 +211,10 @@ class Stream(Protocol):
     def detach(self) -> None:
         """The client has gone: read on, and discard what comes."""
 
-    def outcome(self, until: float) -> Awaitable[Outcome | None]:
-        """Answered once the response was read to its end, Lost once it broke off; None if neither has happened by
-        `until` (in the clock's seconds): ask again. A client must not hold the upstream back past that."""
+    def tell(self, told: Callable[[Outcome | None], None], until: float) -> None:
+        """Call `told` once, possibly before this returns: with Answered once the response was read to its end, with
+        Lost once it broke off, with None if neither has happened by `until` (in the clock's seconds). After None it may
+        be called again. A client must not hold the upstream back past `until`."""
 
     def let_go(self) -> bool:
         """From now on the response lives only as long as a client reads it. Returns whether one does."""
@@ -314,15 +248,13 @@ class Attempt(Protocol):
     def stream(self) -> Stream | None:
         """The rest of the response, where the outcome is an Answered that was not read whole."""
 
-    def outcome(self, until: float) -> Awaitable[Outcome | None]:
-        """What came of it; None if nothing has by `until` (in the clock's seconds): ask again.
-
-        Cancelling this call does not end the attempt; `abandon` does.
-        """
+    def tell(self, told: Callable[[Outcome | None], None], until: float) -> None:
+        """Call `told` once with the outcome, possibly before this returns; with None if there is none by `until` (in
+        the clock's seconds). After None it may be called again."""
 
     def abandon(self, reason: LostReason) -> None:
-        """Stop. The outcome, or that of the stream, becomes NotSent or Lost for this reason, if there is none yet.
-        After a redirect, before the next byte is sent, it is that redirect."""
+        """Stop. The outcome, or that of the stream, is reported before this returns, or never. If there is none yet, it
+        becomes NotSent or Lost for this reason; after a redirect, before the next byte is sent, it is that redirect."""
 
 
 class Upstream(Protocol):
@@ -353,6 +285,9 @@ class Client(Protocol):
     def reply(self, reply: Reply, stream: Stream | None = None) -> None:
         """Answer it, once. Does nothing if it has gone (but detaches the stream). Raises nothing: a client that cannot
         be answered is cut off, and does not wait for ever."""
+
+    def cut_off(self) -> None:
+        """Close its connection: it cannot be answered."""
 
     def when_gone(self, call: Callable[[], None] | None) -> None:
         """Call this if it hangs up before it is answered; None forgets the call."""
@@ -410,13 +345,11 @@ __all__ = [
     "Client",
     "Clock",
     "DuplicateKind",
-    "Form",
     "GetReply",
     "IdentityChanged",
     "Nobody",
     "Observer",
     "Page",
-    "Prompt",
     "RecordTooLarge",
     "RecordUnreadable",
     "Sink",
@@ -428,7 +361,6 @@ __all__ = [
     "Stored",
     "Stream",
     "Subscription",
-    "Told",
     "Trace",
     "Upstream",
     "VerdictName",

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 
 from .awaitable import AwaitableStore
-from .core.record import Done, Found, Record, Settlement, release, without_body
+from .core.record import Done, Found, NewKeep, Record, Settlement, release, without_body
 from .ports import Clock, Observer, RecordTooLarge, StoreAway, StoreFull
 from .tasks import Tasks
 
@@ -42,7 +42,7 @@ class Settler:
         self._alarmed: dict[str, float] = {}
         self._repeats = Tasks(lambda error: observer.alarm("settling failed", error=repr(error)))
 
-    def shortened(self, settlement: Settlement, away: StoreAway, route: str) -> Settlement | None:
+    def shortened(self, settlement: Settlement | NewKeep, away: StoreAway, route: str) -> Settlement | None:
         """Return the part of a Keep that fits if the store refuses its response: that the request ran. None if there
         is no body to leave out. Raises an alarm, at most one a minute for each route."""
         shorter = without_body(settlement)
@@ -64,7 +64,7 @@ class Settler:
     def take(
         self,
         name: bytes,
-        settlement: Settlement,
+        settlement: Settlement | NewKeep,
         *,
         route: str,
         until: float,
@@ -87,7 +87,7 @@ class Settler:
         until = t0 + claim.life / 1000
         self._tasks.start(self._settle(name, settlement, claim.route, until, again, True))
 
-    def repeat(self, name: bytes, settlement: Settlement, route: str, lease_ends: float) -> None:
+    def repeat(self, name: bytes, settlement: Settlement | NewKeep, route: str, lease_ends: float) -> None:
         """A release found nothing to release: a claim on its way may land late. Send it again later."""
         self._repeats.start(self._repeat(name, settlement, route, lease_ends))
 
@@ -102,7 +102,7 @@ class Settler:
     async def _settle(
         self,
         name: bytes,
-        settlement: Settlement,
+        settlement: Settlement | NewKeep,
         route: str,
         until: float,
         ended: Callable[[Done | Found | None], None] | None,
@@ -119,7 +119,9 @@ class Settler:
             if ended is not None:
                 ended(result)
 
-    async def _persist(self, name: bytes, settlement: Settlement, until: float, route: str) -> Done | Found | None:
+    async def _persist(
+        self, name: bytes, settlement: Settlement | NewKeep, until: float, route: str
+    ) -> Done | Found | None:
         pause, started = _FIRST_PAUSE, self._clock.now()
         while (left := until - self._clock.now()) > 0:
             begun = self._clock.now()
@@ -144,7 +146,7 @@ class Settler:
                 pause = min(pause * 2, _LONGEST_PAUSE)
         return None
 
-    async def _repeat(self, name: bytes, settlement: Settlement, route: str, lease_ends: float) -> None:
+    async def _repeat(self, name: bytes, settlement: Settlement | NewKeep, route: str, lease_ends: float) -> None:
         started = self._clock.now()
         times = sorted((*(started + delay for delay in _REPEATS), lease_ends))
         acknowledged = True

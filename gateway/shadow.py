@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import assert_never
 
 from .account import CAUGHT
+from .awaitable import AwaitableStore
 from .core import record as records
 from .core.conclusion import settlement_of, status_of
 from .core.decide import Forward, PassReason, Reason, Refuse, Replay, Settle, Wait, resolve, settle
@@ -22,11 +23,12 @@ from .core.outcome import Answered, Outcome
 from .core.policy import Route, StoreDown
 from .core.problem import Label, Problem, Refusal
 from .core.record import Done, Found, Kind, Stamp
-from .exchange import Gate
 from .ports import (
     Account,
+    Clock,
     DuplicateKind,
     IdentityChanged,
+    Observer,
     RecordTooLarge,
     RecordUnreadable,
     StoreAway,
@@ -49,10 +51,20 @@ _LABELS = {Kind.KEEP: Label.STORED, Kind.HOLD: Label.IN_DOUBT, Kind.RELEASE: Lab
 class Shadows:
     """What the shadows of a process share. `asking` of them wait for the store."""
 
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
+    def __init__(
+        self,
+        store: AwaitableStore,
+        clock: Clock,
+        observer: Observer,
+        mint: Callable[[], bytes],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.observer = observer
+        self.mint = mint
         self.asking = 0
-        self.tasks = Tasks(gate.tasks.failed)
+        self.tasks = Tasks(failed)
 
     async def close(self) -> None:
         """Let those that are about to end do so, and end the others: their claims lapse."""
@@ -62,7 +74,7 @@ class Shadows:
     def refused(self, account: Account, refusal: Refusal) -> None:
         """The request would have been refused."""
         told(account, refusal)
-        self.gate.observer.finished(account)
+        self.observer.finished(account)
 
     def begin(self, account: Account, route: Route, fingerprint: Fingerprint) -> Shadow:
         """Look for the record that `account` names."""
@@ -75,8 +87,7 @@ class Shadow:
     """One request that would have been guarded. It is told of the outcome by `ended`."""
 
     def __init__(self, shadows: Shadows, account: Account, route: Route, fingerprint: Fingerprint) -> None:
-        gate = self._gate = shadows.gate
-        self._shadows = shadows
+        gate = self._shadows = shadows
         self._account = account
         self._policy = policy = route.policy
         #: What whoever reads the store sees: no route is called so.
@@ -106,11 +117,11 @@ class Shadow:
                 await self._settle(await self._outcome)
         except StoreAway as away:
             self._without_store(away)
-        self._gate.observer.finished(self._account)
+        self._shadows.observer.finished(self._account)
 
     async def _decide(self) -> bool:
         """What would have become of it goes to the account. Says whether it would have been run. Raises StoreAway."""
-        gate, account, claim = self._gate, self._account, self._claim
+        gate, account, claim = self._shadows, self._account, self._claim
         found = await self._asked("claim", lambda: gate.store.claim(account.name, claim))
         while isinstance(found, Found):
             account.age = max(0.0, (gate.clock.wall() - found.record.first_seen) / 1000)
@@ -136,7 +147,7 @@ class Shadow:
                 assert_never(verdict)
 
     async def _take_over(self, seen: Found) -> Done | Found:
-        gate, policy, name = self._gate, self._policy, self._account.name
+        gate, policy, name = self._shadows, self._policy, self._account.name
         claim = self._claim = records.takeover(
             seen.record,
             holder=gate.mint(),
@@ -152,7 +163,7 @@ class Shadow:
     async def _settle(self, outcome: Outcome | None) -> None:
         """A settlement that the store does not answer is not sent again: the claim lapses, and later figures say in
         doubt where they might have said replayed."""
-        gate, account, claim = self._gate, self._account, self._claim
+        gate, account, claim = self._shadows, self._account, self._claim
         wall = gate.clock.wall()
         if outcome is None:
             account.detail = "the client left; an exchange would have gone on"
@@ -172,7 +183,7 @@ class Shadow:
 
     async def _asked(self, operation: str, call: Callable[[], Awaitable[Done | Found]]) -> Done | Found:
         """What the store says, which is waited for as long as the route would have."""
-        gate, shadows = self._gate, self._shadows
+        gate = shadows = self._shadows
         if shadows.asking >= MOST:
             raise StoreAway(f"{MOST} looks of shadows wait for the store already", ambiguous=False)
         shadows.asking += 1

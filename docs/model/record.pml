@@ -2,7 +2,7 @@
  *
  * N requests for one key, each in a gate of its own; one store whose verbs are atomic; one service that counts its
  * effects. Being slow is standing still between two steps, for as long as the model likes; the lease of whoever holds
- * the key may lapse meanwhile. The names are those of gateway/core/record.py and gateway/exchange.py.
+ * the key may lapse meanwhile. The names are those of gateway/core/record.py and gateway/engine/.
  *
  * Every rule is a switch: -DWITHOUT_X takes rule X away, and the model must then find a history that breaks a promise.
  * README.md says where in the code each rule stands, and which test plays its counterexample.

@@ -13,7 +13,7 @@ from .message import Answer, remembered
 from .outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from .policy import Policy
 from .problem import Label, Problem, Refusal
-from .record import Found, Kind, Record, Settlement
+from .record import Found, Kind, NewClaim, NewKeep, Record, Settlement
 from .reply import Again, First, Live, Reply
 
 #: The detail of a 502 or 504 for a run without the store, whose outcome is unknown.
@@ -26,25 +26,34 @@ UNREMEMBERED = (
 def settlement_of(
     verdict: Settle,
     outcome: Outcome,
-    claim: Record,
+    claim: Record | NewClaim,
     policy: Policy,
     *,
     elapsed: int,
     wall: int,
     trace: bytes = b"",
     answer: Answer | None = None,
-) -> Settlement:
+) -> Settlement | NewKeep:
     """Return the settlement of `claim`. `elapsed` counts from the claim, in milliseconds; `wall` is the time of day in
     milliseconds since 1970. `answer` is stored in place of what a replay needs of the response."""
-    match verdict.kind:
-        case Kind.KEEP:
-            return records.keep(claim, answer or _stored(verdict, outcome, policy), wall=wall, trace=trace)
-        case Kind.HOLD:
-            return records.hold(claim, doubt=verdict.doubt, status=status_of(outcome), wall=wall)
-        case Kind.RELEASE:
-            return records.release(claim, elapsed=elapsed, wall=wall)
-        case _:
-            assert_never(verdict.kind)
+    if verdict.kind is Kind.KEEP:
+        answer = answer or _stored(verdict, outcome, policy)
+        if isinstance(claim, NewClaim) and answer.body is not None and not trace:
+            return NewKeep(claim, answer.status, answer.head, answer.body, wall)
+        return records.keep(record_of(claim), answer, wall=wall, trace=trace)
+    if verdict.kind is Kind.HOLD:
+        return records.hold(record_of(claim), doubt=verdict.doubt, status=status_of(outcome), wall=wall)
+    return records.release(record_of(claim), elapsed=elapsed, wall=wall)
+
+
+def record_of(claim: Record | NewClaim) -> Record:
+    """Return the record of a claim."""
+    return claim if isinstance(claim, Record) else claim.record
+
+
+def first_seen(claim: Record | NewClaim) -> int:
+    """Return the instant of the first claim of the key, in milliseconds since 1970."""
+    return claim.first_seen if isinstance(claim, Record) else claim.wall
 
 
 def _stored(verdict: Settle, outcome: Outcome, policy: Policy) -> Answer:
@@ -59,10 +68,19 @@ def _stored(verdict: Settle, outcome: Outcome, policy: Policy) -> Answer:
 
 
 def claimant_reply(
-    outcome: Outcome, settlement: Settlement, claim: Record, *, acknowledged: bool, live: bool, unprotected: bool
+    outcome: Outcome,
+    settlement: Settlement | NewKeep,
+    claim: Record | NewClaim,
+    *,
+    acknowledged: bool,
+    live: bool,
+    unprotected: bool,
 ) -> Reply:
     """Return the reply to the request that ran. `acknowledged`: the store has the settlement. `live`: the rest of the
     response follows its head. `unprotected`: it ran without the store."""
+    if isinstance(settlement, NewKeep) and isinstance(outcome, Answered):
+        label = unsettled_label(Label.STORED, acknowledged=acknowledged, unprotected=unprotected)
+        return First(outcome.response, label, settlement.claim.wall, settlement.expires if acknowledged else None)
     record = settlement.record
     match outcome:
         case NotSent():
@@ -73,16 +91,22 @@ def claimant_reply(
         case Answered(response):
             form = Live if live else First
             if settlement.kind is not Kind.KEEP:
-                return form(response, _not_kept_label(settlement), claim.first_seen)
+                return form(response, _not_kept_label(settlement), first_seen(claim))
             assert record is not None
             expires = record.expires if acknowledged else None
-            return form(response, _keep_label(settlement, acknowledged, unprotected), claim.first_seen, expires)
+            return form(response, _keep_label(settlement, acknowledged, unprotected), first_seen(claim), expires)
         case _:
             assert_never(outcome)
 
 
 def waiters_reply(
-    outcome: Outcome, settlement: Settlement, claim: Record, policy: Policy, *, acknowledged: bool, unprotected: bool
+    outcome: Outcome,
+    settlement: Settlement | NewKeep,
+    claim: Record,
+    policy: Policy,
+    *,
+    acknowledged: bool,
+    unprotected: bool,
 ) -> Reply | Found | None:
     """Return what the other requests at the key get: a reply for all of them; a record that each of them resolves by
     its own policy; or None if they have to claim the key again. While the settlement is not `acknowledged`, it is also
@@ -107,7 +131,7 @@ def waiters_reply(
     return Again(record.answer, label, claim.first_seen, record.expires if acknowledged else None)
 
 
-def _keep_label(settlement: Settlement, acknowledged: bool, unprotected: bool) -> Label:
+def _keep_label(settlement: Settlement | NewKeep, acknowledged: bool, unprotected: bool) -> Label:
     assert settlement.record is not None and settlement.record.answer is not None
     kept = Label.NOT_KEPT if settlement.record.answer.body is None else Label.STORED
     return unsettled_label(kept, acknowledged=acknowledged, unprotected=unprotected)
@@ -118,7 +142,7 @@ def unsettled_label(kept: Label, *, acknowledged: bool, unprotected: bool) -> La
     return Label.UNPROTECTED if unprotected else kept if acknowledged else Label.NOT_STORED
 
 
-def _not_kept_label(settlement: Settlement) -> Label:
+def _not_kept_label(settlement: Settlement | NewKeep) -> Label:
     """Return `in-doubt` for a Hold and for the Release of a takeover: both leave a doubt. Any other Release means that
     nothing ran, whether or not the store has acknowledged it."""
     return Label.RELEASED if settlement.record is None else Label.IN_DOUBT
@@ -160,8 +184,10 @@ def status_of(outcome: Outcome) -> int:
 __all__ = [
     "UNREMEMBERED",
     "claimant_reply",
+    "first_seen",
     "not_sent",
     "outcome_unknown",
+    "record_of",
     "settlement_of",
     "status_of",
     "unfinished",

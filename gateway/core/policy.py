@@ -15,6 +15,7 @@ from .keyed import Derive
 from .keyform import KeyRule
 from .memo import Memo
 from .message import Request
+from .record import ClaimTerms
 from .redirect import REDIRECTS
 from .scope import Tokens
 from .sent import SendKey
@@ -181,9 +182,13 @@ class Route:
     policy: Policy = field(default_factory=Policy)
     #: The same route for a request whose key was derived; itself where none is.
     derived: Route = field(init=False, repr=False, compare=False)
+    #: The part that all claims of the route have in common.
+    terms: ClaimTerms = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         policy, derived = self.policy, self
+        terms = ClaimTerms(route=self.name, lease=policy.lease, life=policy.claim_life, window=policy.window)
+        object.__setattr__(self, "terms", terms)
         if policy.missing is Missing.DERIVE and policy != policy.of_derived:
             derived = Route(self.name, self.upstream, self.match, policy.of_derived)
         object.__setattr__(self, "derived", derived)

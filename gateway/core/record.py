@@ -369,6 +369,11 @@ class NewKeep:
         return self.claim.holder
 
     @property
+    def expires(self) -> int:
+        """The instant at which its window ends, in milliseconds since 1970."""
+        return self.wall + self.claim.terms.window
+
+    @property
     def record(self) -> Record:
         """The record that `keep` makes of it; always the same object."""
         record = self._record

@@ -27,6 +27,7 @@ from ..core.message import values
 from ..core.outcome import LostReason
 from ..core.problem import Problem, Refusal
 from .chunked import ChunkedBody
+from .direct import admit_directly
 from .door import Guarded, Head, Passing, Refused, too_large
 from .foreign import Http2, beginning
 from .likeness import Likeness, of_requests
@@ -142,10 +143,12 @@ class ClientConnection(Turns):
         if read is None or len(data) > server.door.bounds.head:
             return False
         self._since = server.loop.time()
-        if server.express is not None and not (self._certificate or self.full or server.draining):
-            express = server.express.take(self, self._peer, self._secure, read)
-            if express is not None:
-                self._queue.append(express)
+        if not (self._certificate or self.full or server.draining or server.proxies is not None):
+            admitted = admit_directly(server, self, self._peer, self._secure, read)
+            if admitted is not None:
+                direct, guarded = admitted
+                self._queue.append(direct)
+                server.driver.begin(guarded)
                 return True
         method, target, fields, body = read
         if self._doubted:

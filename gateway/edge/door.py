@@ -23,7 +23,7 @@ from ..core.scope import Prove, Tokens, nobody
 from ..core.sent import with_key
 from ..core.source import Reader
 from ..core.values import value
-from ..exchange import Ask
+from ..engine.request import Identified
 from .authority import is_host
 from .budget import Budget
 from .fit import Fit
@@ -138,8 +138,8 @@ class Met:
     route: Route
     passes: Passing | None
     key: int = -1
-    #: What `edge.express` makes of it; None until it was asked.
-    lane: object = None
+    #: Whether `edge.direct` takes such heads; None while that is not known.
+    direct: bool | None = None
 
 
 #: Names, method, target, Host and version.
@@ -300,7 +300,7 @@ class Door:
         secure: bool = False,
         *,
         shadow: bool = False,
-    ) -> Ask | Passing | Refused:
+    ) -> Identified | Passing | Refused:
         """The guarded request, whole; or where it goes instead, now that its body has been read. `peer` asked, `hop`
         handed it on, over TLS if `secure`; in `shadow` its name is one that no gate which enforces finds. May run in
         a thread."""
@@ -345,7 +345,7 @@ class Door:
             request = request._replace(fields=with_key(head.fields, policy.send_key, guard.key, name))
         if guard.origin == DERIVED:
             route = route.derived
-        return Ask(request, route, guard.key, name, print_of, guard.weak or "")
+        return Identified(request, route, guard.key, name, print_of, guard.weak or "")
 
     def _meet(self, shape: Shape, route: Route) -> None:
         """Names that guarded requests had not had together before: each that is new is looked at."""

@@ -88,7 +88,7 @@ class Line(asyncio.Protocol):
                 http10=visit.http10,
                 wall=server.clock.wall(),
                 length=length,
-                exposes=server.exposes(visit.head),
+                exposes=b"" if server.origins is None else server.exposes(visit.head),
             )
         data = problem(
             reply,

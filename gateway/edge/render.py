@@ -51,6 +51,10 @@ def render(
     if exposes and _allows(reply):
         connection += exposes
     match reply:
+        case First():
+            response = reply.response
+            lines = _first(reply)
+            return whole(response.status, returned(response.fields, wall), lines, b"", connection, response.body)
         case Again():
             answer = reply.answer
             return whole(
@@ -61,10 +65,6 @@ def render(
                 connection,
                 answer.body or b"",
             )
-        case First():
-            response = reply.response
-            lines = _first(reply)
-            return whole(response.status, returned(response.fields, wall), lines, b"", connection, response.body)
         case Live():
             response = reply.response
             framing = (

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..core.limit import Limit
-from ..exchange import Gate
-from ..ports import Clock, Observer, Prompt
+from ..engine.driver import Driver
+from ..ports import Clock, Observer
 from ..shadow import Shadows
+from ..tasks import Tasks
 from .aside import Aside
 from .descriptors import Descriptors
 from .door import Door, Head
-from .express import Expressway
 from .halves import Halves
 from .likeness import Likeness
 from .origins import Origins
@@ -64,7 +64,9 @@ class Shared:
     def __init__(
         self,
         door: Door,
-        gate: Gate,
+        driver: Driver,
+        shadows: Shadows,
+        tasks: Tasks,
         pools: dict[str, Pool],
         clock: Clock,
         observer: Observer,
@@ -78,7 +80,9 @@ class Shared:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.door = door
-        self.gate = gate
+        self.driver = driver
+        self.shadows = shadows
+        self.tasks = tasks
         self.pools = pools
         self.clock = clock
         self.observer = observer
@@ -88,8 +92,6 @@ class Shared:
         self.heads = heads
         self.origins = origins
         self.proxies = proxies
-        self.express = self._express()
-        self.shadows = Shadows(gate)
         self.connections: set[Member] = set()
         self._from: Counter[str] = Counter()
         self.draining = False
@@ -115,15 +117,6 @@ class Shared:
         self.protocols = protocols
         self.origins = origins
         self.proxies = proxies
-        self.express = self._express()
-
-    def _express(self) -> Expressway | None:
-        """The express way through this door, where the store goes it, and nothing is to be written into heads but what
-        every head gets."""
-        store = self.gate.store.port
-        if self.origins is not None or self.proxies is not None or not isinstance(store, Prompt):
-            return None
-        return Expressway(self.door, self.gate, store)
 
     def exposes(self, head: Head) -> bytes:
         """What an answer of the service tells the browser, besides what the service itself does."""

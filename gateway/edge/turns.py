@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from ..core import fields
+from ..core.fingerprint import to_plain
 from ..core.limit import Limit
 from ..core.message import Request
 from ..core.problem import Problem, Refusal
-from ..exchange import Ask
+from ..engine.request import Identified
 from .connection import Connection
 from .door import Guarded, Head, Passing, Refused, Told
 from .line import Line
@@ -84,17 +85,18 @@ class Turns(Line):
         server, head = self.server, visit.head
         ask = partial(server.door.ask, head, body, self._client(head), way, self._peer, self._secure)
         then, broken = partial(self._go_on, visit, body), partial(self._unasked, visit)
-        server.gate.tasks.start(server.aside.hand(ask, then, broken))
+        server.tasks.start(server.aside.hand(ask, then, broken))
 
     def _unasked(self, visit: Visit) -> None:
         visit.asked = False
         self.give_back(visit)
         self.abort()
 
-    def _go_on(self, visit: Visit, body: bytes, ask: Ask | Passing | Refused) -> None:
+    def _go_on(self, visit: Visit, body: bytes, ask: Identified | Passing | Refused) -> None:
         """A request whose body is there, and has been read, where that had to be."""
-        if isinstance(ask, Ask):
-            self.server.gate.begin(ask, visit)
+        if isinstance(ask, Identified):
+            driver, plain = self.server.driver, to_plain(ask.fingerprint)
+            driver.begin(driver.request(visit, ask.request, ask.route, ask.key, ask.name, plain, ask.weak))
             return
         visit.asked = False
         visit.way = ask

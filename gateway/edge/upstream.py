@@ -10,7 +10,6 @@ on, the same holds as for the first target (docs/decisions/0019-redirects.md).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from math import inf
 
@@ -95,7 +94,7 @@ class GuardedAttempt:
 
     __slots__ = (
         "_budget", "_chunks", "_connection", "_data", "_head", "_limit", "_outcome", "_pool", "_redirect", "_send_by",
-        "_size", "_streams", "_tick", "_told", "_trail", "_until", "_waiter", "_way", "sent", "stream",
+        "_size", "_streams", "_tick", "_told", "_trail", "_until", "_way", "sent", "stream",
     )  # fmt: skip
     guarded = True
 
@@ -117,7 +116,6 @@ class GuardedAttempt:
         self._chunks: list[bytes] = []
         self._size = 0
         self._outcome: Outcome | None = None
-        self._waiter: asyncio.Future[Outcome | None] | None = None
         self._told: Callable[[Outcome | None], None] | None = None
         self._until = 0.0
         self._tick = 0
@@ -130,32 +128,14 @@ class GuardedAttempt:
     def followed(self) -> int:
         return len(self._trail)
 
-    def outcome(self, until: float) -> asyncio.Future[Outcome | None]:
-        pool = self._pool
-        waiter: asyncio.Future[Outcome | None] = pool.loop.create_future()
-        if self._outcome is not None:
-            waiter.set_result(self._outcome)
-        else:
-            self._waiter = waiter
-            # What comes first: the time asked for, or the last moment to send a first byte.
-            self._until = until
-            self._tick = pool.deadlines.set(self, self._next_deadline())
-        return waiter
-
     def tell(self, told: Callable[[Outcome | None], None], until: float) -> None:
-        """As `outcome`, by one call, once there is one."""
         if self._outcome is not None:
             told(self._outcome)
             return
         self._told = told
+        # What comes first: the time asked for, or the last moment to send a first byte.
         self._until = until
         self._tick = self._pool.deadlines.set(self, self._next_deadline())
-
-    def hush(self) -> None:
-        """Tell nobody: somebody is about to ask for the outcome."""
-        if self._told is not None:
-            self._told = None
-            self._pool.deadlines.clear(self, self._tick)
 
     def abandon(self, reason: LostReason) -> None:
         if self._outcome is not None:
@@ -190,19 +170,14 @@ class GuardedAttempt:
             if self._size:
                 self._budget.give(self._size)
                 self._size = 0
-            if self._waiter is not None or self._told is not None:
+            if self._told is not None:
                 self._pool.deadlines.clear(self, self._tick)
                 self._tell(outcome)
 
     def _tell(self, outcome: Outcome | None) -> None:
-        """Whoever waits, if he has not been cancelled."""
         told, self._told = self._told, None
         if told is not None:
             told(outcome)
-            return
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(outcome)
 
     # ── From the pool ─────────────────────────────────────────────────────────────────────────────
 
@@ -365,7 +340,7 @@ class LiveStream:
         self._let_go = False
         self._finished: bool | None = None
         self._outcome: Outcome | None = None
-        self._waiter: asyncio.Future[Outcome | None] | None = None
+        self._told: Callable[[Outcome | None], None] | None = None
         self._until = inf
         self._paused = False
         #: How long the sink may hold the upstream back at a time, and until when it may now.
@@ -416,19 +391,21 @@ class LiveStream:
 
     # ── Towards the exchange ──────────────────────────────────────────────────────────────────────
 
-    def outcome(self, until: float) -> asyncio.Future[Outcome | None]:
-        now = self._pool.clock.now()
-        waiter: asyncio.Future[Outcome | None] = self._pool.loop.create_future()
+    def tell(self, told: Callable[[Outcome | None], None], until: float) -> None:
         if self._outcome is not None:
-            waiter.set_result(self._outcome)
-            return waiter
-        self._waiter, self._until = waiter, until
+            told(self._outcome)
+        else:
+            self._told = told
+            self._wait(until)
+
+    def _wait(self, until: float) -> None:
+        now = self._pool.clock.now()
+        self._until = until
         # The rest of the time is left for reading on without its sink.
         self._patience = inf if self._let_go else max(until - now, 0) / 3
         if self._paused:
             self._cut_at = now + self._patience
         self._set_timer()
-        return waiter
 
     def let_go(self) -> bool:
         self._let_go = True
@@ -471,9 +448,9 @@ class LiveStream:
         self._tell(outcome)
 
     def _tell(self, outcome: Outcome | None) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(outcome)
+        told, self._told = self._told, None
+        if told is not None:
+            told(outcome)
 
     # ── In the course of time ─────────────────────────────────────────────────────────────────────
 

@@ -36,6 +36,8 @@ class Host(Protocol):
 
     def unsaid(self, error: Exception) -> None: ...
 
+    def abort(self) -> None: ...
+
     def give_back(self, visit: Visit) -> None: ...
 
     def switch(self, visit: Visit, service: Connection, data: bytes) -> None: ...
@@ -107,6 +109,10 @@ class Visit:
         if conn.full:
             stream.pause()
         stream.attach(_LiveSink(self))
+
+    def cut_off(self) -> None:
+        self._conn.give_back(self)
+        self._conn.abort()
 
     def when_gone(self, call: Callable[[], None] | None) -> None:
         self._on_gone = call

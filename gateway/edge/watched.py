@@ -11,7 +11,7 @@ from ..core.message import Response
 from ..core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
 from ..core.problem import Problem, Refusal
 from ..core.record import Kind
-from ..exchange import Ask
+from ..engine.request import Identified
 from ..ports import Account
 from ..shadow import Shadow, Shadows
 from .aside import Aside
@@ -66,7 +66,7 @@ class Watch:
             self._grown(head.length)
 
     def failed(self, error: Exception) -> None:
-        self._shadows.gate.tasks.failed(error)
+        self._shadows.tasks.failed(error)
 
     def _grown(self, size: int) -> None:
         limit = self._way.route.policy.max_request
@@ -107,16 +107,16 @@ class Watch:
         else:
             self._begin(self._ask(guarded, body))
 
-    def _ask(self, guarded: Guarded, body: bytes) -> Ask | Passing | Refused:
+    def _ask(self, guarded: Guarded, body: bytes) -> Identified | Passing | Refused:
         return self._door.ask(self._head, body, self.account.peer, guarded, shadow=True)
 
     async def _ask_aside(self, guarded: Guarded, body: bytes) -> None:
         self._begin(await self._aside.run(self._ask, guarded, body))
 
-    def _begin(self, ask: Ask | Passing | Refused) -> None:
+    def _begin(self, ask: Identified | Passing | Refused) -> None:
         account = self.account
         match ask:
-            case Ask():
+            case Identified():
                 account.key, account.name, account.weak = ask.key, ask.name, ask.weak
                 self._shadow = self._shadows.begin(account, ask.route, ask.fingerprint)
                 if self._over:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,6 +47,9 @@ class MemoryStore:
 
     At `max_records`, or once the answers that it holds have `max_bytes`, claims are refused. Whoever has claimed
     before may settle: what is told is what happened, and it is bounded by what is in flight.
+
+    With `replies_soon` it replies in the next turn of the loop, as a store behind a connection does: a reply within the
+    call would be handled inside the parser of the connection that led to it.
     """
 
     kind = "memory"
@@ -57,6 +61,7 @@ class MemoryStore:
         *,
         max_records: int = MAX_RECORDS,
         max_bytes: int = MAX_BYTES,
+        replies_soon: bool = False,
         say: Callable[..., None] = unheard,
     ) -> None:
         self._clock = clock
@@ -65,6 +70,7 @@ class MemoryStore:
         self._refusals = ClaimRefusals(clock.now)
         self._max_records = max_records
         self._max_bytes = max_bytes
+        self._replies_soon = replies_soon
         self._bytes = 0
         self._records: dict[bytes, tuple[Record, float]] = {}
         self._ends: list[tuple[float, bytes]] = []
@@ -116,7 +122,7 @@ class MemoryStore:
         return Subscription()  # no other process writes here
 
     def _do(self, reply: Callable[[Any], None], work: Callable[..., Any], *arguments: Any) -> None:
-        """Do the work, and reply with its result before returning."""
+        """Do the work now, and reply with its result: before returning, or in the next turn of the loop."""
         if self._closed:
             result: Any = StoreAway("the store is closed", ambiguous=False)
         else:
@@ -124,7 +130,10 @@ class MemoryStore:
                 result = work(*arguments)
             except StoreAway as away:
                 result = away
-        deliver(reply, result, self._observer)
+        if self._replies_soon:
+            asyncio.get_running_loop().call_soon(deliver, reply, result, self._observer)
+        else:
+            deliver(reply, result, self._observer)
 
     def _claim(self, name: bytes, claim: Record) -> Done | Found:
         result, change = claimed(self._find(name), claim)

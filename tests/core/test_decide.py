@@ -503,7 +503,7 @@ def test_only_some_statuses_are_kept(policy: Policy) -> None:
             assert answered(status, completeness=completeness, policy=policy).kind is verdict.kind
     over = answered(200, completeness=Completeness.OVER_LIMIT, policy=policy)
     assert over == Settle(Kind.KEEP, Reason.OVER_LIMIT, tombstone=True)
-    assert kept(policy) == policy.keep_only - {503}, "the express leaves what is held by default to the exchange"
+    assert kept(policy) == policy.keep_only - {503}, "statuses that are held by default need the full decision"
 
 
 def test_what_is_declared_or_unknown_counts_before_the_statuses_that_are_kept() -> None:
@@ -530,7 +530,7 @@ def test_a_kept_answer_says_so_where_its_status_does_not() -> None:
     assert {said(status) for status in range(200, 1000)} == {b"", line}
     assert {said(status, outcome(b"keep")) for status in range(200, 1000)} == {line}
     assert {said(200, outcome(word)) for word in (b"unknown", b"no-effect", b"maybe")} == {b""}
-    assert kept(Policy(keep=frozenset((503, 404)))) == kept(HOLD), "the express leaves those statuses to the exchange"
+    assert kept(Policy(keep=frozenset((503, 404)))) == kept(HOLD), "these statuses need the full decision"
 
 
 def test_a_route_moves_no_other_status() -> None:

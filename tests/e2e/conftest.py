@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.admission import Admission
 from tests.e2e.wiretap import Wiretap
 from tests.harness import Origin
 from tests.servers import RedisServer, binaries, preferred
@@ -24,6 +25,14 @@ def redis() -> Iterator[RedisServer]:
     server = RedisServer(preferred(), aof=True).start()
     yield server
     server.close()
+
+
+@pytest.fixture
+def admission(monkeypatch: pytest.MonkeyPatch) -> Admission:
+    """Record the direct admissions of a gateway in this process."""
+    found = Admission()
+    monkeypatch.setattr("gateway.edge.client.admit_directly", found.admit)
+    return found
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import gateway.edge.visit as visit
+import gateway.edge.line as line
 from gateway import cli
 from gateway.core.reply import Again
 from gateway.edge.render import render
@@ -18,5 +18,5 @@ def failing(reply: Any, **how: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    visit.render = failing  # type: ignore[attr-defined]
+    line.render = failing
     cli.main()

@@ -88,13 +88,13 @@ async def test_a_record_outlives_its_exchange(store: str, point: Point, tmp_path
 
 async def _watched(running: RunningGate) -> int:
     """Look the record up for as long as its exchange goes on: it is there at every look; how many there were."""
-    exchanges = running.app._gate
-    assert exchanges is not None
+    driver = running.app._driver
+    assert driver is not None
     looks = 0
-    while flights := list(exchanges.flights):
-        for flight in flights:
-            found = await running.app.store.get(flight.name)
-            if exchanges.flights.get(flight.name) is flight:
+    while machines := list(driver):
+        for machine in machines:
+            found = await running.app.store.get(machine.name)
+            if machine in list(driver):
                 assert found is not None, "the record died before its exchange"
                 assert found.record.state is State.IN_FLIGHT or found.record.answer is not None
                 looks += 1

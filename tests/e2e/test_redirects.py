@@ -1,17 +1,17 @@
 """A 307 or 308 to the same origin is followed: the operation runs once, its client gets the final answer, and a
-repetition of the whole replays. Other redirects are passed on. What is not said otherwise holds for both drivers."""
+repetition of the whole replays. Other redirects are passed on. Tests with a `way` hold on either way of admission."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from gateway.core.outcome import LostReason
-from gateway.edge.express import Express, Expressway
+from tests.e2e.admission import Admission
 from tests.edge.stand import ByHand, Edge, Peer, edge, eventually, fields_of, values
 from tests.harness import Client, Exchange, GateProcess, Origin, Response, ask, configuration, request
 from tests.servers import RedisServer
@@ -60,7 +60,7 @@ class Moved:
 
 
 class Drive:
-    """A gateway whose requests of `send` are driven by an exchange, or go the express way."""
+    """A gateway whose requests of `send` are admitted directly or the general way."""
 
     def __init__(self, gate: Edge, client: Client) -> None:
         self.gate = gate
@@ -75,30 +75,19 @@ class Drive:
         assert (await self.send(WARM, target=target)).status in (201, 422)
 
 
-@pytest.fixture(params=["exchange", "express"])
-async def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
-    """Sees to it that the express way was taken, where it should be."""
-    taken: list[Express] = []
-    take = Expressway.take
-
-    def taking(self: Expressway, *arguments: object) -> Express | None:
-        found = take(self, *arguments)  # type: ignore[arg-type]
-        if found is not None:
-            taken.append(found)
-        return found
-
-    monkeypatch.setattr(Expressway, "take", taking)
+@pytest.fixture(params=["general", "direct"])
+def way(request: pytest.FixtureRequest, admission: Admission) -> Iterator[str]:
+    """The way of admission. Sees to it that it was taken."""
+    admission.direct = request.param == "direct"
     yield request.param
-    assert bool(taken) is (request.param == "express")
+    assert bool(admission.keys) is admission.direct
 
 
 @asynccontextmanager
-async def driving(driver: str, redis: RedisServer, url: str, warm: str = "/orders", **how: str) -> AsyncIterator[Drive]:
+async def driving(way: str, redis: RedisServer, url: str, warm: str = "/orders", **how: str) -> AsyncIterator[Drive]:
     async with edge(configuration(url, store=redis.url, **how)) as gate:  # type: ignore[arg-type]
         drive = Drive(gate, await gate.connect())
-        if driver == "exchange":
-            gate.server.express = None
-        elif warm:
+        if warm and way == "direct":
             await drive.warm(warm)
         yield drive
 
@@ -113,13 +102,13 @@ async def driving(driver: str, redis: RedisServer, url: str, warm: str = "/order
     ids=["a path", "the client's origin", "spelled otherwise", "the upstream's origin", "relative"],
 )
 async def test_the_operation_runs_once_and_a_repetition_replays(
-    origin: Origin, redis: RedisServer, driver: str, location: str, status: int
+    origin: Origin, redis: RedisServer, way: str, location: str, status: int
 ) -> None:
     """The client gets the final 201, and never sees the redirect. The second request is the first one, byte for byte,
     but for its target."""
     moved = Moved(origin, orders=location.format(origin=origin.url))
     moved.status = status
-    async with driving(driver, redis, origin.url) as drive:
+    async with driving(way, redis, origin.url) as drive:
         for label in ("stored", "replayed"):
             answer = await drive.send(KEYS[0])
             assert (answer.status, answer.body, answer.label) == (201, b'{"at":"/orders/"}', label)
@@ -136,23 +125,23 @@ async def test_the_operation_runs_once_and_a_repetition_replays(
     assert lines[-1]["detail"] == "(redirects followed: 1)"
 
 
-async def test_a_crowd_of_duplicates_gets_the_final_answer(origin: Origin, redis: RedisServer, driver: str) -> None:
+async def test_a_crowd_of_duplicates_gets_the_final_answer(origin: Origin, redis: RedisServer, way: str) -> None:
     """Duplicates that arrive while the first is at any target get its answer."""
     moved = Moved(origin, orders="/a", a="/b")
-    async with driving(driver, redis, origin.url) as drive:
+    async with driving(way, redis, origin.url) as drive:
         crowd = [ask(drive.gate.port, key=KEYS[0], body=BODY, fields=FIELDS) for _ in range(20)]
         answers = await asyncio.gather(drive.send(KEYS[0]), *crowd)
         assert {(answer.status, answer.body) for answer in answers} == {(201, b'{"at":"/b"}')}
         assert moved.asked == ["/orders", "/a", "/b"]
 
 
-async def test_three_redirects_are_followed_and_no_fourth(origin: Origin, redis: RedisServer, driver: str) -> None:
+async def test_three_redirects_are_followed_and_no_fourth(origin: Origin, redis: RedisServer, way: str) -> None:
     """The fourth one is passed on. Nothing ran by it, so that the client that follows it can run it."""
     moved = Moved(origin, orders="/a", a="/b", b="/c", x="/orders")
-    async with driving(driver, redis, origin.url) as drive:
+    async with driving(way, redis, origin.url) as drive:
         answer = await drive.send(KEYS[0])
         assert (answer.status, answer.body, answer.label) == (201, b'{"at":"/c"}', "stored")
-    async with driving(driver, redis, origin.url, "/x") as drive:
+    async with driving(way, redis, origin.url, "/x") as drive:
         answer = await drive.send(KEYS[1], target="/x")
         assert (answer.status, answer.label, answer.get("Location")) == (307, "released", "/c")
         assert answer.get("Idempotency-Outcome") == "no-effect"
@@ -165,7 +154,7 @@ async def test_a_redirect_that_comes_before_the_request_was_read(hand: ByHand, r
     """As services answer that look at the path alone: the request goes to the new target whole, by a connection of its
     own."""
     body = b"x" * (8 << 20)
-    async with driving("exchange", redis, hand.url, "", policy="max_request: 16MiB") as drive:
+    async with driving("general", redis, hand.url, "", policy="max_request: 16MiB") as drive:
         answering = asyncio.create_task(drive.send(KEYS[0], body=body))
         early = await hand.accept()
         await early.head()
@@ -180,7 +169,7 @@ async def test_a_redirect_that_comes_before_the_request_was_read(hand: ByHand, r
 
 async def test_a_redirect_whose_end_is_that_of_its_connection(hand: ByHand, redis: RedisServer) -> None:
     """As the simplest servers answer: HTTP/1.0 without a length."""
-    async with driving("exchange", redis, hand.url, "") as drive:
+    async with driving("general", redis, hand.url, "") as drive:
         answering = asyncio.create_task(drive.send(KEYS[0]))
         peer = await hand.accept()
         await peer.head()
@@ -231,7 +220,7 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("which", ELSEWHERE)
 async def test_another_redirect_is_released_and_passed_on(
-    origin: Origin, redis: RedisServer, driver: str, which: str
+    origin: Origin, redis: RedisServer, way: str, which: str
 ) -> None:
     """Its client gets it as it is, and knows that nothing ran. Once the service leads to the same origin, the same key
     runs."""
@@ -246,9 +235,7 @@ async def test_another_redirect_is_released_and_passed_on(
     text = text.replace("match: {path: /**}", "match: {path: /never}")
     async with edge(text) as gate:
         drive = Drive(gate, await gate.connect())
-        if driver == "exchange":
-            gate.server.express = None
-        else:
+        if way == "direct":
             await drive.warm("/orders")
         for turn in range(2):
             answer = await drive.send(KEYS[0])
@@ -271,12 +258,12 @@ async def test_another_redirect_is_released_and_passed_on(
     ],
 )
 async def test_a_redirect_that_declares_more_is_settled_by_that(
-    origin: Origin, redis: RedisServer, driver: str, more: list[tuple[bytes, bytes]], label: str, effects: int
+    origin: Origin, redis: RedisServer, way: str, more: list[tuple[bytes, bytes]], label: str, effects: int
 ) -> None:
     """It asks for patience, or says what became of the request: it is not followed."""
     moved = Moved(origin, orders="/orders/")
     moved.more = more
-    async with driving(driver, redis, origin.url) as drive:
+    async with driving(way, redis, origin.url) as drive:
         answer = await drive.send(KEYS[0])
         assert (answer.status, answer.label) == (307, label)
         assert moved.asked == ["/orders"]
@@ -285,12 +272,12 @@ async def test_a_redirect_that_declares_more_is_settled_by_that(
 
 @pytest.mark.parametrize("size", [16 << 10, (16 << 10) + 1, 2 << 20])
 async def test_a_redirect_with_a_long_body_is_passed_on(
-    origin: Origin, redis: RedisServer, driver: str, size: int
+    origin: Origin, redis: RedisServer, way: str, size: int
 ) -> None:
     """Up to 16 KiB it is followed. Beyond that, and beyond `max_response`, its client gets it whole."""
     moved = Moved(origin, orders="/orders/")
     moved.body = b"x" * size
-    async with driving(driver, redis, origin.url) as drive:
+    async with driving(way, redis, origin.url) as drive:
         answer = await drive.send(KEYS[0])
         if size <= 16 << 10:
             assert (answer.status, answer.label) == (201, "stored")
@@ -300,11 +287,11 @@ async def test_a_redirect_with_a_long_body_is_passed_on(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303])
-async def test_other_redirects_are_answers(origin: Origin, redis: RedisServer, driver: str, status: int) -> None:
+async def test_other_redirects_are_answers(origin: Origin, redis: RedisServer, way: str, status: int) -> None:
     """They ask for another request, with GET: kept, passed on, and replayed."""
     moved = Moved(origin, orders="/orders/17")
     moved.status = status
-    async with driving(driver, redis, origin.url) as drive:
+    async with driving(way, redis, origin.url) as drive:
         for label in ("stored", "replayed"):
             answer = await drive.send(KEYS[0])
             assert (answer.status, answer.label, answer.get("Location")) == (status, label, "/orders/17")
@@ -323,11 +310,11 @@ async def test_other_redirects_are_answers(origin: Origin, redis: RedisServer, d
     ],
 )
 async def test_the_routes_word_wins(
-    origin: Origin, redis: RedisServer, driver: str, policy: str, label: str, again: tuple[int, str]
+    origin: Origin, redis: RedisServer, way: str, policy: str, label: str, again: tuple[int, str]
 ) -> None:
     """A route that names the status has said what it means. It is not followed."""
     moved = Moved(origin, orders="/orders/")
-    async with driving(driver, redis, origin.url, policy=policy) as drive:
+    async with driving(way, redis, origin.url, policy=policy) as drive:
         answer = await drive.send(KEYS[0])
         assert (answer.status, answer.label) == (again[0] if again[0] != 409 else 307, label)
         answer = await drive.send(KEYS[0])
@@ -362,9 +349,9 @@ async def arrives(peer: Peer) -> bytes:
 
 
 @asynccontextmanager
-async def by_hand(driver: str, redis: RedisServer, hand: ByHand, **how: str) -> AsyncIterator[tuple[Drive, Peer]]:
+async def by_hand(way: str, redis: RedisServer, hand: ByHand, **how: str) -> AsyncIterator[tuple[Drive, Peer]]:
     """Gives the gateway, and the connection to the origin that is idle."""
-    async with driving(driver, redis, hand.url, "", **how) as drive:
+    async with driving(way, redis, hand.url, "", **how) as drive:
         warming = asyncio.create_task(drive.send(WARM))
         peer = await hand.accept()
         await arrives(peer)
@@ -374,11 +361,9 @@ async def by_hand(driver: str, redis: RedisServer, hand: ByHand, **how: str) -> 
 
 
 @pytest.mark.parametrize("status", [307, 308])
-async def test_a_second_target_that_cannot_be_reached(
-    hand: ByHand, redis: RedisServer, driver: str, status: int
-) -> None:
+async def test_a_second_target_that_cannot_be_reached(hand: ByHand, redis: RedisServer, way: str, status: int) -> None:
     """Not a byte was sent there, and the first one declared that nothing ran: the redirect is passed on, released."""
-    async with by_hand(driver, redis, hand) as (drive, peer):
+    async with by_hand(way, redis, hand) as (drive, peer):
         answering = asyncio.create_task(drive.send(KEYS[0]))
         assert await arrives(peer) == b"/orders"
         hand._server.close()  # type: ignore[union-attr]
@@ -392,9 +377,9 @@ async def test_a_second_target_that_cannot_be_reached(
 @pytest.mark.parametrize(
     "part", [b"", b"HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\nhalf"], ids=["no", "half an"]
 )
-async def test_a_second_target_that_is_lost(hand: ByHand, redis: RedisServer, driver: str, part: bytes) -> None:
+async def test_a_second_target_that_is_lost(hand: ByHand, redis: RedisServer, way: str, part: bytes) -> None:
     """It was sent there, and has half an answer or none: in doubt, as for any request. It is sent nowhere again."""
-    async with by_hand(driver, redis, hand) as (drive, peer):
+    async with by_hand(way, redis, hand) as (drive, peer):
         answering = asyncio.create_task(drive.send(KEYS[0]))
         assert await arrives(peer) == b"/orders"
         await peer.answer(b"moved", 307, b"Location: /orders/\r\n")
@@ -407,9 +392,9 @@ async def test_a_second_target_that_is_lost(hand: ByHand, redis: RedisServer, dr
         assert hand.connections == 1
 
 
-async def test_a_redirect_that_is_cut_off(hand: ByHand, redis: RedisServer, driver: str) -> None:
+async def test_a_redirect_that_is_cut_off(hand: ByHand, redis: RedisServer, way: str) -> None:
     """A redirect that is cut short is no whole answer: the key is in doubt, and it is not followed."""
-    async with by_hand(driver, redis, hand) as (drive, peer):
+    async with by_hand(way, redis, hand) as (drive, peer):
         answering = asyncio.create_task(drive.send(KEYS[0]))
         assert await arrives(peer) == b"/orders"
         await peer.send(b"HTTP/1.1 307 Moved\r\nLocation: /orders/\r\nContent-Length: 9\r\n\r\nmo")
@@ -418,9 +403,9 @@ async def test_a_redirect_that_is_cut_off(hand: ByHand, redis: RedisServer, driv
         assert hand.connections == 1
 
 
-async def test_a_second_target_that_does_not_answer_in_time(hand: ByHand, redis: RedisServer, driver: str) -> None:
+async def test_a_second_target_that_does_not_answer_in_time(hand: ByHand, redis: RedisServer, way: str) -> None:
     """`timeout` bounds the whole: 504, and the late answer is kept."""
-    async with by_hand(driver, redis, hand, upstream="timeout: 400ms, late: 20s") as (drive, peer):
+    async with by_hand(way, redis, hand, upstream="timeout: 400ms, late: 20s") as (drive, peer):
         answering = asyncio.create_task(drive.send(KEYS[0]))
         assert await arrives(peer) == b"/orders"
         await peer.answer(b"moved", 307, b"Location: /orders/\r\n")
@@ -431,14 +416,14 @@ async def test_a_second_target_that_does_not_answer_in_time(hand: ByHand, redis:
         assert (answer.body, answer.replayed) == (b"late", True)
 
 
-async def test_a_redirect_that_comes_late_is_not_followed(hand: ByHand, redis: RedisServer, driver: str) -> None:
+async def test_a_redirect_that_comes_late_is_not_followed(hand: ByHand, redis: RedisServer, way: str) -> None:
     """Past `timeout` no first byte is sent any more. Nothing ran, so the key is free."""
-    async with by_hand(driver, redis, hand, upstream="timeout: 300ms, late: 20s") as (drive, peer):
+    async with by_hand(way, redis, hand, upstream="timeout: 300ms, late: 20s") as (drive, peer):
         answering = asyncio.create_task(drive.send(KEYS[0]))
         assert await arrives(peer) == b"/orders"
         assert (await answering).problem == "upstream-timeout"
         waiting = asyncio.create_task(drive.send(KEYS[0]))
-        await eventually(lambda: drive.gate.server.gate.flights.waiting, "the duplicate waits")
+        await eventually(lambda: drive.gate.server.driver.waiting, "the duplicate waits")
         await peer.answer(b"moved", 307, b"Location: /orders/\r\n")
         answer = await waiting
         assert (answer.status, answer.label) == (307, "released")
@@ -452,11 +437,11 @@ async def test_a_redirect_that_comes_late_is_not_followed(hand: ByHand, redis: R
 
 @asynccontextmanager
 async def between(
-    driver: str, redis: RedisServer, hand: ByHand
+    way: str, redis: RedisServer, hand: ByHand
 ) -> AsyncIterator[tuple[Drive, Peer, asyncio.Task[Response]]]:
     """A request that was redirected, and waits for a connection to its second target: another one has the only one
     there may be."""
-    async with by_hand(driver, redis, hand, upstream="connections: 1, timeout: 20s") as (drive, peer):
+    async with by_hand(way, redis, hand, upstream="connections: 1, timeout: 20s") as (drive, peer):
         answering = asyncio.create_task(drive.send(KEYS[0]))
         assert await arrives(peer) == b"/orders"
         other = asyncio.create_task(ask(drive.gate.port, target="/other", key="other"))
@@ -468,34 +453,33 @@ async def between(
         await other
 
 
-async def test_a_duplicate_that_comes_between_the_targets(hand: ByHand, redis: RedisServer, driver: str) -> None:
+async def test_a_duplicate_that_comes_between_the_targets(hand: ByHand, redis: RedisServer, way: str) -> None:
     """It waits, as for any request, and gets the final answer."""
-    async with between(driver, redis, hand) as (drive, peer, answering):
+    async with between(way, redis, hand) as (drive, peer, answering):
         waiting = asyncio.create_task(ask(drive.gate.port, key=KEYS[0], body=BODY, fields=FIELDS))
-        await eventually(lambda: drive.gate.server.gate.flights.waiting == 1, "the duplicate waits")
+        await eventually(lambda: drive.gate.server.driver.waiting == 1, "the duplicate waits")
         await peer.answer(b"other")
         assert await arrives(peer) == b"/orders/"
         await peer.answer(b"done", 201)
         assert ((await answering).body, (await waiting).body) == (b"done", b"done")
 
 
-async def test_a_stop_between_the_targets(hand: ByHand, redis: RedisServer, driver: str) -> None:
+async def test_a_stop_between_the_targets(hand: ByHand, redis: RedisServer, way: str) -> None:
     """Nothing was sent to the second one, and the first one declared that nothing ran: the redirect, released."""
-    async with between(driver, redis, hand) as (drive, peer, answering):
-        gate = drive.gate.server.gate
-        gate.muster()
-        for flight in gate.flights:
-            if flight.attempt is not None and not flight.attempt.sent:
-                flight.attempt.abandon(LostReason.STOPPED)
+    async with between(way, redis, hand) as (drive, peer, answering):
+        for machine in drive.gate.server.driver:
+            attempt = machine.run and machine.run.attempt
+            if attempt is not None and not attempt.sent:
+                attempt.abandon(LostReason.STOPPED)
         answer = await answering
         assert (answer.status, answer.label, answer.get("Idempotency-Outcome")) == (307, "released", "no-effect")
         await peer.answer(b"other")
 
 
-async def test_the_last_moment_to_send_comes_between_the_targets(hand: ByHand, redis: RedisServer, driver: str) -> None:
+async def test_the_last_moment_to_send_comes_between_the_targets(hand: ByHand, redis: RedisServer, way: str) -> None:
     """No connection was free in time: the redirect, released, at that moment and not at the time-out."""
     timing = "connections: 1, timeout: 6s, late: 0s"  # which makes the last moment to send come after 3.05 s
-    async with by_hand(driver, redis, hand, upstream=timing, top="margin: 100ms") as (drive, peer):
+    async with by_hand(way, redis, hand, upstream=timing, top="margin: 100ms") as (drive, peer):
         began = asyncio.get_running_loop().time()
         answering = asyncio.create_task(drive.send(KEYS[0]))
         assert await arrives(peer) == b"/orders"

@@ -202,14 +202,14 @@ class Edge:
 
     async def settled(self) -> None:
         """Wait until nothing is under way: no exchange, no claim, no reserved byte, no connection in use."""
-        app, gate = self.running.app, self.server.gate
+        app, driver = self.running.app, self.server.driver
 
         def leftovers() -> dict[str, object]:
             found = {
                 "tasks": len(app.tasks),
-                "flights": len(gate.flights),
+                "keys in flight": len(driver),
                 "settlements": len(app.settler),
-                "waiting": gate.flights.waiting,
+                "waiting": driver.waiting,
                 "reserved bytes": self.server.door.budget.taken,
                 "requests": sum(len(connection._queue) for connection in self.server.connections),
             }

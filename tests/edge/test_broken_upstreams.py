@@ -320,8 +320,8 @@ def _has_read(gate: Edge, row: Broken) -> bool:
     """Whether the gate has taken in what the upstream wrote before its reset."""
     if row.status == 200:
         return not gate.connection._queue
-    (flight,) = gate.server.gate.flights
-    attempt = flight.attempt
+    (machine,) = gate.server.driver
+    attempt = machine.run.attempt  # type: ignore[union-attr]
     return not row.answer or attempt._head is not None  # type: ignore[union-attr]
 
 
@@ -465,7 +465,7 @@ async def test_a_late_answer_is_given_to_the_retry(hand: ByHand) -> None:
         assert (answer.status, answer.problem, answer.label) == (504, "upstream-timeout", "in-doubt")
         assert answer.get("X-Should-Retry") == "true"
         await client.send(keyed("k"))
-        await eventually(lambda: gate.server.gate.flights.waiting == 1, "the retry waits")
+        await eventually(lambda: gate.server.driver.waiting == 1, "the retry waits")
         await peer.answer(b"late", 201)
         retry = await client.read()
         assert (retry.status, retry.body, retry.replayed) == (201, b"late", True)

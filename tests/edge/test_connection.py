@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from gateway.edge.direct import DirectVisit
 from gateway.edge.door import Door
 from tests.edge.stand import (
     GET,
@@ -59,6 +60,26 @@ async def test_requests_in_one_packet_are_answered_in_their_order(origin: Origin
         assert [received.target for received in origin.requests] == [b"/orders", b"/open/1"]
 
 
+async def test_a_request_that_was_admitted_directly_is_not_begun_again(hand: ByHand) -> None:
+    """A client that takes its last answer late makes its connection look at the queue while the next request runs."""
+    async with edge(configuration(hand.url)) as gate:
+        client = await gate.connect()
+        await client.send(keyed("f2c0a8d1-77b3-4c1e-9d52-0f6f1b8f3a11", b"one"))
+        peer = await hand.accept()
+        await peer.head()
+        await peer.read(3)
+        await peer.answer(b"done")
+        assert (await client.read()).body == b"done"
+        await client.send(keyed("3b9e7f52-1d0c-4a86-8f3b-5e2a9c4d7b60", b"two"))
+        await peer.head()
+        assert await peer.read(3) == b"two"
+        assert isinstance(gate.connection._queue[0], DirectVisit)
+        gate.connection._turn()
+        assert len(gate.server.driver) == 1
+        await peer.answer(b"done")
+        assert (await client.read()).body == b"done"
+
+
 async def test_a_slow_request_holds_back_those_behind_it(hand: ByHand) -> None:
     """The second is not even begun: it could have an effect that the first one's answer would have prevented."""
     async with edge(configuration(hand.url)) as gate:
@@ -68,7 +89,7 @@ async def test_a_slow_request_holds_back_those_behind_it(hand: ByHand) -> None:
         assert b"Idempotency-Key: a" in await peer.head()
         assert await peer.read(3) == b"one"
         assert len(gate.connection._queue) == 3
-        assert len(gate.server.gate.flights) == 1
+        assert len(gate.server.driver) == 1
         await peer.answer(b"first")
         assert (await client.read()).body == b"first"
         assert b"Idempotency-Key: b" in await peer.head()
@@ -110,7 +131,7 @@ async def test_what_is_refused_behind_a_slow_request_waits_its_turn(hand: ByHand
             assert (await client.read()).problem == problem
             again = await ask(gate.port, key="slow", body=b"", host="a")
             assert again.replayed
-            gate.server.gate.store._records.clear()  # type: ignore[attr-defined]
+            gate.server.driver.store._records.clear()  # type: ignore[attr-defined]
 
 
 async def test_a_body_that_breaks_behind_a_slow_request_waits_its_turn(hand: ByHand) -> None:
@@ -238,7 +259,7 @@ async def test_a_client_that_does_not_read_its_answers_is_not_served_more(origin
         gate.clients.append(client)
         await client.send(b"".join(keyed(str(number)) for number in range(6)))
         await eventually(lambda: gate.held, "the client's buffer is full")
-        await eventually(lambda: len(origin.requests) == 1 and not gate.server.gate.flights, "the first is answered")
+        await eventually(lambda: len(origin.requests) == 1 and not len(gate.server.driver), "the first is answered")
         assert gate.held <= len(large) + HELD
         assert len(gate.connection._queue) == 5
         assert not gate.connection._queue[0].started

@@ -424,10 +424,10 @@ async def test_a_duplicate_that_hangs_up_waits_no_more(hand: ByHand) -> None:
         peer = await hand.accept()
         await peer.head()
         await second.send(keyed("k", b"body"))
-        await eventually(lambda: gate.server.gate.flights.waiting == 1, "the duplicate waits")
+        await eventually(lambda: gate.server.driver.waiting == 1, "the duplicate waits")
         assert gate.server.door.budget.taken == 8
         second.reset()
-        await eventually(lambda: gate.server.gate.flights.waiting == 0, "it waits no more")
+        await eventually(lambda: gate.server.driver.waiting == 0, "it waits no more")
         assert gate.server.door.budget.taken == 4
         await peer.read(4)
         await peer.answer(b"made", 201)

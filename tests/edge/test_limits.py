@@ -160,7 +160,7 @@ async def waiting(gate: Edge, hand: ByHand, keys: str, last: str) -> None:
     for count, key in enumerate(keys, 1):
         clients.append(await gate.connect())
         await clients[-1].send(keyed(key))
-        await eventually(lambda count=count: hand.connections + gate.server.gate.flights.waiting == count, "it waits")
+        await eventually(lambda count=count: hand.connections + gate.server.driver.waiting == count, "it waits")
     await refused(gate, keyed(last), 409, "in-flight")
     for _ in set(keys):
         peer = await hand.accept()

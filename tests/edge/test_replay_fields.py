@@ -59,7 +59,7 @@ async def test_who_waits_for_a_401_is_challenged_too(origin: Origin) -> None:
         await origin.until(1)
         second = asyncio.create_task(ask(gate.port, key="k"))
         async with asyncio.timeout(10):
-            while not gate.server.gate.flights.waiting:
+            while not gate.server.driver.waiting:
                 await asyncio.sleep(0.002)
         go_on.set()
         for response in (await first, await second):

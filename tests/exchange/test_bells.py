@@ -8,11 +8,11 @@ import itertools
 import pytest
 
 from gateway.core.policy import OnDoubt
-from gateway.exchange import FIRST_LOOK, FIRST_SLOW_LOOK, LAST_LOOK, LAST_SLOW_LOOK
+from gateway.engine.acquisition import FIRST_PAUSE, FIRST_SLOW_PAUSE, LONGEST_PAUSE, LONGEST_SLOW_PAUSE
 
 from .upstream import Plan, answers, breaks, never, refuses, streams
 from .virtual import virtual
-from .world import LEASE, CancelWaiting, Kill, Process, World
+from .world import LEASE, Process, World
 
 #: A published message, a look and its reply, at half a millisecond each, and what the clock adds.
 AT_ONCE = 0.003
@@ -74,9 +74,9 @@ async def test_waiting_is_nearly_free() -> None:
         gaps = [later - sooner for sooner, later in itertools.pairwise(seen)]
         assert seen[0] < 0.1 + 2 * AT_ONCE
         assert gaps == sorted(gaps) or max(gaps) - min(gaps[-5:]) < 0.001
-        assert gaps[0] == pytest.approx(FIRST_SLOW_LOOK, abs=0.005)
-        assert gaps[-1] == pytest.approx(LAST_SLOW_LOOK, abs=0.005)
-        assert len(here.wire.bells) == 1
+        assert gaps[0] == pytest.approx(FIRST_SLOW_PAUSE, abs=0.005)
+        assert gaps[-1] == pytest.approx(LONGEST_SLOW_PAUSE, abs=0.005)
+        assert len(here.wire.subscriptions) == 1
 
 
 @virtual
@@ -95,7 +95,7 @@ async def test_what_is_settled_before_the_bell_hears_is_seen() -> None:
         (claimed,) = [command.at for command in here.wire.landed if command.verb == "claim"]
         assert claimed + 0.002 < kept < claimed + 0.004, "that was not the moment"
         assert duplicate.at is not None
-        assert duplicate.at - kept < 4 * 0.002 + AT_ONCE < FIRST_LOOK
+        assert duplicate.at - kept < 4 * 0.002 + AT_ONCE < FIRST_PAUSE
 
 
 @virtual
@@ -129,7 +129,7 @@ async def test_what_is_settled_while_the_bell_is_deaf_is_seen_when_it_hears() ->
         await world.passes(0.1)
         duplicate = here.send()
         await world.passes(8.6)
-        assert looks(here)[-1] + LAST_SLOW_LOOK > 8.9, "a look would have come by itself"
+        assert looks(here)[-1] + LONGEST_SLOW_PAUSE > 8.9, "a look would have come by itself"
         here.wire.deafen(0.1)
         assert await duplicate.answer() == "201 replayed: run 1"
         assert duplicate.at is not None
@@ -146,11 +146,11 @@ async def test_a_bell_that_is_deaf_is_not_trusted() -> None:
         here.send()
         await world.passes(5)
         here.wire.deafen()
-        await world.passes(LAST_SLOW_LOOK)
+        await world.passes(LONGEST_SLOW_PAUSE)
         before = len(looks(here))
         await world.passes(5)
         gaps = [later - sooner for sooner, later in itertools.pairwise(looks(here)[before:])]
-        assert max(gaps) < LAST_LOOK + AT_ONCE
+        assert max(gaps) < LONGEST_PAUSE + AT_ONCE
 
 
 @virtual
@@ -167,7 +167,7 @@ async def test_a_bell_that_hangs_holds_nobody_up() -> None:
         await first.answer()
         kept = world.time
         assert await duplicate.answer() == "201 replayed: run 1"
-        assert AT_ONCE < world.time - kept < LAST_SLOW_LOOK + AT_ONCE
+        assert AT_ONCE < world.time - kept < LONGEST_SLOW_PAUSE + AT_ONCE
 
 
 @virtual
@@ -181,8 +181,8 @@ async def test_a_ring_for_nothing_costs_one_look() -> None:
         await world.passes(5)
         before = len(looks(here))
         for _ in range(10):
-            for bell in here.wire.bells:
-                bell.ring()
+            for subscription in here.wire.subscriptions:
+                subscription.notify()
             await world.passes(0.01)
         assert len(looks(here)) - before in (10, 11)
         assert duplicate.said == ""
@@ -195,8 +195,9 @@ async def test_a_lapse_is_seen_when_it_comes(rings: bool) -> None:
     async with World(rings=rings) as world:
         here, there = world.process(), world.process()
         world.service.will(answers(after=5))
-        there.send(by=Kill(2, there))
+        there.send()
         await world.passes(1)
+        there.halt()
         duplicate = here.send()
         assert await duplicate.answer() == "409 in-doubt"
         assert duplicate.at == pytest.approx(LEASE, abs=0.01)
@@ -209,8 +210,10 @@ async def test_a_lapsed_claim_is_taken_over_when_its_margin_is_over() -> None:
         world.most_effects = 2
         here, there = world.process(), world.process()
         world.service.will(answers(after=1))
-        there.send(by=Kill(2, there))
-        await world.passes(2)
+        there.send()
+        await world.passes(0.5)
+        there.halt()
+        await world.passes(1.5)
         crowd = here.crowd(5)
         assert sorted({await client.answer() for client in crowd}) == ["201 replayed: run 2", "201 stored: run 2"]
         margin = world.policy.margin / 1000
@@ -218,8 +221,8 @@ async def test_a_lapsed_claim_is_taken_over_when_its_margin_is_over() -> None:
 
 
 @virtual
-async def test_a_leader_that_leaves_hands_over_at_once() -> None:
-    """Its client hangs up: another waiter leads on, with a bell of its own, and not a second later."""
+async def test_a_first_waiter_that_leaves_changes_nothing() -> None:
+    """Its client hangs up: the watch goes on for the others, with the same subscription and without another claim."""
     async with World(rings=True) as world:
         here, there = world.process(), world.process()
         world.service.will(answers(after=8))
@@ -228,8 +231,8 @@ async def test_a_leader_that_leaves_hands_over_at_once() -> None:
         await world.passes(7)
         leader.leave()
         await world.passes(2 * AT_ONCE)
-        assert len(here.wire.told("claim")) == 2
-        assert len(here.wire.bells) == 1
+        assert len(here.wire.told("claim")) == 1
+        assert len(here.wire.subscriptions) == 1
         assert await other.answer() == "201 replayed: run 1"
 
 
@@ -253,7 +256,7 @@ async def test_nothing_runs_for_a_waiter_who_has_left() -> None:
 
 @virtual
 async def test_who_leaves_listens_no_more() -> None:
-    """The only waiter of one key hangs up, the exchange of another's is cancelled: both bells are closed."""
+    """The only waiter of each key hangs up: their subscriptions end at once, with their timers."""
     async with World(rings=True) as world:
         here, there = world.process(), world.process()
         world.service.will(answers(after=8))
@@ -261,12 +264,28 @@ async def test_who_leaves_listens_no_more() -> None:
             there.send(world.ask(key))
         await world.passes(0.1)
         leaves = here.send(world.ask("a"))
-        struck = CancelWaiting(6, 0.01)  # its third wait for the bell
-        cancelled = here.send(world.ask("b"), by=struck)
+        stays = here.send(world.ask("b"))
         await world.passes(0.1)
-        assert {bell.name for bell in here.wire.bells} == {world.ask(key).name for key in "ab"}
+        assert {each.name for each in here.wire.subscriptions} == {world.ask(key).name for key in "ab"}
         leaves.leave()
-        await world.passes(0.5)
-        assert struck.reached
-        assert not here.wire.bells
-        cancelled.leave()
+        await world.passes(0.01)
+        assert {each.name for each in here.wire.subscriptions} == {world.ask("b").name}
+        stays.leave()
+        await world.passes(0.01)
+        assert not here.wire.subscriptions
+
+
+@virtual
+async def test_a_watch_that_is_cut_listens_no_more() -> None:
+    """The process ends while it watches: nothing of the watch stays, and its client is not answered."""
+    async with World(rings=True) as world:
+        here, there = world.process(), world.process()
+        world.service.will(answers(after=8))
+        there.send()
+        await world.passes(0.1)
+        waiter = here.send()
+        await world.passes(1)
+        here.cut()
+        await world.passes(0.01)
+        here.nothing_is_left()
+        assert waiter.said == ""

@@ -1,8 +1,9 @@
-"""Every await of an exchange, once each: cancelled there, cancelled there with the result just arrived and unseen,
-killed there, and stood still there. What does the next duplicate see?
+"""Every point of a process, once each: cut there, cut later, stopped and then cut, killed there, and stood still there.
+What does the next duplicate get?
 
-The points are not listed: the exchange's task is driven, and the n-th suspension is struck, for n from 1 until the
-exchange ends without having come so far. A new await is struck without anybody saying so.
+A point is a call of a machine on its driver, or the begin of a callback of the process: a result that has arrived, and
+that no machine has seen. The points are not listed: the n-th is interrupted, for n from 1 until the story ends without
+reaching it. So a new call is interrupted without a change here.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from gateway.core.record import State
 
 from .upstream import Plan, answers, breaks, never, refuses, streams, unreachable
 from .virtual import run
-from .wire import DROPPED, LOST, Fault
-from .world import LEASE, CancelWaiting, CancelWoken, Driver, Kill, Pause, Process, World
+from .wire import DROPPED, LOST, Fault, late
+from .world import LEASE, Cut, Interruption, Kill, Pause, Stop, World
 
-#: What the exchange that is struck goes through: the service's plan, and what befalls the store's commands.
+#: What the request goes through: the service's plan, and what befalls the store's commands.
 STORIES: dict[str, tuple[Plan, dict[str, list[Fault]]]] = {
     "an answer": (answers(after=1), {}),
     "a late answer": (answers(after=12), {}),
@@ -29,27 +30,31 @@ STORIES: dict[str, tuple[Plan, dict[str, list[Fault]]]] = {
     "a release": (refuses(429, after=1), {}),
     "not sent": (unreachable(after=1), {}),
     "a stream": (streams(after=1, seconds=3), {}),
+    "a stream that is held": (streams(status=502, after=1, seconds=3), {}),
+    "a stream of minutes": (streams(after=1, seconds=40), {}),
+    "a slow connection": (answers(connect=1, after=1), {}),
     "a claim's reply lost": (answers(after=1), {"claim": [LOST]}),
     "a claim not made": (answers(after=1), {"claim": [DROPPED, DROPPED]}),
     "a release after a claim's reply was lost": (unreachable(after=1), {"claim": [LOST], "settle": [LOST]}),
+    "not sent, and a claim that lands late": (unreachable(after=1), {"claim": [late(3)]}),
     "a record refused for good": (answers(after=1, body=b"x" * 1000), {}),
     "a keep's reply lost": (answers(after=1), {"settle": [LOST, DROPPED]}),
     "a keep not made": (answers(after=1), {"settle": [DROPPED, DROPPED]}),
 }
 
-Strike = Callable[[int, Process], Driver]
+Strike = Callable[[int], Interruption]
 STRIKES: dict[str, Strike] = {
-    "cancelled": lambda at, _: CancelWaiting(at),
-    "cancelled later": lambda at, _: CancelWaiting(at, 0.5),
-    "cancelled unseen": lambda at, _: CancelWoken(at),
+    "cut": Cut,
+    "cut later": lambda at: Cut(at, 0.5),
+    "stopped": Stop,
     "killed": Kill,
-    "paused": lambda at, _: Pause(at, LEASE + 10),
+    "paused": lambda at: Pause(at, LEASE + 10),
 }
 
 
 def each_point(story: Callable[[int], Coroutine[Any, Any, bool]]) -> int:
-    """Strike the n-th suspension, for n = 1, 2, …; how many there were."""
-    for at in range(1, 100):
+    """Interrupt the n-th point, for n = 1, 2, …; return how many there were."""
+    for at in range(1, 300):
         if not run(story(at)):
             return at - 1
     raise AssertionError("it never ends")
@@ -57,7 +62,7 @@ def each_point(story: Callable[[int], Coroutine[Any, Any, bool]]) -> int:
 
 @pytest.mark.parametrize("strike", STRIKES.values(), ids=STRIKES)
 @pytest.mark.parametrize("name", STORIES)
-def test_struck_at_every_await(name: str, strike: Strike) -> None:
+def test_struck_at_every_point(name: str, strike: Strike) -> None:
     """Afterwards the key is not stuck beyond its lease and a second, no retry has a second effect, the answers that
     were given agree, and the settler has finished."""
     plan, faults = STORIES[name]
@@ -70,14 +75,14 @@ def test_struck_at_every_await(name: str, strike: Strike) -> None:
                 here.wire.largest = there.wire.largest = 400
             for verb, befalls in faults.items():
                 here.wire.next(verb, *befalls)
-            driver = strike(at, here)
-            first = here.send(by=driver)
+            befalls_it = strike(at)
+            first = here.send(by=befalls_it)
             await world.passes(0.5)
             retries = [] if here.halted else [here.send()]
             await world.passes(2)
             retries.append(there.send())
             await world.passes(LEASE + 1 - world.time)
-            if not isinstance(driver, Pause):
+            if not isinstance(befalls_it, Pause):
                 assert (await world.state()).split(" #")[0] in ("absent", "completed", "in doubt", "lapsed")
                 assert here.halted or len(here.settler) == 0
             await world.passes(12)
@@ -86,14 +91,12 @@ def test_struck_at_every_await(name: str, strike: Strike) -> None:
             said = [client.said for client in (first, *retries, last)]
             complete = {client.complete for client in (first, *retries, last) if _kept(client.said)}
             assert len(complete) <= 1, said
-            if driver.reached and isinstance(driver, CancelWaiting | CancelWoken):
-                first.gone = True
-            if name in ("not sent", "a release") and not isinstance(driver, Kill):
+            if name.startswith(("not sent", "a release")) and not isinstance(befalls_it, Kill):
                 assert "in-doubt" not in last.said or world.service.ran, "a doubt although nothing was sent"
-            return driver.reached
+            return befalls_it.reached
 
     points = each_point(story)
-    assert points >= 3, "claim, outcome and settle at least"
+    assert points >= 10, "claim, forward, settle, forget, answer and finish, and the callbacks before and between"
 
 
 def _kept(said: str) -> bool:
@@ -102,7 +105,7 @@ def _kept(said: str) -> bool:
 
 @pytest.mark.parametrize("strike", STRIKES.values(), ids=STRIKES)
 @pytest.mark.parametrize("plan", [answers(after=1), unreachable(after=1), breaks(after=1), never()])
-def test_a_takeover_struck_at_every_await(strike: Strike, plan: Plan) -> None:
+def test_a_takeover_struck_at_every_point(strike: Strike, plan: Plan) -> None:
     """Two runs may be had and no third; what was released is the doubt that it was; nothing is stuck."""
 
     async def story(at: int) -> bool:
@@ -111,29 +114,27 @@ def test_a_takeover_struck_at_every_await(strike: Strike, plan: Plan) -> None:
             await world.put_in_doubt()
             here, there = world.process(), world.process()
             world.service.will(plan, answers())
-            driver = strike(at, here)
-            first = here.send(by=driver)
+            befalls_it = strike(at)
+            first = here.send(by=befalls_it)
             await world.passes(LEASE + 1)
             found = await world.look()
             assert found is not None
             assert found.record.state is not State.IN_FLIGHT or found.record.lapsed(found.age) or here.halted or (
-                isinstance(driver, Pause)
+                isinstance(befalls_it, Pause)
             )  # fmt: skip
             await world.passes(LEASE + 1)
             last = there.send()
             assert "in-flight" not in await last.answer()
             assert len({client.complete for client in (first, last) if _kept(client.said)}) <= 1
             assert world.service.numbers in ([], [2])
-            if driver.reached and isinstance(driver, CancelWaiting | CancelWoken):
-                first.gone = True
-            return driver.reached
+            return befalls_it.reached
 
-    assert each_point(story) >= 4
+    assert each_point(story) >= 12
 
 
 @pytest.mark.parametrize("strike", STRIKES.values(), ids=STRIKES)
-def test_a_watch_struck_at_every_await(strike: Strike) -> None:
-    """Whoever watches another process's flight owns nothing: struck at any look, the others are answered."""
+def test_a_watch_struck_at_every_point(strike: Strike) -> None:
+    """A watch of another process's claim owns nothing: interrupted at any point, the others are answered."""
 
     async def story(at: int) -> bool:
         async with World() as world:
@@ -141,61 +142,62 @@ def test_a_watch_struck_at_every_await(strike: Strike) -> None:
             world.service.will(refuses(429, after=1.0), answers(after=0.5))
             there.send()
             await world.passes(0.1)
-            driver = strike(at, here)
-            leader = here.send(by=driver)
+            befalls_it = strike(at)
+            here.send(by=befalls_it)
             await world.passes(0.01)
             others = [here.send(), there.send()]
             await world.passes(2 * LEASE + 12)
             last = there.send()
             assert await last.answer() in ("201 stored: run 2", "201 replayed: run 2", "409 in-doubt")
             for client in others:
-                assert client.gone or client.said != ""
-            if driver.reached and isinstance(driver, CancelWaiting | CancelWoken):
-                leader.gone = True
-            return driver.reached
+                assert client.gone or client.cut or client.said != ""
+            return befalls_it.reached
 
-    assert each_point(story) >= 8
+    assert each_point(story) >= 20
 
 
-def test_a_waiter_struck_at_every_await() -> None:
-    """A waiter that is cancelled is nobody's loss: no count of it stays."""
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_waiter_that_leaves_at_every_point(stream: bool) -> None:
+    """A waiter that leaves costs the others nothing, whenever it leaves: no count of it stays."""
 
-    for cancel in (CancelWaiting, CancelWoken):
+    class Leaves(Interruption):
+        def act(self, process: object) -> None:
+            self.waiter.leave()
 
-        async def story(at: int, cancel: type[Driver] = cancel) -> bool:
-            async with World() as world:
-                gate = world.process()
-                world.service.will(answers(after=1))
-                first = gate.send()
-                driver = cancel(at)
-                waiter = gate.send(by=driver)
-                other = gate.send()
-                assert await first.answer() == "201 stored: run 1"
-                assert await other.answer() == "201 replayed: run 1"
-                waiter.gone = driver.reached
-                return driver.reached
+    async def story(at: int) -> bool:
+        async with World() as world:
+            gate = world.process()
+            world.service.will(streams(after=1, seconds=1) if stream else answers(after=1))
+            befalls_it = Leaves(at)
+            first = gate.send(by=befalls_it)
+            befalls_it.waiter, other = gate.send(), gate.send()
+            assert await first.answer() == ("200 not-kept, live" if stream else "201 stored: run 1")
+            assert await other.answer() == ("409 response-not-kept" if stream else "201 replayed: run 1")
+            return befalls_it.reached
 
-        assert each_point(story) >= 2
+    assert each_point(story) >= 12
 
 
-def test_a_cancelled_leader_leaves_its_waiters_a_leader() -> None:
-    """The leader of a flight is cancelled at any await: those who wait look again, and hear what stands."""
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_requests_after_a_cut_are_answered(seconds: float) -> None:
+    """The process is cut at any point: a request that comes right after it gets what stands, or runs first."""
 
     async def story(at: int) -> bool:
         async with World() as world:
             gate = world.process()
             world.service.will(answers(after=1))
-            driver = CancelWaiting(at)
-            leader = gate.send(by=driver)
+            befalls_it = Cut(at, seconds)
+            gate.send(by=befalls_it)
+            gate.crowd(5)
+            await world.passes(3)
             crowd = gate.crowd(5)
             await world.passes(3)
-            leader.gone = driver.reached
-            said = {client.said for client in crowd}
+            said = {client.said for client in crowd if not client.cut}
             assert said <= {"201 stored: run 1", "201 replayed: run 1", "409 in-doubt"}
             assert world.service.effects[b"k"] <= 1
-            return driver.reached
+            return befalls_it.reached
 
-    assert each_point(story) >= 3
+    assert each_point(story) >= 20
 
 
 def test_a_service_that_fails_to_begin_may_have_sent() -> None:
@@ -208,11 +210,12 @@ def test_a_service_that_fails_to_begin_may_have_sent() -> None:
     async def story() -> None:
         async with World() as world:
             gate = world.process()
-            gate.gate.upstreams = {"service": Broken()}  # type: ignore[dict-item]
+            gate.driver.upstreams = {"service": Broken()}  # type: ignore[dict-item]
             world.expected_errors = 1
             client, waiter = gate.send(), gate.send()
             assert await client.answer() == "502 upstream-lost"
             assert await waiter.answer() == "409 in-doubt"
+            await world.passes(0.1)
             assert await world.state() == "in doubt #1"
 
     run(story())
@@ -224,9 +227,9 @@ def test_a_route_without_its_service_is_released() -> None:
     async def story() -> None:
         async with World() as world:
             gate = world.process()
-            gate.gate.upstreams = {}
+            gate.driver.upstreams = {}
             world.expected_errors = 1
-            await gate.send().answer()
+            assert await gate.send().answer() == "503 overloaded"
             await world.passes(0.1)
             assert await world.state() == "absent"
 

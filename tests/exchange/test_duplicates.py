@@ -194,8 +194,8 @@ async def test_a_cap_on_all_waiters() -> None:
         crowd = [gate.send(asked) for asked in keys for _ in range(4)]
         await world.passes(0.1)
         assert sum(client.said == "409 in-flight" for client in crowd) == 5
-        assert gate.gate.waiters() == {"payments": 7}
-        assert gate.gate.in_flight() == {"payments": 3}
+        assert gate.driver.waiters() == {"payments": 7}
+        assert gate.driver.in_flight() == {"payments": 3}
 
 
 @pytest.mark.parametrize(("left", "advice"), [(12.0, 2), (1.2, 1), (0.4, 1)])
@@ -244,7 +244,7 @@ async def test_a_waiter_may_leave_at_any_time() -> None:
         await world.passes(1)
         crowd[1].leave()
         await world.passes(0.01)
-        assert gate.flights.waiting == 3
+        assert gate.driver.waiting == 3
         assert await first.answer() == "201 stored: run 1"
         await world.passes(0.01)
         assert [client.said for client in crowd] == [
@@ -264,7 +264,7 @@ async def test_a_waiter_that_had_left_before_it_attached() -> None:
         await world.passes(1)
         gate.send(client=gone)
         await world.passes(0.01)
-        assert gate.flights.waiting == 0
+        assert gate.driver.waiting == 0
 
 
 @virtual

@@ -266,7 +266,7 @@ async def test_a_stream_of_minutes_that_does_not_end_stays_in_doubt(ends: str) -
         if ends == "left":
             client.leave()
         elif ends == "stopped":
-            gate.gate.stop()
+            gate.driver.stop()
         await world.passes(101 if ends == "cut" else 0.1)
         assert stream.over
         assert client.ended is (None if ends == "left" else False)
@@ -282,7 +282,7 @@ async def test_a_stream_that_is_stopped_is_in_doubt() -> None:
         world.service.will(streams(chunks=100, seconds=10))
         client = gate.send()
         await world.passes(5)
-        gate.gate.stop()
+        gate.driver.stop()
         await world.passes(0.1)
         assert client.ended is False
         assert await world.state() == "in doubt #1"

@@ -9,19 +9,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.outcome import LostReason, NotSentReason
-from gateway.core.policy import OnDoubt, Policy
+from gateway.core.policy import OnDoubt, Policy, StoreDown
 from gateway.core.record import Done, Found, Kind, Record, Settlement, State
 from gateway.core.reply import Again, First
 
 from .upstream import NEVER, Plan
 from .virtual import TICK, run
 from .wire import Fault, Landed
-from .world import POLICY, Client, Driver, Kill, Pause, Process, World
+from .world import POLICY, Client, Cut, Interruption, Kill, Pause, Process, Stop, World
 
 
 def stories(count: int) -> settings:
@@ -98,7 +99,7 @@ class Story:
     asks: list[Asks]
     faults: dict[tuple[int, str], list[Fault]] = field(default_factory=dict)
     cuts: list[tuple[float, int, float, bool]] = field(default_factory=list)
-    struck: tuple[int, Callable[[Process], Driver]] | None = None
+    struck: tuple[int, Callable[[], Interruption]] | None = None
     rings: bool = False
 
 
@@ -141,7 +142,7 @@ FAULTS = {
 
 
 @st.composite
-def unlucky(draw: st.DrawFn, on_doubt: OnDoubt) -> Story:
+def unlucky(draw: st.DrawFn, on_doubt: OnDoubt, store_down: StoreDown = StoreDown.REFUSE) -> Story:
     """A plain configuration, and whatever can befall the wires; one process may die or stand still."""
     asks = draw(crowds(20.0, 2))
     wires: dict[tuple[int, str], list[Fault]] = {}
@@ -153,9 +154,14 @@ def unlucky(draw: st.DrawFn, on_doubt: OnDoubt) -> Story:
     cuts = draw(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 1), st.floats(0, 30), st.booleans()), max_size=2))
     struck = None
     if draw(st.booleans()):
-        at, seconds = draw(st.integers(1, 8)), draw(st.sampled_from([0.0, 1.0, 15.0, 31.0]))
-        who = draw(st.integers(0, len(asks) - 1))
-        struck = (who, _kill(at) if not seconds else _pause(at, seconds))
+        at = draw(st.integers(1, 40))
+        interruptions = [
+            partial(Cut, at),
+            partial(Stop, at),
+            partial(Kill, at),
+            *(partial(Pause, at, long) for long in (1.0, 15.0, 31.0)),
+        ]
+        struck = draw(st.integers(0, len(asks) - 1)), draw(st.sampled_from(interruptions))
     return Story(
         Policy(
             window=POLICY.window,
@@ -164,6 +170,7 @@ def unlucky(draw: st.DrawFn, on_doubt: OnDoubt) -> Story:
             late=POLICY.late,
             margin=POLICY.margin,
             on_doubt=on_doubt,
+            store_down=store_down,
             max_attempts=draw(st.integers(2, 3)),
         ),
         draw(st.lists(plans(12.0), min_size=1, max_size=4)),
@@ -173,14 +180,6 @@ def unlucky(draw: st.DrawFn, on_doubt: OnDoubt) -> Story:
         struck,
         draw(st.booleans()),
     )  # fmt: skip
-
-
-def _kill(at: int) -> Callable[[Process], Driver]:
-    return lambda process: Kill(at, process)
-
-
-def _pause(at: int, seconds: float) -> Callable[[Process], Driver]:
-    return lambda process: Pause(at, seconds)
 
 
 # ── Telling a story ───────────────────────────────────────────────────────────────────────────────
@@ -213,7 +212,7 @@ async def tell(story: Story) -> History:
         gate = gates[asks.process]
         if gate.halted:
             continue
-        by = story.struck[1](gate) if story.struck is not None and story.struck[0] == number else None
+        by = story.struck[1]() if story.struck is not None and story.struck[0] == number else None
         client = gate.send(by=by)
         clients.append(client)
         if asks.leaves is not None:
@@ -297,7 +296,7 @@ def every_exchange_ends_in_its_lease(history: History) -> None:
 def everybody_was_answered(history: History) -> None:
     for client in history.clients:
         assert len(client.replies) <= 1
-        assert client.gone or client.replies, f"{client} was never answered"
+        assert client.gone or client.cut or client.replies, f"{client} was never answered"
 
 
 async def nothing_stays(history: History) -> None:
@@ -306,11 +305,11 @@ async def nothing_stays(history: History) -> None:
         if client.ended is None and client.stream is not None:
             client.leave()
     await history.world.passes(0.1)
+    assert not history.world.errors
     for gate in history.gates:
         if not gate.halted:
-            assert len(gate.flights) == gate.flights.waiting == len(gate.tasks) == len(gate.settler) == 0
+            gate.nothing_is_left()
             assert not gate.errors
-            assert not gate.wire.bells
     if not any(gate.halted for gate in history.gates):
         for attempt in history.world.service.attempts:
             assert attempt.stream is None or attempt.stream.over, "a stream that nobody reads and nobody closed"
@@ -392,6 +391,23 @@ def test_any_bad_luck_under_rerun(story: Story) -> None:
         assert len(effects) <= story.policy.max_attempts
         assert all(number <= story.policy.max_attempts for number in world.service.numbers)
         await world.passes(POLICY.lease / 1000 + 31)
+        everybody_was_answered(history)
+        await nothing_stays(history)
+        by_its_lease(await world.look(), world.time)
+
+    run(body())
+
+
+@stories(300)
+@given(unlucky(OnDoubt.HOLD, StoreDown.FORWARD))
+def test_any_bad_luck_with_runs_without_the_store(story: Story) -> None:
+    """The same under `store_down: forward`, which accepts a second run: no key stuck, every client answered, nothing
+    left behind."""
+
+    async def body() -> None:
+        history = await tell(story)
+        world = history.world
+        await world.passes(100 - min(world.time, 99) + POLICY.lease / 1000 + 31)
         everybody_was_answered(history)
         await nothing_stays(history)
         by_its_lease(await world.look(), world.time)

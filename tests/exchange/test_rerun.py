@@ -10,7 +10,7 @@ from gateway.core.record import Done, State
 from .upstream import Plan, answers, breaks, never, refuses, streams, unreachable
 from .virtual import virtual
 from .wire import DROPPED, LOST, Fault, again, late, slow
-from .world import LEASE, Client, Kill, Pause, World
+from .world import LEASE, Client, Process, World
 
 MARGIN = 5.0
 
@@ -20,6 +20,13 @@ def rerun(**changes: object) -> World:
     world = World(on_doubt=OnDoubt.RERUN, **changes)
     world.most_effects = world.policy.max_attempts
     return world
+
+
+def sends_and_stands_still(process: Process, seconds: float) -> Client:
+    """A client sends a request, which is forwarded; then the process stands still, before the answer comes."""
+    client = process.send()
+    process.world.loop.call_later(0.005, process.pause, seconds)
+    return client
 
 
 @virtual
@@ -95,6 +102,7 @@ async def test_those_who_wait_for_a_doubt_take_it_over() -> None:
         assert await first.answer() == "502 upstream-lost"
         said = sorted([await client.answer() for client in crowds])
         assert said == ["201 replayed: run 2"] * 39 + ["201 stored: run 2"]
+        assert len(here.wire.told("claim")) == len(there.wire.told("claim")) == 1
 
 
 @virtual
@@ -119,7 +127,9 @@ async def test_a_lapsed_claim_is_taken_over_after_the_margin() -> None:
     whoever comes between waits for that."""
     async with rerun() as world:
         here, there = world.process(), world.process()
-        there.send(by=Kill(2, there))
+        there.send()
+        await world.passes(0.005)
+        there.halt()
         await world.passes(LEASE - 1)
         assert await world.state() == "in flight #1"
         await world.passes(2)
@@ -137,7 +147,7 @@ async def test_an_owner_that_stood_still_is_superseded() -> None:
     from the record."""
     async with rerun() as world:
         here, there = world.process(), world.process()
-        first = here.send(by=Pause(2, LEASE + 10))
+        first = sends_and_stands_still(here, LEASE + 10)
         await world.passes(1)
         waiter = here.send()
         await world.passes(LEASE + MARGIN)
@@ -155,7 +165,7 @@ async def test_an_owner_that_was_superseded_by_a_flight_tells_the_doubt() -> Non
     async with rerun() as world:
         here, there = world.process(), world.process()
         world.service.will(answers(), answers(after=8))
-        first = here.send(by=Pause(2, LEASE + 7))
+        first = sends_and_stands_still(here, LEASE + 7)
         await world.passes(LEASE + MARGIN + 0.5)
         other = there.send()
         await world.passes(0.5)
@@ -171,7 +181,7 @@ async def test_a_superseded_stream_is_not_begun() -> None:
     async with rerun() as world:
         here, there = world.process(), world.process()
         world.service.will(streams(seconds=100), answers())
-        first = here.send(by=Pause(2, LEASE + 10))
+        first = sends_and_stands_still(here, LEASE + 10)
         await world.passes(LEASE + MARGIN + 1)
         assert await there.send().answer() == "201 stored: run 2"
         assert await first.answer() == "201 replayed: run 2"
@@ -371,7 +381,7 @@ async def test_the_first_owners_late_answer_beats_a_takeover() -> None:
     """The doubt is answered by its holder before the takeover lands: nobody runs, everybody is given the answer."""
     async with rerun() as world:
         here, there = world.process(), world.process()
-        first = here.send(by=Pause(2, LEASE + MARGIN + 1))
+        first = sends_and_stands_still(here, LEASE + MARGIN + 1)
         await world.passes(LEASE + MARGIN + 0.7)
         there.wire.next("compare_and_swap", slow(1))
         other = there.send()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from gateway.core.policy import SECOND
 from gateway.core.problem import Label
-from gateway.core.record import Done, Found, Kind, Settlement
+from gateway.core.record import Done, Found, Kind, NewClaim, Record, Settlement
 from gateway.core.reply import Again, First
+from gateway.ports import Store
 
 from .upstream import Plan, answers, breaks, never, refuses, streams, unreachable
 from .virtual import virtual
 from .wire import DROPPED, FULL, LOST, Fault, Wire, again, late, slow
-from .world import LEASE, Pause, World
+from .world import LEASE, Cut, Pause, World
 
 # ── The claim ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -97,6 +101,21 @@ async def test_a_claim_delivered_again_after_its_release_is_released_again(delay
         assert await world.state() == "absent"
 
 
+@virtual
+async def test_a_claim_that_lands_after_a_cut_during_its_release_is_released_again() -> None:
+    """The process is cut while its Release is under way, and the first try of the claim lands later: it must not lapse
+    into a doubt, since nothing was sent."""
+    async with World() as world:
+        gate = world.process()
+        gate.wire.next("claim", late(3))
+        world.service.will(unreachable())
+        gate.send(by=Cut("settle"))
+        await world.passes(3.1)
+        assert await world.state() == "in flight #1"
+        await world.passes(LEASE + 1 - world.time)
+        assert await world.state() == "absent"
+
+
 @pytest.mark.parametrize("away", [(0.9, 3.0), (2.2, 10.0), (2.2, 30.0), (0.5, 40.0)])
 @virtual
 async def test_a_release_is_repeated_although_the_store_is_away(away: tuple[float, float]) -> None:
@@ -122,7 +141,7 @@ async def test_a_gate_that_stood_still_asks_no_more() -> None:
     async with World() as world:
         gate = world.process()
         gate.wire.next("claim", LOST, late(LEASE))
-        client = gate.send(by=Pause(2, 10))
+        client = gate.send(by=Pause("timer", 10))
         assert await client.answer() == "503 store-unavailable"
         assert len(gate.wire.told("claim")) == 1
         await world.passes(LEASE + 20)
@@ -196,12 +215,11 @@ async def test_a_bug_in_the_first_claim_leaves_no_orphan() -> None:
         gate = world.process()
         claim = gate.wire.claim
 
-        async def nonsense(*asked: object) -> object:
-            await claim(*asked)  # type: ignore[arg-type]
+        def nonsense(name: bytes, asked: NewClaim | Record, reply: Callable[[Any], None]) -> None:
             gate.wire.claim = claim  # type: ignore[method-assign]
-            raise ValueError("what is this?")
+            claim(name, asked, lambda result: reply(ValueError("what is this?")))
 
-        gate.wire.claim = nonsense  # type: ignore[method-assign,assignment]
+        gate.wire.claim = nonsense  # type: ignore[method-assign]
         world.expected_errors = 1
         assert await gate.send().answer() == "503 overloaded"
         await world.passes(1)
@@ -271,6 +289,21 @@ async def test_full_after_a_reply_was_lost_is_given_up() -> None:
         assert await world.state() == "absent"
 
 
+@virtual
+async def test_a_bug_in_the_settlement_costs_nobody_the_answer() -> None:
+    """An exception that no adapter should let through, at the Keep. The claimant and its waiters get the answer,
+    labelled not-stored; it is stored in the background."""
+    async with World() as world:
+        gate = world.process()
+        gate.wire.next("settle", Fault(raises=RuntimeError("a bug")))
+        world.expected_errors = 1
+        first, waiter = gate.send(), gate.send()
+        assert await first.answer() == "201 not-stored: run 1"
+        assert await waiter.answer() == "201 not-stored: run 1"
+        await world.passes(1)
+        assert await world.state() == "completed #1"
+
+
 # ── The watch ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -318,6 +351,23 @@ async def test_a_store_that_goes_away_ends_a_watch_after_its_patience() -> None:
         assert world.service.numbers == [1]
 
 
+@virtual
+async def test_a_lapse_while_the_store_is_away_does_not_storm_it() -> None:
+    """The watched lease ends while the store is away: it is read again after pauses, until the patience is over."""
+    async with World() as world:
+        here, there = world.process(), world.process()
+        there.send()
+        await world.passes(0.005)
+        there.halt()
+        duplicate = here.send()
+        await world.passes(LEASE - 0.1 - world.time)
+        here.wire.cut()
+        here.observer.calls.clear()
+        assert await duplicate.answer() == "503 store-unavailable"
+        assert duplicate.at == pytest.approx(LEASE + world.policy.store_wait / 1000, abs=0.3)
+        assert here.observer.calls.count(("look", True)) < 20
+
+
 # ── The settlement ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -345,7 +395,7 @@ async def test_an_answer_whose_keep_is_not_acknowledged(fault: Fault) -> None:
         assert isinstance(replay, Again)
         assert (replay.label, replay.replayed, replay.expires) == (Label.NOT_STORED, True, None)
         await world.passes(10)
-        assert len(here.settler) == len(here.flights) == 0
+        assert len(here.settler) == len(here.driver) == 0
         assert await world.state() == "completed #1"
         assert await here.send().answer() == await there.send().answer() == "201 replayed: run 1"
         assert here.observer.forgot == 0
@@ -395,9 +445,9 @@ async def test_what_the_store_never_acknowledges_is_let_go_with_its_life() -> No
         gate.wire.next("settle", *[Fault(dropped=True)] * 10_000)
         assert await gate.send().answer() == "201 not-stored: run 1"
         await world.passes(59)
-        assert len(gate.flights) == 1
+        assert len(gate.driver) == 1
         await world.passes(3)
-        assert len(gate.flights) == len(gate.settler) == 0
+        assert len(gate.driver) == len(gate.settler) == 0
         assert gate.observer.alarms == ["a settlement was never acknowledged"]
 
 
@@ -655,11 +705,46 @@ async def test_an_owner_that_stood_still_past_its_lease_keeps_its_answer() -> No
     """Paused until its claim had lapsed: duplicates were told the doubt; then the answer comes, by the holder."""
     async with World() as world:
         here, there = world.process(), world.process()
-        first = here.send(by=Pause(2, LEASE + 10))
+        first = here.send()
+        await world.passes(0.005)
+        here.pause(LEASE + 10)
         await world.passes(LEASE + 5)
         assert await there.send().answer() == "409 in-doubt"
         assert await first.answer() == "201 stored: run 1"
         assert await there.send().answer() == "201 replayed: run 1"
+
+
+@virtual
+async def test_a_stream_whose_head_is_read_too_late_is_not_begun() -> None:
+    """The process stood still past the end of the exchange: another may hold the key by now. The client gets no byte of
+    the response, and the key is in doubt."""
+    async with World() as world:
+        gate = world.process()
+        world.service.will(streams(seconds=100))
+        client = gate.send()
+        await world.passes(0.005)
+        gate.pause(LEASE + 10)
+        assert await client.answer() == "502 upstream-lost"
+        assert (client.stream, client.received) == (None, b"")
+        assert await world.state() == "in doubt #1"
+        assert world.service.attempts[0].stream.over
+
+
+@virtual
+async def test_a_hold_after_a_cut_that_finds_anothers_record_raises_the_alarm() -> None:
+    """The store lost the claim and gave the key to another gateway; the process is cut, and its Hold finds that."""
+    async with World() as world:
+        world.most_effects = 2
+        here, there = world.process(), world.process()
+        world.service.will(never(), answers())
+        here.send()
+        await world.passes(1)
+        await world.store_forgets()
+        assert await there.send().answer() == "201 stored: run 2"
+        here.cut()
+        await world.passes(1)
+        assert here.observer.alarms == ["another holder's record stands where a claim of ours was settled"]
+        assert await there.send().answer() == "201 replayed: run 2"
 
 
 # ── Stopping ──────────────────────────────────────────────────────────────────────────────────────
@@ -673,7 +758,7 @@ async def test_stopping_ends_what_is_under_way() -> None:
         world.service.will(never(), answers(connect=5))
         sent, unsent = gate.send(world.ask("sent")), gate.send(world.ask("unsent"))
         await world.passes(1)
-        gate.gate.stop()
+        gate.driver.stop()
         assert await sent.answer() == "502 upstream-lost"
         assert await unsent.answer() == "503 overloaded (released)"
         assert await world.state("sent") == "in doubt #1"
@@ -688,7 +773,7 @@ async def test_nothing_is_sent_any_more_once_it_stops() -> None:
         gate.wire.next("claim", slow(1))
         client = gate.send()
         await world.passes(0.5)
-        gate.gate.stop()
+        gate.driver.stop()
         assert await client.answer() == "503 overloaded (released)"
         assert world.service.ran == []
         assert await world.state() == "absent"
@@ -717,14 +802,15 @@ async def test_closing_the_settler_lets_everything_go() -> None:
         assert await gate.send(world.ask("b")).answer() == "503 store-unavailable"
         await world.passes(0.2)
         await gate.settler.close()
-        assert len(gate.settler) == len(gate.flights) == 0
+        assert len(gate.settler) == len(gate.driver) == 0
 
 
 def test_a_wire_is_a_store() -> None:
-    """The wrapper has every verb of AwaitableStore (mypy does not look at tests)."""
-    verbs = ("claim", "settle", "compare_and_swap", "get", "open", "close", "wait_available", "available", "trouble")
-    for verb in verbs:
-        assert hasattr(Wire, verb)
+    """The wrapper has every member of the port (mypy does not look at tests)."""
+    members = [name for name in vars(Store) if not name.startswith("_")]
+    assert {"claim", "settle", "when_available"} <= set(members)
+    for member in members:
+        assert hasattr(Wire, member)
     assert {Done.WON, Found}
 
 

@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.core.message import Field, Request, Response, values
 from gateway.core.outcome import Answered, Completeness, Lost, LostReason, NotSent, NotSentReason, Outcome
@@ -112,14 +113,74 @@ class Service:
         limit: int,
         streams: StreamTypes,
         follows: frozenset[int] = frozenset(),
+        loop: Any = None,
     ) -> Attempt:
+        """`loop` has the callbacks of the process that makes the attempt."""
         plan = self.plans.popleft() if len(self.plans) > 1 else self.plans[0]
-        attempt = Attempt(self, plan, request, number, send_by, limit, streams)
+        attempt = Attempt(self, plan, request, number, send_by, limit, streams, loop or asyncio.get_running_loop())
         self.attempts.append(attempt)
         return attempt
 
 
-class Attempt:
+class Upstream:
+    """The service as one process reaches it: the process reads what the service answers, and may be dead."""
+
+    def __init__(self, service: Service, loop: Any) -> None:
+        self._service = service
+        self._loop = loop
+
+    def attempt(self, request: Request, **more: Any) -> Attempt:
+        return self._service.attempt(request, **more, loop=self._loop)
+
+
+class Waiting:
+    """What `tell` does, of an attempt or a stream."""
+
+    def __init__(self, clock: Clock, loop: Any) -> None:
+        self._clock = clock
+        self._loop = loop
+        self._outcome: Outcome | None = None
+        self._told: Callable[[Outcome | None], None] | None = None
+        self._until = 0.0
+        self._deadline: Any = None
+
+    def tell(self, told: Callable[[Outcome | None], None], until: float) -> None:
+        if self._outcome is not None:
+            told(self._outcome)
+        else:
+            assert self._told is None, "one call at a time"
+            self._told, self._until = told, until
+            self._wait()
+
+    def _wait(self) -> None:
+        now = self._clock.now()
+        if self._too_late(now):
+            self._conclude(NotSent(NotSentReason.NO_CONNECTION))
+        elif now >= self._until:
+            self._report(None)
+        elif (left := self._next_deadline() - now) < NEVER:
+            self._deadline = self._loop.call_later(left, self._wait)
+
+    def _too_late(self, now: float) -> bool:
+        return False
+
+    def _next_deadline(self) -> float:
+        return self._until
+
+    def _conclude(self, outcome: Outcome) -> None:
+        if self._outcome is None:
+            self._outcome = outcome
+            self._report(outcome)
+
+    def _report(self, outcome: Outcome | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        told, self._told = self._told, None
+        if told is not None:
+            told(outcome)
+
+
+class Attempt(Waiting):
     """One request on its way, as `ports.Attempt` says. It follows no redirect."""
 
     followed = 0
@@ -133,8 +194,9 @@ class Attempt:
         send_by: float,
         limit: int,
         streams: StreamTypes,
+        loop: Any,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        super().__init__(service.clock, loop)
         self._service = service
         self._plan = plan
         self._key = values(request.fields, b"idempotency-key")[0]
@@ -142,8 +204,6 @@ class Attempt:
         self._send_by = send_by
         self._limit = limit
         self._streams = streams
-        self._outcome: Outcome | None = None
-        self._waiter: asyncio.Future[None] | None = None
         self._read: list[bytes] = []
         self._pieces: deque[bytes] = deque()
         self._headed = False
@@ -159,24 +219,11 @@ class Attempt:
             return not self.stream.over
         return self._outcome is None
 
-    async def outcome(self, until: float) -> Outcome | None:
-        clock = self._service.clock
-        while self._outcome is None:
-            now = clock.now()
-            if not self.sent and now >= self._send_by:
-                self._conclude(NotSent(NotSentReason.NO_CONNECTION))
-                break
-            if now >= until:
-                return None
-            self._waiter = self._loop.create_future()
-            deadline = until if self.sent else min(until, self._send_by)
-            timer = self._loop.call_later(deadline - now, self._wake)
-            try:
-                await self._waiter
-            finally:
-                timer.cancel()
-                self._waiter = None
-        return self._outcome
+    def _too_late(self, now: float) -> bool:
+        return not self.sent and now >= self._send_by
+
+    def _next_deadline(self) -> float:
+        return self._until if self.sent else min(self._until, self._send_by)
 
     def abandon(self, reason: LostReason) -> None:
         if self.stream is not None:
@@ -185,15 +232,6 @@ class Attempt:
             self.abandoned = reason
             self._timer.cancel()
             self._conclude(Lost(reason) if self.sent else NotSent(NotSentReason.STOPPED))
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _conclude(self, outcome: Outcome) -> None:
-        if self._outcome is None:
-            self._outcome = outcome
-            self._wake()
 
     def _connected(self) -> None:
         plan, service = self._plan, self._service
@@ -246,7 +284,7 @@ class Attempt:
 
     def _overflow(self, completeness: Completeness) -> None:
         answered = Answered(Response(self._plan.status, self._plan.fields), completeness)
-        self.stream = Flow(self._service.clock, answered, self._read)
+        self.stream = Flow(self._service.clock, answered, self._read, self._loop)
         self._conclude(answered)
 
     def _end(self) -> None:
@@ -260,20 +298,17 @@ class Attempt:
         self._conclude(Answered(Response(self._plan.status, self._plan.fields, b"".join(self._read)), whole))
 
 
-class Flow:
+class Flow(Waiting):
     """The rest of a response, as `ports.Stream` says."""
 
     length: int | None = None
 
-    def __init__(self, clock: Clock, answered: Answered, read: list[bytes]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._clock = clock
+    def __init__(self, clock: Clock, answered: Answered, read: list[bytes], loop: Any) -> None:
+        super().__init__(clock, loop)
         self._answered = answered
         self._held = list(read)
         self._sink: Sink | None = None
         self._let_go = False
-        self._outcome: Outcome | None = None
-        self._waiter: asyncio.Future[None] | None = None
         self._finished: bool | None = None
         #: Whether anything more is read, for a sink or without one; and what is to be called then.
         self.read = False
@@ -312,21 +347,6 @@ class Flow:
         if self._let_go:
             self.abandon(LostReason.TIMEOUT)
 
-    async def outcome(self, until: float) -> Outcome | None:
-        while self._outcome is None:
-            now = self._clock.now()
-            if now >= until:
-                return None
-            self._waiter = self._loop.create_future()
-            timer = self._loop.call_later(until - now, self._wake) if until < NEVER else None
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-                if timer is not None:
-                    timer.cancel()
-        return self._outcome
-
     def let_go(self) -> bool:
         self._let_go = True
         if self._sink is None:
@@ -355,12 +375,3 @@ class Flow:
 
     def lost(self, reason: LostReason) -> None:
         self._conclude(Lost(reason, status=self._answered.response.status))
-
-    def _conclude(self, outcome: Outcome) -> None:
-        if self._outcome is None:
-            self._outcome = outcome
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)

@@ -64,6 +64,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.jump.now
 
+    def run_for(self, seconds: float) -> bool:
+        """Run everything else for so long, in the middle of a callback. False if the story ended meanwhile."""
+        over: list[None] = []
+        self.call_later(seconds, over.append, None)
+        waiting = len(self._ready)
+        task = asyncio.current_task(self)
+        if task is not None:
+            asyncio.tasks._leave_task(self, task)
+        while not (over or self._stopping):
+            self._run_once()
+        if task is not None:
+            asyncio.tasks._enter_task(self, task)
+        for _ in range(waiting):  # the round that this callback belongs to counts on as many
+            self.call_soon(_nothing)
+        return bool(over)
+
+
+def _nothing() -> None: ...
+
 
 class VirtualClock:
     """The `Clock` of whatever runs on the loop. `asleep`: the host was suspended so long; timers stood still."""

@@ -1,20 +1,19 @@
-"""One store, one service, and as many gates before them as a test wants; under virtual time.
+"""One store, one service, and as many gateways before them as a test needs; under virtual time.
 
-A world that is left is asked whether anything stayed behind: a flight, a waiter, a task, a settlement, a
-stream that nobody reads, a client that was not answered or was answered twice, a key that ran twice.
+A world that is left is checked for leftovers: a key in flight, a waiter, a timer, a subscription, a task, a settlement,
+a stream that is not read, a client that was not answered or was answered twice, a key that ran twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import types
-from collections.abc import Callable, Coroutine, Generator, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 from gateway.awaitable import AwaitableStore
-from gateway.core.fingerprint import fingerprint
+from gateway.core.fingerprint import Fingerprint, fingerprint, to_plain
 from gateway.core.key import Key, record_name
 from gateway.core.limit import Limit
 from gateway.core.message import Field, Request
@@ -22,14 +21,15 @@ from gateway.core.policy import SECOND, Policy, Route
 from gateway.core.problem import Refusal
 from gateway.core.record import Found, Record, State
 from gateway.core.reply import Again, First, Live, Reply
-from gateway.exchange import Ask, Exchange, Gate
-from gateway.flights import Flights
+from gateway.engine.driver import Driver
+from gateway.engine.io import Io
+from gateway.engine.request import GuardedRequest
 from gateway.ports import Account, Stream
 from gateway.settling import Settler
 from gateway.stores.memory import MemoryStore
-from gateway.tasks import Tasks
 
-from .upstream import Service
+from .interrupt import Cut, Interruption, Kill, Killed, Pause, ProcessLoop, Stop, Wheel
+from .upstream import Service, Upstream
 from .virtual import VirtualClock
 from .wire import Belfry, Wire
 
@@ -41,11 +41,14 @@ LEASE = POLICY.lease / 1000
 
 
 class Client:
-    """Whoever waits for a reply: what it was told, and when. It may leave."""
+    """A client that waits for a reply: what it got, and when. It may leave."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.gone = False
+        #: Its process was cut before it was answered: it need not be.
+        self.cut = False
+        self.here: ProcessLoop | None = None
         self.replies: list[Reply] = []
         self.received = b""
         self.ended: bool | None = None
@@ -79,6 +82,10 @@ class Client:
         if call is not None and self.gone:
             call()
 
+    def cut_off(self) -> None:
+        self.gone = True
+        self._on_gone = None
+
     # ── ports.Sink ────────────────────────────────────────────────────────────────────────────────
 
     def write(self, data: bytes) -> None:
@@ -92,11 +99,15 @@ class Client:
     def leave(self) -> None:
         """Hang up."""
         self.gone = True
+        if self.here is not None:
+            self.here.call_soon(self._report_gone)
+        if self.stream is not None:
+            self.stream.detach()
+
+    def _report_gone(self) -> None:
         call, self._on_gone = self._on_gone, None
         if call is not None:
             call()
-        if self.stream is not None:
-            self.stream.detach()
 
     async def answer(self) -> str:
         """What it is told, once it is."""
@@ -148,6 +159,22 @@ def _text(body: bytes | None) -> str:
     return (body or b"").decode("latin-1")
 
 
+@dataclass(frozen=True)
+class Ask:
+    """A guarded request before a client sends it."""
+
+    request: Request
+    route: Route
+    key: Key
+    name: bytes
+    fingerprint: Fingerprint
+
+    def of(self, client: Client, now: float) -> GuardedRequest:
+        """As the edge makes it of a client's request."""
+        plain = to_plain(self.fingerprint)
+        return GuardedRequest(client, self.request, self.route, self.key, self.name, plain, started=now)
+
+
 class Notebook:
     """The observer that remembers."""
 
@@ -180,7 +207,7 @@ def ask(
     policy: Policy = POLICY,
     route: str = "payments",
 ) -> Ask:
-    """A guarded request as the door makes it."""
+    """A guarded request."""
     name = Key(key.encode())
     request = Request(
         b"POST", b"/payments", [(b"Host", b"shop"), (b"Idempotency-Key", key.encode()), *fields], body, "192.0.2.1"
@@ -194,52 +221,148 @@ def ask(
     )
 
 
-@dataclass
+#: Calls of `Io` that change nothing outside of the machine but a metric.
+READS = frozenset(
+    {"now", "wall", "mint", "jitter", "stopping", "subscribed", "upstream", "full", "limited"}
+    | {"store_called", "attempted", "store_forgot", "alarm", "failed", "shortened"}
+)
+
+
+class InterruptibleDriver(Driver):
+    """The driver of one process. After each call of a machine, something may befall the process."""
+
+    def __init__(self, process: Process, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.process = process
+        self._loop = process.here  # type: ignore[assignment]
+
+
+def _interruptible(name: str) -> Callable[..., Any]:
+    method = getattr(Driver, name)
+
+    def call(self: InterruptibleDriver, *arguments: Any, **more: Any) -> Any:
+        result = method(self, *arguments, **more)
+        self.process.point(name)
+        return result
+
+    return call
+
+
+for _name, _call in vars(Io).items():
+    if callable(_call) and not _name.startswith("_") and _name not in READS:
+        setattr(InterruptibleDriver, _name, _interruptible(_name))
+
+
 class Process:
-    """One gate, with its own wire to the store. `halt` is what kill -9 is to it."""
+    """One gateway, with its own wire to the store."""
 
-    world: World
-    wire: Wire
-    observer: Notebook
-    gate: Gate
-    tasks: Tasks
-    settler: Settler
-    errors: list[BaseException]
-    clients: list[Client] = field(default_factory=list)
-    halted: bool = False
+    def __init__(self, world: World, *, latency: float, per_key: int, in_all: int, short: bool) -> None:
+        self.world = world
+        self.here = ProcessLoop(world.loop, self._callback)  # type: ignore[arg-type]
+        self.wire = Wire(world.store.port, latency=latency, belfry=world.belfry, here=self.here, short=short)
+        self.observer = Notebook()
+        self.errors: list[BaseException] = []
+        self.clients: list[Client] = []
+        self.settler = Settler(AwaitableStore(self.wire), world.clock, self.observer)
+        self.wheel = Wheel(self.here, world.clock.now)
+        self.driver = InterruptibleDriver(
+            self,
+            self.wire,
+            {"service": Upstream(world.service, self.here)},
+            world.clock,
+            self.observer,
+            self.settler,
+            self.wheel,
+            mint=world.mint,
+            jitter=lambda: 0.5,
+            failed=self.errors.append,
+            per_key=per_key,
+            in_all=in_all,
+        )
+        self._interruption: Interruption | None = None
 
-    def send(self, asked: Ask | None = None, client: Client | None = None, *, by: Driver | None = None) -> Client:
-        """A client sends a request. `by`: what is done to the task of its exchange."""
+    def send(self, asked: Ask | None = None, client: Client | None = None, *, by: Interruption | None = None) -> Client:
+        """A client sends a request. `by`: what befalls the process at a point from then on."""
         client = client or Client(str(len(self.clients)))
+        client.here = self.here
+        client.gone = client.gone or self.halted
         self.clients.append(client)
+        self._interruption = by or self._interruption
         asked = asked or ask(policy=self.world.policy)
-        exchange = Exchange(self.gate, asked, client)
-        client.account = exchange.account
-        self.tasks.start(exchange.run() if by is None else by.drive(exchange.run()))
+
+        def begin() -> None:
+            request = asked.of(client, self.world.clock.now())
+            client.account = request.summary
+            self.driver.begin(request)
+
+        self.here.call_soon(begin)
         return client
 
     def crowd(self, count: int, asked: Ask | None = None) -> list[Client]:
         return [self.send(asked) for _ in range(count)]
 
+    # ── What befalls it ───────────────────────────────────────────────────────────────────────────
+
+    def _callback(self, name: str) -> None:
+        if self._interruption is not None:
+            self._interruption.point(self, name)
+
+    def point(self, name: str) -> None:
+        """A machine has made a call."""
+        self._callback(name)
+        if self.halted:
+            raise Killed
+
+    @property
+    def halted(self) -> bool:
+        return self.here.dead
+
     def halt(self) -> None:
         """It is dead: nothing of it runs on, its clients' connections break. What it wrote to its wire arrives."""
-        self.halted = True
-        self.wire.cut(arrives=True)
+        self.here.dead = True
         for client in self.clients:
             client.gone = True
 
-    @property
-    def flights(self) -> Flights:
-        return self.gate.flights
+    def pause(self, seconds: float) -> None:
+        """Stand still from now on, between two callbacks."""
+        self.here.stop_for(seconds)
+
+    def stand_still(self, seconds: float) -> None:
+        """Stand still in the middle of a callback."""
+        self.here.stand_still(seconds)
+
+    def stop(self) -> None:
+        self.driver.stop()
+
+    def cut(self) -> None:
+        for client in self.clients:
+            client.cut = client.cut or not client.replies
+        self.driver.cut()
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        self.here.call_later(seconds, call)
+
+    def nothing_is_left(self) -> None:
+        """Nothing stayed behind in it."""
+        driver = self.driver
+        assert len(driver) == 0, "a key stayed behind"
+        assert driver.waiting == len(self.wheel) == 0, "a waiter stayed behind"
+        assert not driver._timers, "a timer stayed behind"
+        assert not driver._tails, "a stream stayed behind"
+        assert len(driver._subscriptions) == len(self.wire.subscriptions) == 0, "a subscription stayed behind"
+        assert len(self.settler) == 0, "a settlement stayed behind"
 
 
 class World:
-    """See the module. `rings`: its store tells who listens, as Redis does."""
+    """See the module. `rings`: its store notifies subscribers, as Redis does."""
 
     def __init__(self, policy: Policy = POLICY, *, rings: bool = False, **changes: Any) -> None:
         self.policy = replace(policy, **changes)
         self.belfry = Belfry() if rings else None
         self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(self._failed)
+        #: What callbacks have raised.
+        self.errors: list[dict[str, Any]] = []
         self.clock = VirtualClock(self.loop)
         self.store = AwaitableStore(MemoryStore(self.clock))
         self.service = Service(self.clock)
@@ -249,26 +372,16 @@ class World:
         self._minted = 0
 
     def process(self, *, latency: float = 0.0005, per_key: int = 100, in_all: int = 10_000) -> Process:
-        """One more gate on the same store."""
-        wire = Wire(self.store.port, latency=latency, belfry=self.belfry)
-        observer = Notebook()
-        errors: list[BaseException] = []
-        tasks = Tasks(errors.append)
-        settler = Settler(wire, self.clock, observer)
-        gate = Gate(
-            wire,
-            {"service": self.service},
-            self.clock,
-            observer,
-            Flights(per_key=per_key, in_all=in_all),
-            settler,
-            mint=self.mint,
-            jitter=lambda: 0.5,
-            tasks=tasks,
-        )
-        process = Process(self, wire, observer, gate, tasks, settler, errors)
+        """One more gateway on the same store."""
+        # Every second one replies to a claim with the record, in place of the stored answer.
+        short = len(self.processes) % 2 == 0
+        process = Process(self, latency=latency, per_key=per_key, in_all=in_all, short=short)
         self.processes.append(process)
         return process
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), Killed):
+            self.errors.append(context)
 
     def mint(self) -> bytes:
         self._minted += 1
@@ -343,16 +456,13 @@ class World:
 
     def nothing_is_left(self) -> None:
         live = [process for process in self.processes if not process.halted]
+        assert not self.errors, self.errors
         for process in live:
-            assert len(process.flights) == 0, "a flight stayed behind"
-            assert process.flights.waiting == 0, "a waiter stayed behind"
-            assert not process.wire.bells, "a bell stayed behind"
-            assert len(process.tasks) == 0, "an exchange stayed behind"
-            assert len(process.settler) == 0, "a settlement stayed behind"
+            process.nothing_is_left()
             assert len(process.errors) == self.expected_errors, process.errors
             for client in process.clients:
                 assert len(client.replies) <= 1, f"{client} was answered {len(client.replies)} times"
-                assert client.gone or client.replies, f"{client} was never answered"
+                assert client.gone or client.cut or client.replies, f"{client} was never answered"
             assert len(process.observer.accounts) == len(process.clients), "an account for each, and only one"
         if live == self.processes:
             left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -363,115 +473,4 @@ class World:
             assert count <= self.most_effects, f"{key!r} had {count} effects"
 
 
-# ── What can be done to a task ────────────────────────────────────────────────────────────────────
-
-
-class Driver:
-    """Runs a coroutine, and does something at its n-th suspension. `reached` says whether it came so far."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-        self.reached = False
-
-    async def drive(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run `work` as a coroutine of its own: a task takes no generator (since Python 3.12)."""
-        return await self._steps(work)
-
-    @types.coroutine
-    def _steps(self, work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        count = 0
-        error: BaseException | None = None
-        while True:
-            try:
-                waited = work.send(None) if error is None else work.throw(error)
-            except StopIteration as stop:
-                return stop.value
-            error = None
-            count += 1
-            if count == self.at:
-                self.reached = True
-                waited = self.act(waited)
-            try:
-                yield waited
-                if count == self.at:
-                    yield from self.after()
-            except BaseException as raised:
-                error = raised
-
-    def act(self, waited: Any) -> Any:
-        """At the suspension: what the task waits for, or something else in its place."""
-        return waited
-
-    def after(self) -> Generator[Any, Any, None]:
-        """When it would go on."""
-        return
-        yield
-
-
-class CancelWaiting(Driver):
-    """Cancels the task while it waits there: at once, or after so many seconds if it still does."""
-
-    def __init__(self, at: int, seconds: float = 0.0) -> None:
-        super().__init__(at)
-        self.seconds = seconds
-        self.reached = False
-        self.waits = False
-
-    def act(self, waited: Any) -> Any:
-        task = asyncio.current_task()
-        assert task is not None
-        self.waits = True
-
-        def strike() -> None:
-            if self.waits:
-                task.cancel()
-
-        asyncio.get_running_loop().call_later(self.seconds, strike)
-        return waited
-
-    def after(self) -> Generator[Any, Any, None]:
-        self.waits = False
-        return
-        yield
-
-
-class CancelWoken(Driver):
-    """Cancels the task when what it waited for is there, and it has not seen it yet: the result is lost."""
-
-    def act(self, waited: Any) -> Any:
-        task = asyncio.current_task()
-        assert task is not None
-        if waited is None:
-            asyncio.get_running_loop().call_soon(task.cancel)
-        else:
-            # Ours is called before the task's own, which is added when the future reaches it.
-            waiting = waited._asyncio_future_blocking
-            waited.add_done_callback(lambda _: task.cancel())
-            waited._asyncio_future_blocking = waiting
-        return waited
-
-
-class Kill(Driver):
-    """The process dies there: the task never goes on, and nothing else of the process does."""
-
-    def __init__(self, at: int, process: Process) -> None:
-        super().__init__(at)
-        self.process = process
-
-    def after(self) -> Generator[Any, Any, None]:
-        self.process.halt()
-        yield from asyncio.get_running_loop().create_future()
-
-
-class Pause(Driver):
-    """The process stands still there, for so many seconds."""
-
-    def __init__(self, at: int, seconds: float) -> None:
-        super().__init__(at)
-        self.seconds = seconds
-
-    def after(self) -> Generator[Any, Any, None]:
-        yield from asyncio.sleep(self.seconds).__await__()
-
-
-__all__ = ["LEASE", "POLICY", "CancelWaiting", "CancelWoken", "Client", "Driver", "Kill", "Pause", "State", "World"]
+__all__ = ["LEASE", "POLICY", "Client", "Cut", "Interruption", "Kill", "Pause", "Process", "State", "Stop", "World"]

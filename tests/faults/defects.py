@@ -1,15 +1,14 @@
-"""Gates with one defect each, switched on by name, so that the suite can be seen to fail.
+"""Gateways with one defect each, switched on by name, so that the suite can be seen to fail.
 
     ONCEGATE_DEFECT=NAME python -m tests.faults.defects run --config …
 
-Each is a fault that systems of this kind have had. Nothing of it is in the product: the gate is started
-from here, and one thing in it is replaced. `ONCEGATE_SKEW` sets this gate's wall clock ahead.
+Each is a fault that systems of this kind have had. Nothing of it is in the product: the gateway is started from here,
+and one function in it is replaced. `ONCEGATE_SKEW` sets the wall clock of this gateway ahead.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
@@ -19,19 +18,21 @@ import gateway.core.decide as decide
 import gateway.core.policy as policy
 import gateway.core.record as record
 import gateway.edge.client as client
-import gateway.edge.express as express
 import gateway.edge.server as server
-import gateway.edge.shared as shared
 import gateway.edge.upstream as upstream
 import gateway.edge.visit as visits
-import gateway.exchange as exchange
+import gateway.engine.acquisition as acquisition
+import gateway.engine.driver as driver
+import gateway.engine.exchange as exchange
+import gateway.engine.machine as machine
 import gateway.settling as settling
 import gateway.stores.redis.link as link
 import gateway.stores.redis.store as redis_store
-from gateway import app, cli, clock, flights
+from gateway import app, cli, clock, failpoints
 from gateway.awaitable import result_of
-from gateway.core.outcome import Answered, LostReason
-from gateway.core.record import Done, Found, Kind
+from gateway.core.outcome import Answered, Lost, LostReason, NotSent, NotSentReason
+from gateway.core.record import Done, Found
+from gateway.failpoints import Point
 from gateway.ports import StoreAway
 from gateway.stores.redis.pipeline import pack
 
@@ -39,17 +40,6 @@ DEFECTS: dict[str, Callable[[], None]] = {}
 
 
 def defect(install: Callable[[], None]) -> Callable[[], None]:
-    """A defect of exchanges: nothing goes the express way, where it would not be met."""
-
-    def installed() -> None:
-        shared.Shared._express = lambda self: None  # type: ignore[method-assign]
-        install()
-
-    DEFECTS[install.__name__.replace("_", "-")] = installed
-    return install
-
-
-def express_defect(install: Callable[[], None]) -> Callable[[], None]:
     DEFECTS[install.__name__.replace("_", "-")] = install
     return install
 
@@ -74,21 +64,20 @@ def _claim_life(life: Callable[[Any], int]) -> None:
 
 
 def _release(reason: LostReason) -> None:
-    """Settle what was lost for this reason by a Release."""
-    settle = decide.settle
+    """Take an attempt that was lost for this reason for one that sent nothing: its claim is released."""
+    conclude = exchange.Exchange._conclude
 
-    def released(outcome: Any, rules: Any) -> Any:
-        verdict = settle(outcome, rules)
-        if getattr(outcome, "reason", None) is reason:
-            return dataclasses.replace(verdict, kind=Kind.RELEASE)
-        return verdict
+    def not_done(self: Any, run: Any, outcome: Any, now: float) -> None:
+        if isinstance(outcome, Lost) and outcome.reason is reason:
+            outcome = NotSent(NotSentReason.UNREACHABLE, outcome.detail)
+        conclude(self, run, outcome, now)
 
-    exchange.settle = released
+    exchange.Exchange._conclude = not_done  # type: ignore[method-assign]
 
 
 @defect
 def check_then_set() -> None:
-    """The claim looks, and then sets: two gates find nothing and both set."""
+    """A claim reads, and then sets: two gateways find nothing and both set."""
 
     async def look_and_set(store: Any, name: bytes, mine: Any, reply: Any) -> None:
         try:
@@ -115,19 +104,23 @@ def holder_without_state() -> None:
 
 @defect
 def cancel_on_disconnect() -> None:
-    """The exchange ends with its client."""
-    running: dict[Any, asyncio.Task[Any]] = {}
-    leave = visits.Visit.leave
+    """The run of a request ends with its client."""
+    running: dict[Any, Any] = {}
+    begin, leave = driver.Driver.begin, visits.Visit.leave
 
-    def begin(self: Any, ask: Any, client: Any) -> None:
-        running[client] = self.tasks.start(exchange.Exchange(self, ask, client).run())
+    def begun(self: Any, request: Any) -> None:
+        running[request.client] = self, request
+        begin(self, request)
 
     def left(self: Any) -> None:
         leave(self)
         if self in running:
-            running.pop(self).cancel()
+            machines, request = running.pop(self)
+            for each in machines:
+                if each.claimant is request:
+                    each.cut()
 
-    exchange.Gate.begin = begin  # type: ignore[method-assign]
+    driver.Driver.begin = begun  # type: ignore[method-assign]
     visits.Visit.leave = left  # type: ignore[method-assign]
 
 
@@ -151,7 +144,7 @@ def bare_503_released() -> None:
 
 @defect
 def lease_by_the_local_clock() -> None:
-    """A record's age is told by this gate's own wall clock."""
+    """The age of a record is read from the wall clock of this gateway."""
     lapsed = record.Record.lapsed
 
     def by_wall(self: Any, age: int) -> bool:
@@ -164,13 +157,13 @@ def lease_by_the_local_clock() -> None:
         age = clock.HostClock().wall() - found.record.written
         return resolve(Found(found.record, age), mine, rules)
 
-    exchange.resolve = resolved
+    acquisition.resolve = exchange.resolve = resolved
     _rewrite_script(b"if ARGV[8] ~= '' and state == 1 then", b"if false then")
 
 
 @defect
 def answer_before_store() -> None:
-    """The client is told first, and the record is written a moment later."""
+    """The client is answered first, and the record is written a moment later."""
     opened = app.open_store
     later: set[asyncio.TimerHandle] = set()
 
@@ -208,41 +201,53 @@ def lapse_frees_the_key() -> None:
 
 @defect
 def waiter_stampede() -> None:
-    """Whoever waits goes to the store and the upstream by itself when a release wakes it."""
-    flights.Flights.get = lambda self, name: None  # type: ignore[method-assign]
+    """Each waiter claims on its own, and at once, when a release notifies it."""
 
-    def opened(self: Any, name: bytes) -> Any:
-        flight = flights.Flight(name)
-        self._by_name[(name, id(flight))] = flight
-        return flight
+    def begin(self: Any, request: Any) -> None:
+        own = exchange.Exchange(self, request)
+        self._table[request.name, id(own)] = own
+        own.begin()
 
-    flights.Flights.open = opened  # type: ignore[method-assign]
-    flights.Flights.forget = lambda self, flight: self._by_name.pop((flight.name, id(flight)), None)  # type: ignore[method-assign]
-    exchange.JITTER = 0.0
+    def forget(self: Any, own: Any) -> None:
+        self._table.pop((own.name, id(own)), None)
+
+    driver.Driver.begin = driver.Driver.rejoin = begin  # type: ignore[method-assign]
+    driver.Driver.forget = forget  # type: ignore[method-assign]
+    acquisition.JITTER = 0.0
 
 
 @defect
 def not_told_again() -> None:
-    """A Keep that finds nothing writes nothing: the store forgot, and so does the gate."""
+    """A Keep that finds nothing writes nothing: what the store lost stays lost."""
     record.Settlement.tells_again = property(lambda self: False)  # type: ignore[assignment,method-assign]
+    record.NewKeep.tells_again = False
+    # A plain Keep is packed in one piece, with this flag in it.
+    packed = redis_store._KEEP
+    redis_store._KEEP = packed.replace(b"$1\r\n1\r\n$0\r\n", b"$1\r\n0\r\n$0\r\n")
+    assert packed != redis_store._KEEP
 
 
 @defect
 def release_not_repeated() -> None:
-    """A claim of which nobody knew is released once, and may land after that."""
+    """A claim whose reply was lost is released once, and may land after that."""
     settling.Settler.repeat = lambda self, *args, **more: None  # type: ignore[method-assign]
 
 
 @defect
 def deadline_from_the_send() -> None:
-    """The deadline counts from when the process gets to send, and not from the claim."""
-    attempt = exchange.Exchange._attempt
+    """The deadlines count from the moment of the send, and not from the claim."""
+    forward = driver.Driver.forward
 
-    async def late(self: Any, flight: Any, claim: Any) -> Any:
-        self.t0 = self.gate.clock.now()
-        return await attempt(self, flight, claim)
+    def late(self: Any, machine: Any, request: Any, to: Any, *, number: int, send_by: float, until: float) -> Any:
+        if failpoints.armed:
+            failpoints.reach(Point.CLAIMED)  # a process stands still before it reads the clock
+        passed, run = self.now() - machine.t0, machine.run
+        machine.t0 += passed
+        run.t0 += passed
+        run.ends_by += passed
+        return forward(self, machine, request, to, number=number, send_by=send_by + passed, until=until + passed)
 
-    exchange.Exchange._attempt = late  # type: ignore[method-assign]
+    driver.Driver.forward = late  # type: ignore[method-assign]
 
 
 @defect
@@ -298,24 +303,30 @@ def reset_by_its_reader() -> None:
 
 @defect
 def done_at_its_head() -> None:
-    """An answer that cannot be stored is settled as done at its head."""
+    """A response that cannot be stored is settled as done at its head."""
 
-    async def flow(self: Any, response: Any, stream: Any, claim: Any) -> Any:
-        self._reply(exchange.Live(response, exchange.Label.NOT_KEPT, claim.first_seen), stream)
-        return stream._answered
+    def settle_at_once(self: Any, run: Any, outcome: Any) -> None:
+        self._settle(run, outcome, decide.settle(outcome, run.policy), self.io.now())
 
-    exchange.Exchange._flow = flow  # type: ignore[method-assign]
+    exchange.Exchange._stream = settle_at_once  # type: ignore[method-assign]
 
 
 @defect
 def fingerprint_ignored() -> None:
-    """The key alone says what the request is."""
-    decide.difference = exchange.difference = lambda theirs, mine: None
+    """Requests with one key are taken for the same request."""
+    decide.difference = machine.difference = exchange.difference = lambda seen, mine: None
+
+
+@defect
+def replays_anything() -> None:
+    """The short reply of the store to a claim, a stored response, goes to any request with the key."""
+    stored = redis_store.stored
+    redis_store.stored = lambda value, mark: stored(value, value[17:53])
 
 
 @defect
 def stopped_at_once() -> None:
-    """SIGTERM ends the process with whatever is in flight."""
+    """SIGTERM ends the process with what is in flight."""
 
     async def stop(self: Any) -> Any:
         os._exit(0)
@@ -325,19 +336,19 @@ def stopped_at_once() -> None:
 
 @defect
 def guests_cut_off() -> None:
-    """A drain closes at once whatever was accepted and has not asked yet, and whoever stands in the queue."""
+    """A drain closes connections that have sent nothing yet, and those in the queue of a listener."""
     drain = client.ClientConnection.drain
     client.ClientConnection.drain = lambda self, quiet=0.0: drain(self)  # type: ignore[method-assign]
 
-    async def nobody(self: Any) -> None:
+    async def let_in(self: Any) -> None:
         pass
 
-    server.Server._let_in = nobody  # type: ignore[method-assign]
+    server.Server._let_in = let_in  # type: ignore[method-assign]
 
 
 @defect
 def drained_without_settling() -> None:
-    """A drain is over when the last client is gone; what runs for those who have hung up is left as it is."""
+    """A drain ends with the last client. Runs of clients that have hung up are not settled."""
 
     async def stop(self: Any) -> Any:
         await self._server.drain(self.settings.grace / 1000)
@@ -349,65 +360,27 @@ def drained_without_settling() -> None:
 
 
 @defect
+def runs_not_awaited() -> None:
+    """A stop waits for clients alone, and ends the runs of clients that have hung up."""
+
+    async def drain(self: Any, seconds: float) -> int:
+        return 0
+
+    driver.Driver.drain = drain  # type: ignore[method-assign]
+
+
+@defect
 def body_not_awaited() -> None:
-    """A guarded request is forwarded when its connection ends, with as much of its body as came."""
-    eof = client.ClientConnection.connection_lost
+    """A guarded request is forwarded when its connection ends, with the part of its body that arrived."""
+    connection_lost = client.ClientConnection.connection_lost
 
     def lost(self: Any, error: Any) -> None:
         visit = self._reading
         if visit is not None and isinstance(visit.way, client.Guarded):
-            body = b"".join(visit.chunks)
-            self.server.gate.begin(self.server.door.ask(visit.head, body, self._peer, visit.way), visit)
-        eof(self, error)
+            self._body_complete(visit)
+        connection_lost(self, error)
 
     client.ClientConnection.connection_lost = lost  # type: ignore[method-assign]
-
-
-@express_defect
-def express_answers_first() -> None:
-    """On the express way the client is told first, and the record is written a moment later."""
-    kept = redis_store.RedisStore.ask_keep
-    later: set[asyncio.TimerHandle] = set()
-
-    def at_leisure(self: Any, name: bytes, holder: bytes, value: bytes, life: int, told: Any) -> bool:
-        class Nobody:
-            def done(self) -> bool:
-                return True
-
-        loop = asyncio.get_running_loop()
-        later.add(loop.call_later(0.02, kept, self, name, holder, value, life, Nobody()))
-        loop.call_soon(told.set_result, 1)
-        return True
-
-    redis_store.RedisStore.ask_keep = at_leisure  # type: ignore[method-assign]
-
-
-@express_defect
-def express_replays_anything() -> None:
-    """On the express way the key alone says what the request is."""
-    stored = redis_store.stored
-    redis_store.stored = lambda value, mark: stored(value, value[17:53])
-
-
-@express_defect
-def express_tries_again() -> None:
-    """On the express way a request whose connection broke is sent once more."""
-    keep = express.Express._keep
-
-    def again(self: Any, outcome: Any) -> None:
-        if getattr(outcome, "reason", None) is LostReason.CLOSED and not hasattr(self, "tried"):
-            self.tried = True
-            self._forward(self._sent_at, self.started + 1)
-        else:
-            keep(self, outcome)
-
-    express.Express._keep = again  # type: ignore[method-assign]
-
-
-@express_defect
-def express_not_mustered() -> None:
-    """A stop waits for tasks alone, and ends what goes the express way."""
-    exchange.Gate.muster = lambda self: None  # type: ignore[method-assign]
 
 
 def main() -> None:

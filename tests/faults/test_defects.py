@@ -27,7 +27,7 @@ CAUGHT: dict[str, scenes.Scene] = {
     "release-on-loss": partial(scenes.upstream_fails, origin="cut"),
     "bare-503-released": partial(scenes.upstream_fails, origin="status=503"),
     "lease-by-the-local-clock": scenes.skewed,
-    "answer-before-store": partial(scenes.killed, store="redis", point=Point.HALF_REPLIED),
+    "answer-before-store": partial(scenes.killed, store="redis", point=Point.HALF_REPLIED, copies=1),
     "holder-id-reused": scenes.late_release,
     "claim-lives-for-the-window": scenes.short_window,
     "lapse-frees-the-key": partial(scenes.killed, store="redis", point=Point.SENT),
@@ -40,14 +40,12 @@ CAUGHT: dict[str, scenes.Scene] = {
     "reset-by-its-reader": scenes.readers_leave,
     "done-at-its-head": scenes.readers_leave,
     "fingerprint-ignored": scenes.another_body,
+    "replays-anything": partial(scenes.another_body, store="redis"),
     "stopped-at-once": scenes.drained,
     "guests-cut-off": rolling,
     "drained-without-settling": rolling,
+    "runs-not-awaited": rolling,
     "body-not-awaited": scenes.cut_clients,
-    "express-answers-first": partial(scenes.killed, store="redis", point=Point.HALF_REPLIED, copies=1),
-    "express-replays-anything": partial(scenes.another_body, store="redis"),
-    "express-tries-again": partial(scenes.upstream_fails, origin="cut", store="redis", copies=1),
-    "express-not-mustered": rolling,
 }
 #: Cheap ones, one of each kind: the claim, the settlement, the lease, the wire.
 SHORT = ("check-then-set", "bare-503-released", "lapse-frees-the-key", "sent-again-when-lost")

@@ -1,10 +1,12 @@
-"""Plain records as bytes, and what is sent of them: the same as by way of a Record, to the byte."""
+"""NewClaim and NewKeep as bytes, and the commands that are sent of them: those of the Record, to the byte."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +18,11 @@ from gateway.core.fields import fields_of
 from gateway.core.fingerprint import Recipe, fingerprint, of_plain, plainly, to_plain
 from gateway.core.key import Key, record_name, sent_name
 from gateway.core.message import Answer, Request
-from gateway.core.record import ClaimTerms, Doubt, Found, NewClaim, NewKeep, State
-from gateway.ports import Nobody, StoreAway, Told
-from gateway.stores.codec import PlainForm, decode, encode, stored
-from gateway.stores.redis.pipeline import Pipeline, pack
+from gateway.core.record import ClaimTerms, Done, Doubt, Found, NewClaim, NewKeep, State
+from gateway.ports import Nobody, StoreAway
+from gateway.stores.codec import decode, encode, stored
+from gateway.stores.redis import store as store_module
+from gateway.stores.redis.pipeline import Pipeline, RedisError, pack
 from gateway.stores.redis.servers import Address, Servers
 from gateway.stores.redis.store import RedisStore
 from tests.stores.worlds import FINGERPRINT, a_claim, a_new_claim
@@ -36,14 +39,12 @@ holders = st.binary(min_size=12, max_size=12)
 
 
 @given(prints, holders, st.text(max_size=300), st.integers(0, 2**46), durations, durations, durations, st.data())
-def test_a_form_writes_what_the_codec_does(
+def test_a_new_claim_and_its_keep_are_encoded_as_their_records(
     printed: Any, holder: bytes, route: str, wall: int, lease: int, life: int, window: int, data: st.DataObject
 ) -> None:
     """A claim and its answer, for any route, instants, durations and bytes."""
-    form = PlainForm(route=route, lease=lease, life=life, window=window)
     claim = records.claim(printed, holder=holder, route=route, lease=lease, life=life, window=window, wall=wall)
     mark, tags = printed.recipe + printed.request + printed.credentials, printed.tags
-    assert form.claim(mark, tags, holder=holder, wall=wall) == encode(claim)
     later = data.draw(st.integers(wall, wall + 10**9))
     answer = Answer(
         data.draw(st.integers(200, 599)), data.draw(st.binary(max_size=60)), data.draw(st.binary(max_size=60))
@@ -51,14 +52,11 @@ def test_a_form_writes_what_the_codec_does(
     kept = records.keep(claim, answer, wall=later).record
     assert kept is not None
     assert answer.body is not None
-    value = form.kept(
-        mark, tags, holder=holder, first_seen=wall, wall=later, status=answer.status, head=answer.head, body=answer.body
-    )
-    assert value == encode(kept)
+    value = encode(kept)
     terms = ClaimTerms(route=route, lease=lease, life=life, window=window)
     new = NewClaim.of(terms, printed, holder, wall)
     keep = NewKeep(new, answer.status, answer.head, answer.body, later)
-    for _ in range(2):  # the form is made, and then found
+    for _ in range(2):  # the encoder of the terms is made, and then found
         assert encode(new) == encode(claim)
         assert encode(keep) == value
     assert (new.mark, new.tags) == (mark, tags)
@@ -170,17 +168,17 @@ def test_a_sent_keys_name_is_its_records(text: bytes, secret: bytes) -> None:
 
 
 class Pipe:
-    """Takes down what is sent."""
+    """Records the commands that are sent."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, int]] = []
 
-    def tell(self, packed: bytes, replies: int, told: Told) -> None:
+    def tell(self, packed: bytes, replies: int, told: object) -> None:
         self.sent.append((packed, replies))
 
 
-async def test_what_is_sent_is_what_the_store_sends() -> None:
-    """A claim and a Keep, word for word, as records, as values and by way of `ports.Prompt`."""
+async def test_the_commands_of_new_records_are_those_of_their_records() -> None:
+    """The commands of a claim and of a Keep, word for word: a NewClaim and a NewKeep send those of their records."""
     store = RedisStore(Servers((Address("127.0.0.1", 1),)), Nobody(), prefix="some:")
     (primary,) = store._fleet.primaries
     pipe = Pipe()
@@ -192,15 +190,14 @@ async def test_what_is_sent_is_what_the_store_sends() -> None:
     value = encode(keep.record)
     for each in (claim, new):
         store.claim(b"name", each, print)
-    assert store.ask_claim(b"name", encode(claim), claim.life, None)  # type: ignore[arg-type]
     for settlement in (records.keep(claim, Answer(200, b"A: b\r\n", b"body"), wall=5), keep):
         store.settle(b"name", settlement, print)
-    assert store.ask_keep(b"name", claim.holder, value, keep.record.life, None)  # type: ignore[arg-type]
-    claims, keeps = pipe.sent[:3], pipe.sent[3:]
-    assert len(claims) == len(keeps) == 3
+    claims, keeps = pipe.sent[:2], pipe.sent[2:]
+    assert len(claims) == len(keeps) == 2
     assert len(set(claims)) == len(set(keeps)) == 1
     assert claims[0][0].startswith(pack(b"SET", b"some:name", encode(claim), b"NX", b"GET", b"PX", b"%d" % claim.life))
     assert value in keeps[0][0]
+    assert (claims[0][1], keeps[0][1]) == (2, 1)
 
 
 async def test_whoever_fails_when_told_costs_nobody_else_the_news() -> None:
@@ -242,19 +239,29 @@ async def test_whoever_fails_when_told_costs_nobody_else_the_news() -> None:
     loop.set_exception_handler(None)
 
 
-def test_only_a_done_keep_is_kept() -> None:
-    """Written anew, gone, an error or another's record: an exchange says what that means."""
-    store = RedisStore.kept
-    assert store(None, 1)  # type: ignore[arg-type]
-    for reply in (0, 2, True, b"1", [b"x", 5], RuntimeError()):
-        assert not store(None, reply)  # type: ignore[arg-type]
+def call_of(make: Callable[..., Any], *arguments: Any) -> Any:
+    """A call of the port at a primary that does not wait for replicas."""
+    call = make(SimpleNamespace(observer=Nobody()), b"name", *arguments, print)
+    call.primary = SimpleNamespace(waited=None)
+    return call
+
+
+def test_the_reply_to_a_keep_is_read_as_what_came_of_it() -> None:
+    """Made, written again, or gone. An error is not final: the script is sent again."""
+    keep = call_of(store_module._Settle, NewKeep(a_new_claim(), 200, b"", b"", 5))
+    assert [keep.read(reply) for reply in (1, 2, 0)] == [Done.DONE, Done.FORGOT, Done.GONE]
+    assert keep.read(RedisError("NOSCRIPT")) is store_module._MORE
 
 
 def test_a_record_without_an_expiry_is_not_replayed() -> None:
-    """Nor one whose time to live is an error, or that ended between the two commands."""
-    value = encode(records.keep(a_claim(), Answer(200, b"", b""), wall=5).record or a_claim())
-    mark = value[17:53]
-    assert RedisStore.stored(None, [value, 5], mark) is not None  # type: ignore[arg-type]
-    for left in (-1, -2, RuntimeError(), None):
-        assert RedisStore.stored(None, [value, left], mark) is None  # type: ignore[arg-type]
-    assert Found(decode(value), 0).record.answer is not None
+    """Nor one whose time to live is an error, or that ended between the two commands: it is read again."""
+    new = a_new_claim()
+    value = encode(NewKeep(new, 200, b"", b"body", 5))
+    claim = call_of(store_module._Claim, a_new_claim())
+    assert claim.read([value, 5])[:3] == (200, b"", b"body")
+    assert claim.read([None, -2]) is Done.WON
+    for left in (-1, -2, RedisError("ERR"), None):
+        assert claim.read([value, left]) is store_module._MORE
+    found = call_of(store_module._Claim, a_claim()).read([value, 5])
+    assert isinstance(found, Found)
+    assert found.record == decode(value)

@@ -286,7 +286,7 @@ async def test_replies_come_when_the_store_is_back_or_the_time_is_over(server: R
         await eventually(lambda: received, "the time is over", SOON)
         ((name, up, after),) = received
         assert (name, up) == ("short", False)
-        assert 0.1 <= after < 5
+        assert 0.09 <= after < 5  # timers of uvloop have whole milliseconds
         assert isinstance(await replied(port.claim, NAME, a_new_claim()), StoreAway)
         server.start()
         await eventually(lambda: len(received) == 2, "it is back", SOON)

@@ -20,10 +20,10 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from ...ports import Observer, Subscription, Told
+from ...ports import Observer, Subscription
 from ...tasks import Tasks
 from .link import Link
-from .pipeline import Pipeline, RedisError, Reply, pack
+from .pipeline import Pipeline, RedisError, Reply, ReplyReceiver, pack
 from .servers import Finder, Servers
 
 #: Seconds between two PINGs. One that is not answered within the Link's time ends the connection.
@@ -84,7 +84,7 @@ class Ear:
         self._tasks = Tasks(lambda error: observer.alarm("listening to Redis failed", error=repr(error)))
         self._begun = False
         #: What was asked to tell no more, by the reply that is to come: one that comes out of turn was not asked for.
-        self._leaving: dict[Told, bytes] = {}
+        self._leaving: dict[ReplyReceiver, bytes] = {}
 
     async def close(self) -> None:
         self._begun = True  # nobody opens it any more
@@ -120,7 +120,7 @@ class Ear:
         if self.link.pipeline is not None:
             self._bells.connected(self)
 
-    def _heard(self, reply: Reply, turn: Told | None) -> bool:
+    def _heard(self, reply: Reply, turn: ReplyReceiver | None) -> bool:
         match reply:
             case [b"smessage", name, _]:
                 self._bells.told(name)

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import TypeVar
 
-from ...ports import Observer, StoreAway, StoreUnusable, Told
+from ...ports import Observer, StoreAway, StoreUnusable
 from ...tasks import Tasks
 from .findings import Info, read_info
 from .permissions import line
-from .pipeline import Pipeline, RedisError, Reply, Unasked, pack
+from .pipeline import Pipeline, RedisError, Reply, ReplyReceiver, Unasked, pack
 from .reasons import READ_ONLY, UNREACHABLE, Unreached, hung_up, refused, unreached
 from .servers import Address, Finder, Servers
 
@@ -92,7 +92,7 @@ class Link:
             raise StoreAway(self.trouble, ambiguous=False)
         return pipeline.call(packed, replies)
 
-    def tell(self, packed: bytes, replies: int, told: Told) -> None:
+    def tell(self, packed: bytes, replies: int, told: ReplyReceiver) -> None:
         """As `Pipeline.tell`. Raises StoreAway if there is no connection."""
         pipeline = self.pipeline
         if pipeline is None:

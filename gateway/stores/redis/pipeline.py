@@ -10,14 +10,30 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 
-from ...ports import StoreAway, Told
+from ...ports import StoreAway
 
 Reply = Any
-Unasked = Callable[[Reply, Told | None], bool]
+
+
+class ReplyReceiver(Protocol):
+    """The receiver of the reply to a command: a future, or an object in its place. Exactly one of the two setters is
+    called, unless it is done."""
+
+    def done(self) -> bool:
+        """Whether it no longer wants a reply."""
+
+    def set_result(self, reply: Any, /) -> None:
+        """Take the reply as it came."""
+
+    def set_exception(self, away: StoreAway, /) -> None:
+        """Take the reason why there is none."""
+
+
+Unasked = Callable[[Reply, ReplyReceiver | None], bool]
 
 
 class RedisError(Exception):
@@ -49,7 +65,7 @@ class Pipeline(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
         self._unsent: list[bytes] = []
-        self._pending: deque[tuple[Told, int, float]] = deque()
+        self._pending: deque[tuple[ReplyReceiver, int, float]] = deque()
         self._replies: list[Reply] = []
         self._written = 0
         self._asked = 0
@@ -75,7 +91,7 @@ class Pipeline(asyncio.Protocol):
         self.tell(packed, replies, future)
         return future
 
-    def tell(self, packed: bytes, replies: int, told: Told) -> None:
+    def tell(self, packed: bytes, replies: int, told: ReplyReceiver) -> None:
         """As `call`, for somebody who is told at once, while the replies are read."""
         loop, unsent = self._loop, self._unsent
         if not unsent:  # what was usable at the first call of a tick is looked at again when all are written

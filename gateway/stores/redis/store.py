@@ -35,14 +35,12 @@ from ...ports import (
     RecordTooLarge,
     RecordUnreadable,
     StoreAway,
-    Stored,
     StoreFull,
     Subscription,
-    Told,
     WriteReply,
 )
 from ...tasks import Tasks
-from ..codec import VERSION, PlainForm, Unreadable, decode, encode, stored
+from ..codec import VERSION, Unreadable, decode, encode, stored
 from ..findings import Finding, unheard
 from ..replies import deliver
 from .fleet import REDIRECTS, Fleet, One, sent_on
@@ -203,64 +201,6 @@ class RedisStore:
             call.end(away)
         else:
             call.go_on(None)
-
-    # ── ports.Prompt ──────────────────────────────────────────────────────────────────────────────
-
-    def form(self, *, route: str, lease: int, life: int, window: int) -> PlainForm:
-        return PlainForm(route=route, lease=lease, life=life, window=window)
-
-    def ask_claim(self, name: bytes, value: bytes, life: int, told: Told) -> bool:
-        key = self._prefix + name
-        primary = self._at_once(key)
-        if primary is None or primary.refuses:
-            return False
-        pipeline = primary.main.pipeline
-        assert pipeline is not None
-        pipeline.tell(_taken(key, value, b"%d" % life), 2, told)
-        return True
-
-    def ask_keep(self, name: bytes, holder: bytes, value: bytes, life: int, told: Told) -> bool:
-        key = self._prefix + name
-        primary = self._at_once(key)
-        if primary is None:
-            return False
-        pipeline = primary.main.pipeline
-        assert pipeline is not None
-        if len(value) >= LARGE:
-            return False  # it has a connection of its own
-        lasts = b"%d" % life
-        pipeline.tell(self.keep_command % (len(key), key, holder, len(value), value, len(lasts), lasts), 1, told)
-        return True
-
-    def _at_once(self, key: bytes) -> Primary | None:
-        """The primary of a key, where a write to it takes one trip; None where there is none, too."""
-        try:
-            primary = self._fleet.of(key)
-        except StoreAway:  # nobody has its slot
-            return None
-        return None if primary.waited is not None or primary.main.pipeline is None else primary
-
-    def won(self, reply: Reply) -> bool:
-        return reply[0] is None
-
-    def stored(self, reply: Reply, mark: bytes) -> Stored | None:
-        value, left = reply
-        return stored(value, mark) if type(value) is bytes and type(left) is int and left >= 0 else None
-
-    def kept(self, reply: Reply) -> bool:
-        return type(reply) is int and reply == 1
-
-    async def claim_on(self, name: bytes, claim: Record, reply: Reply) -> Done | Found:
-        if reply[0] is None:
-            return Done.WON  # it was asked where one trip is all, whatever that server has become since
-        try:
-            primary = self._fleet.of(self._prefix + name)
-        except StoreAway as away:
-            raise StoreAway(away.why, ambiguous=True) from away
-        return await self.claim_at(primary, name, claim, reply)
-
-    async def settle_on(self, name: bytes, settlement: Settlement, reply: Reply) -> Done | Found:
-        return await self.settle_at(name, settlement, (self._fleet.of(self._prefix + name), reply))
 
     # ── Commands ──────────────────────────────────────────────────────────────────────────────────
 
@@ -470,8 +410,8 @@ _MORE = object()
 
 
 class _Call:
-    """A call of the port. As `ports.Told` it receives the reply to its first trip, and ends with that or goes on in a
-    task. `claims`: a claim must be permitted at its primary; `waits`: the write must be with the replicas."""
+    """A call of the port. It is the `pipeline.ReplyReceiver` of its first trip, and ends with that reply or goes on in
+    a task. `claims`: a claim must be permitted at its primary; `waits`: the write must be with the replicas."""
 
     __slots__ = ("claims", "name", "primary", "reply", "store", "waits")
     replies = 1

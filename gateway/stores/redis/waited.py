@@ -12,9 +12,9 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from ...ports import Observer, StoreAway, Told
+from ...ports import Observer, StoreAway
 from .link import Link
-from .pipeline import RedisError, Reply, pack
+from .pipeline import RedisError, Reply, ReplyReceiver, pack
 from .servers import Finder, Servers
 
 #: How many batches may wait for their replicas at once.
@@ -22,7 +22,7 @@ LANES = 4
 
 
 class _Batch:
-    """The writes that one WAIT covers. As `ports.Told` it receives the reply to that WAIT."""
+    """The writes that one WAIT covers. As `pipeline.ReplyReceiver` it receives the reply to that WAIT."""
 
     __slots__ = ("freed", "replicas", "written")
 
@@ -30,7 +30,7 @@ class _Batch:
         self.replicas = replicas
         self.freed = freed
         #: Callers whose command wrote something, with its reply.
-        self.written: list[tuple[Told, Reply]] = []
+        self.written: list[tuple[ReplyReceiver, Reply]] = []
 
     def done(self) -> bool:
         return False
@@ -54,12 +54,12 @@ class _Batch:
 
 
 class _Job:
-    """One command. As `ports.Told` it receives its reply, which a write hands to its batch."""
+    """One command. As `pipeline.ReplyReceiver` it receives its reply, which a write hands to its batch."""
 
     __slots__ = ("batch", "packed", "replies", "told", "wrote")
     batch: _Batch
 
-    def __init__(self, packed: bytes, replies: int, told: Told, wrote: Callable[[Reply], bool]) -> None:
+    def __init__(self, packed: bytes, replies: int, told: ReplyReceiver, wrote: Callable[[Reply], bool]) -> None:
         self.packed = packed
         self.replies = replies
         self.told = told
@@ -122,7 +122,7 @@ class Waited:
         self.tell(packed, future, wrote=wrote, replies=replies)
         return await future
 
-    def tell(self, packed: bytes, told: Told, *, wrote: Callable[[Reply], bool], replies: int = 1) -> None:
+    def tell(self, packed: bytes, told: ReplyReceiver, *, wrote: Callable[[Reply], bool], replies: int = 1) -> None:
         """Send a command; `told` receives its reply (the last of `replies`), and if `wrote` says that it wrote, only
         once the replicas have it. It receives StoreAway instead if too few have it (then it was written all the
         same), or if the connection was lost."""
