@@ -266,7 +266,7 @@ class App:
             in_all=limits.waiters,
             trace=self._traces.begin,
         )
-        shadows = Shadows(self.store, self.clock, self.observer, self._mint.holder, self.tasks.failed)
+        shadows = Shadows(self.store.port, self.clock, self.observer, self._mint.holder, self.tasks.failed)
         expect(self.tally, settings)
         self.tally.in_flight = driver.in_flight
         self.tally.waiters = driver.waiters
