@@ -12,7 +12,6 @@ class Tasks:
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
         self._running: set[asyncio.Task[Any]] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self.failed = failed
 
     def __len__(self) -> int:
@@ -23,21 +22,6 @@ class Tasks:
         self._running.add(task)
         task.add_done_callback(self._done)
         return task
-
-    def adopt(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """As `start`, for work that hands what it raises to `failed` by itself, and calls `leave` when it ends: a
-        callback of each request's task costs two microseconds."""
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        task = loop.create_task(work)
-        self._running.add(task)
-        return task
-
-    def leave(self, task: asyncio.Task[Any] | None) -> None:
-        """A task that was adopted ends."""
-        if task is not None:
-            self._running.discard(task)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
@@ -57,4 +41,3 @@ class Tasks:
             task.cancel()
         if running:
             await asyncio.wait(running)
-            self._running -= running  # one that was cancelled before it began has not left by itself
