@@ -125,8 +125,8 @@ class Driver:
         """Count the waiting duplicates by route."""
         waiting: Counter[str] = Counter()
         for machine in self._table.values():
-            if machine.waiters and machine.route:
-                waiting[machine.route] += len(machine.waiters)
+            if machine.waiting and machine.route:
+                waiting[machine.route] += machine.waiting
         return waiting
 
     async def drain(self, seconds: float) -> int:

@@ -137,6 +137,7 @@ async def test_the_first_request_of_a_watched_key_counts_for_no_cap() -> None:
     reply(Found(another(record_of(claim)), 5))
     driver.begin(second := ask())
     assert (first.client.replies, second.client.replies) == ([], [])
+    assert (driver.in_flight(), driver.waiters()) == ({"pay": 1}, {"pay": 1}), "the second alone is a waiting duplicate"
 
 
 async def test_the_502_of_a_stream_that_was_cut_off_leaves_the_connection_usable() -> None:
