@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 from .core.record import Done, Found, NewClaim, NewKeep, Record, Settlement, Stamp
-from .ports import Store, Subscription
+from .ports import Store
 
 
 async def result_of(call: Callable[..., None], *arguments: Any) -> Any:
@@ -31,43 +31,6 @@ def resolve(future: asyncio.Future[Any], result: Any) -> None:
         future.set_exception(result)
     else:
         future.set_result(result)
-
-
-class Bell:
-    """A subscription that one waiter awaits."""
-
-    def __init__(self) -> None:
-        self._rang = asyncio.Event()
-        self.subscription = Subscription()
-
-    @property
-    def hears(self) -> bool:
-        """Whether a settlement made now would ring."""
-        return self.subscription.active
-
-    def ring(self) -> None:
-        """Wake the waiter, or the next call of `rung`."""
-        self._rang.set()
-
-    async def rung(self, seconds: float) -> bool:
-        """Wait for a ring, at most so long; return whether there was one. A ring that came before counts once."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._rang.wait()
-        except TimeoutError:
-            return False
-        self._rang.clear()
-        return True
-
-    def close(self) -> None:
-        """End the subscription."""
-        self.subscription.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class AwaitableStore:
@@ -121,12 +84,6 @@ class AwaitableStore:
         """As `Store.get`. Raises StoreAway."""
         found: Found | None = await result_of(self.port.get, name)
         return found
-
-    def listen(self, name: bytes) -> Bell:
-        """Return a bell that rings when `Store.subscribe` would notify. The caller closes it."""
-        bell = Bell()
-        bell.subscription = self.port.subscribe(name, bell.ring)
-        return bell
 
     async def wait_available(self, seconds: float) -> bool:
         """Wait until the store is available, at most so long; return whether it is."""

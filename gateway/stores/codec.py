@@ -164,7 +164,7 @@ _ANSWER = (1, State.COMPLETED.value, 1)
 
 
 class PlainForm:
-    """As `ports.Form`. The bytes are those of `encode`, without a Record made for them."""
+    """The plain records of one route: the bytes of `encode`, without a Record made for them."""
 
     __slots__ = ("_claim_lives", "_durations_claimed", "_durations_kept", "_label", "_window")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 import redis
 
-from gateway.awaitable import AwaitableStore, Bell
+from gateway.awaitable import AwaitableStore
 from gateway.core import record as records
 from gateway.core.record import Done, Doubt, Found, Record, Stamp, State
 from gateway.ports import Nobody, StoreAway
@@ -19,6 +19,7 @@ from gateway.stores.redis import Address, RedisStore, Servers, fleet
 from tests.edge.stand import eventually
 from tests.fleet import Fleet
 from tests.servers import RedisServer, binaries, preferred
+from tests.stores.listening import Bell, listen
 from tests.stores.worlds import LEASE, WINDOW, World, a_claim, a_holder, an_answer, redis_store
 
 NAME = b"n" * 43
@@ -84,7 +85,7 @@ async def test_a_store_that_tells_nobody_says_so(world: World) -> None:
     """Its bells hear nothing, not even what this process settles: whoever waits has to look."""
     claim = a_claim()
     await world.store.claim(NAME, claim)
-    with world.store.listen(NAME) as bell:
+    with listen(world.store, NAME) as bell:
         await world.store.settle(NAME, keep(claim))
         assert not await bell.rung(0.02)
         assert not bell.hears
@@ -96,7 +97,7 @@ async def test_a_settlement_rings(world: World, settle: Callable[[Record], recor
     """A Keep, a Hold and a Release each wake whoever listens to that name."""
     claim = a_claim()
     await world.store.claim(NAME, claim)
-    with world.store.listen(NAME) as bell:
+    with listen(world.store, NAME) as bell:
         await hearing(bell)
         assert await world.store.settle(NAME, settle(claim)) is Done.DONE
         assert await bell.rung(SOON)
@@ -107,7 +108,7 @@ async def test_a_settlement_rings(world: World, settle: Callable[[Record], recor
 @tells
 async def test_what_was_forgotten_rings_as_it_is_told_again(world: World) -> None:
     """FLUSHALL does not ring; the Keep that finds nothing and is written all the same does."""
-    with world.store.listen(NAME) as bell:
+    with listen(world.store, NAME) as bell:
         await hearing(bell)
         assert await world.store.settle(NAME, keep(a_claim())) is Done.FORGOT
         assert await bell.rung(SOON)
@@ -118,7 +119,7 @@ async def test_an_operator_rings(world: World) -> None:
     """A key that is forgotten by hand while somebody waits for it is free: they are woken."""
     claim = a_claim()
     await world.store.claim(NAME, claim)
-    with world.store.listen(NAME) as bell:
+    with listen(world.store, NAME) as bell:
         await hearing(bell)
         assert await world.store.compare_and_swap(NAME, Stamp(State.IN_FLIGHT, claim.holder), None) is Done.WON
         assert await bell.rung(SOON)
@@ -170,7 +171,7 @@ async def test_what_is_settled_before_it_hears_is_seen_by_the_look_behind_its_ri
     claim = a_claim()
     await store.claim(NAME, claim)
     async with another(server.url) as other:
-        bell = store.listen(NAME)
+        bell = listen(store, NAME)
         # Settled over a connection that is there, while the one that tells is being made.
         assert await other.settle(NAME, keep(claim)) is Done.DONE
         assert not bell.hears, "that was not the moment"
@@ -191,7 +192,7 @@ async def test_at_whatever_moment_it_is_settled_it_is_seen(server: RedisServer, 
     async def waits(name: bytes, turns: int) -> None:
         for _ in range(turns):
             await asyncio.sleep(0)
-        with store.listen(name) as bell:
+        with listen(store, name) as bell:
             while True:
                 assert await bell.rung(SOON), "nobody rang"
                 found = await store.get(name)
@@ -207,7 +208,7 @@ async def test_at_whatever_moment_it_is_settled_it_is_seen(server: RedisServer, 
     async with another(server.url) as other:
         for name, claim in zip(names, claims, strict=True):
             await store.claim(name, claim)
-        with store.listen(b"warm" * 10) as bell:
+        with listen(store, b"warm" * 10) as bell:
             await hearing(bell)
             await asyncio.gather(
                 *(waits(name, number % 7) for number, name in enumerate(names)),
@@ -220,7 +221,7 @@ async def test_a_connection_that_was_killed_is_made_again(server: RedisServer, s
     it is deaf, rings when it hears again, and hears what comes after."""
     claim, later = a_claim(), a_claim()
     await store.claim(NAME, claim)
-    with store.listen(NAME) as bell, store.listen(b"l" * 43) as other, server.client() as client:
+    with listen(store, NAME) as bell, listen(store, b"l" * 43) as other, server.client() as client:
         await hearing(bell)
         await hearing(other)
         await other.rung(0.01)
@@ -281,7 +282,7 @@ async def test_a_connection_that_hangs_is_found_out() -> None:
         async with another(f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0") as store:
             claim = a_claim()
             await store.claim(NAME, claim)
-            with store.listen(NAME) as bell:
+            with listen(store, NAME) as bell:
                 await hearing(bell)
                 tap.freeze()
                 await store.settle(NAME, keep(claim))
@@ -317,7 +318,7 @@ async def test_bells_hear_the_next_primary(watched: Fleet) -> None:
     async with another(watched.url("durability=single")) as store:
         claim = a_claim()
         await store.claim(NAME, claim)
-        with store.listen(NAME) as bell:
+        with listen(store, NAME) as bell:
             await hearing(bell)
             old = watched.nodes[0]
             await asyncio.to_thread(watched.until, lambda: watched.in_step(old) == 1, "in step")
@@ -358,7 +359,7 @@ async def test_bells_leave_a_primary_that_another_has_replaced(cut: bool, monkey
     store = AwaitableStore(RedisStore(Servers(tuple(order)), Nobody()))
     await store.open()
     try:
-        with store.listen(NAME) as bell, servers[0].client() as old, servers[1].client() as new:
+        with listen(store, NAME) as bell, servers[0].client() as old, servers[1].client() as new:
             await hearing(bell)
             order.reverse()
             if cut:
@@ -393,7 +394,7 @@ async def test_a_thousand_wait_over_one_connection(server: RedisServer, store: A
     names = [b"%043d" % number for number in range(1000)]
     with server.client() as client:
         assert connections(client) == 1
-        bells = [store.listen(name) for name in names]
+        bells = [listen(store, name) for name in names]
         for bell in bells:
             await hearing(bell)
         assert connections(client) == 2
@@ -413,9 +414,9 @@ async def test_those_who_listen_to_one_name_are_counted(server: RedisServer, sto
     comes to a name that is heard already is rung at once. A name that is left and taken up again is heard."""
     claim = a_claim()
     with server.client() as client:
-        one = store.listen(NAME)
+        one = listen(store, NAME)
         await hearing(one)
-        other = store.listen(NAME)
+        other = listen(store, NAME)
         assert other.hears
         assert await other.rung(0)
         assert client.pubsub_shardnumsub(CHANNEL) == [(CHANNEL, 1)]
@@ -424,7 +425,7 @@ async def test_those_who_listen_to_one_name_are_counted(server: RedisServer, sto
         await store.settle(NAME, hold(claim))
         assert await other.rung(SOON)
         other.close()
-        with store.listen(NAME) as again:
+        with listen(store, NAME) as again:
             await hearing(again)
             await store.settle(NAME, keep(claim))
             assert await again.rung(SOON)
@@ -450,7 +451,7 @@ async def test_a_user_without_channels_settles_and_waits_all_the_same(server: Re
     try:
         claim = a_claim()
         assert await store.claim(NAME, claim) is Done.WON
-        with store.listen(NAME) as bell, store.listen(b"o" * 43):
+        with listen(store, NAME) as bell, listen(store, b"o" * 43):
             await eventually(lambda: bool(alarms.raised), "it is refused", SOON)
             assert await store.settle(NAME, keep(claim)) is Done.DONE
             found = await store.get(NAME)

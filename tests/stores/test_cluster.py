@@ -25,6 +25,7 @@ from gateway.stores.redis.cluster import TAGS, Range, View, elect, numbered, rea
 from tests.cluster import SLOTS, Node, RedisCluster
 from tests.edge.stand import eventually
 from tests.servers import RedisServer, preferred
+from tests.stores.listening import listen
 from tests.stores.worlds import FakeClock, a_claim, an_answer
 
 #: Seconds for what comes at once, on a machine that may be busy.
@@ -313,7 +314,7 @@ async def test_a_primary_that_another_has_replaced_is_left() -> None:
             claim, mine = a_claim(), a_claim()
             assert await store.claim(another, claim) is Done.WON
             assert old.run("WAIT", 1, 1000) == 1
-            with store.listen(another) as bell:
+            with listen(store, another) as bell:
                 await eventually(lambda: bell.hears, "it hears", SOON)
                 old.signal(signal.SIGSTOP)
                 await asyncio.to_thread(cluster.until, lambda: new.leads, "the replica is promoted")
@@ -514,7 +515,7 @@ async def test_bells_follow_a_slot(cluster: RedisCluster, store: AwaitableStore)
     name, stays = names_of(cluster, source, 2)
     slot, claim = key_slot(key(name)), a_claim()
     await store.claim(name, claim)
-    with store.listen(name) as bell, store.listen(stays) as other:
+    with listen(store, name) as bell, listen(store, stays) as other:
         await eventually(lambda: bell.hears and other.hears, "both hear", SOON)
         assert await bell.rung(SOON)
         assert await other.rung(SOON)

@@ -25,6 +25,7 @@ from gateway.stores.redis.findings import Check
 from tests.cluster import RedisCluster
 from tests.edge.stand import eventually
 from tests.servers import RedisServer, binaries, preferred
+from tests.stores.listening import listen
 from tests.stores.test_bells import SOON, Alarms, hearing, hold, keep, release, takeover
 from tests.stores.worlds import FakeClock, a_claim, an_answer
 
@@ -63,7 +64,7 @@ async def every_verb(store: AwaitableStore, name: bytes = NAME) -> None:
     claim = a_claim()
     assert await store.claim(name, claim) is Done.WON
     assert await store.claim(name, claim) is Done.WON
-    with store.listen(name) as bell:
+    with listen(store, name) as bell:
         await hearing(bell)
         assert await store.settle(name, hold(claim)) is Done.DONE
         assert await bell.rung(SOON)
@@ -263,7 +264,7 @@ async def cannot_settle_after_a_restart(store: AwaitableStore, alarms: Alarms, s
 
 async def cannot_hear(store: AwaitableStore, alarms: Alarms, server: RedisServer) -> str:
     """Waiters look often instead, and an alarm says so."""
-    with store.listen(NAME) as bell:
+    with listen(store, NAME) as bell:
         await eventually(lambda: bool(alarms.raised), "it is refused", SOON)
         assert not bell.hears
     return alarms.raised[0]
@@ -281,7 +282,7 @@ async def nobody_is_told(store: AwaitableStore, alarms: Alarms, server: RedisSer
     """The write stands; who waits finds it by the slow look that stands behind every bell."""
     claim = a_claim()
     assert await store.claim(NAME, claim) is Done.WON
-    with store.listen(NAME) as bell:
+    with listen(store, NAME) as bell:
         await hearing(bell)
         while await bell.rung(0.05):
             pass

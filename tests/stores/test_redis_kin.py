@@ -20,6 +20,7 @@ from gateway.ports import StoreAway
 from gateway.settings import stores
 from tests.fleet import MASTER, SentinelServer
 from tests.servers import RedisServer, binaries, free_port, preferred
+from tests.stores.listening import listen
 from tests.stores.test_bells import SOON, another, hearing, keep
 from tests.stores.worlds import a_claim, an_answer
 from tests.tls import NAME as SERVER_NAME
@@ -45,7 +46,7 @@ async def whole(url: str) -> None:
         assert (first.trouble, second.trouble) == ("", "")
         claim = a_claim()
         assert await first.claim(NAME, claim) is Done.WON
-        with second.listen(NAME) as bell:
+        with listen(second, NAME) as bell:
             await hearing(bell)
             found = await second.claim(NAME, a_claim())
             assert isinstance(found, Found)
