@@ -179,7 +179,7 @@ async def test_replicas_are_waited_for_over_tls(secure: SecureServer, authority:
                 client.set("in-step", 1, px=1000)
                 if client.execute_command("WAIT", 1, 50) == 1:
                     break
-        await whole(secure.url(authority.ca, "durability=replicated", "replicas=1"))
+        await whole(secure.url(authority.ca, "durability=replicated", "replicas=1", "wait=2s"))
         with replica.client() as client:
             assert client.exists("og:" + NAME.decode())
     finally:
