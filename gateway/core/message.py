@@ -118,6 +118,8 @@ def listed(fields: Lines, name: bytes) -> list[bytes]:
 def preferred_wait(fields: Lines) -> int | None:
     """How long the client wants to wait at most, in milliseconds (`Prefer: wait=n`, RFC 7240 §4.3); None if it
     does not say, or not in whole seconds. The first one counts (§2)."""
+    if b"prefer" not in fields_of(fields).shape.at:
+        return None
     for member in listed(fields, b"prefer"):
         name, _, value = member.partition(b";")[0].partition(b"=")
         if name.strip() == b"wait":

@@ -20,13 +20,13 @@ from ..core import record as records
 from ..core.conclusion import record_of
 from ..core.decide import Forward, Refuse, Replay, Wait, resolve
 from ..core.message import Answer
-from ..core.policy import StoreDown
+from ..core.policy import Policy, StoreDown
 from ..core.problem import Label, Problem, Refusal
 from ..core.record import Done, Found, NewClaim, Record, Stamp
 from ..core.reply import Again, Reply
 from ..ports import IdentityChanged, RecordTooLarge, RecordUnreadable, StoreAway, Stored, StoreFull, StoreRefused
 from .io import Io
-from .machine import Machine, Phase, event
+from .machine import BACKING_OFF, CLAIMING, PAUSING, TAKING_OVER, WATCHING, Machine, event
 from .request import GuardedRequest
 
 #: Seconds between two reads of a watched record: the first pause, the longest, and the factor by which it grows.
@@ -54,14 +54,38 @@ TOO_LARGE = (
 )
 
 
+class Watch:
+    """What is known of a watched record, and when it is read again. Instants are the clock's, in seconds."""
+
+    __slots__ = ("judged", "next_lapse", "pause", "read_again", "reading", "slow_pause", "unread_until")
+
+    def __init__(self) -> None:
+        #: Whether a read is outstanding, and whether the record may have changed since it was sent.
+        self.reading = self.read_again = False
+        self.pause, self.slow_pause = FIRST_PAUSE, FIRST_SLOW_PAUSE
+        #: When the verdict on the record may change for some waiter although the record does not.
+        self.next_lapse = math.inf
+        #: When a store that keeps failing makes the waiters give up.
+        self.unread_until = math.inf
+        #: The policies, by identity, for which a verdict on the record is known.
+        self.judged: set[int] = set()
+
+    def next_read(self, now: float, *, notified: bool) -> float:
+        """Return when to read next. `notified`: the store notifies of settlements."""
+        if notified:
+            pause, self.slow_pause = self.slow_pause, min(self.slow_pause * PAUSE_GROWS, LONGEST_SLOW_PAUSE)
+        else:
+            pause, self.pause = self.pause, min(self.pause * PAUSE_GROWS, LONGEST_PAUSE)
+        return now + pause
+
+
 class Acquisition(Machine):
     """Acquires the key for one of its requests, or finds what answers them. It knows no upstream: `_won` says what
     happens with a key that was acquired."""
 
     __slots__ = (
-        "_called_at", "_error", "_found", "_judged", "_next_lapse", "_pause", "_precondition", "_read_again",
-        "_reading", "_slow_pause", "_subscribed", "_unread_until", "ambiguous", "claim", "owns", "patience_ends", "t0",
-        "unprotected",
+        "_called_at", "_error", "_found", "_precondition", "ambiguous", "claim", "owns", "patience_ends", "t0",
+        "unprotected", "watch",
     )  # fmt: skip
 
     def __init__(self, io: Io, request: GuardedRequest) -> None:
@@ -83,14 +107,8 @@ class Acquisition(Machine):
         self._error: StoreAway | None = None
         #: The record of another holder, as it was seen last.
         self._found: Record | None = None
-        self._subscribed = self._reading = self._read_again = False
-        self._pause = self._slow_pause = 0.0
-        #: When the verdict on the watched record may change for some waiter although the record does not.
-        self._next_lapse = math.inf
-        #: When a store that keeps failing makes the waiters give up.
-        self._unread_until = math.inf
-        #: The policies, by identity, for which a verdict on the watched record is known.
-        self._judged: set[int] = set()
+        #: Set while the machine is subscribed to the changes of the record: in WATCHING, and until a takeover.
+        self.watch: Watch | None = None
 
     @property
     def standing(self) -> Record | None:
@@ -98,25 +116,25 @@ class Acquisition(Machine):
 
     # ── Claiming and taking over ──────────────────────────────────────────────────────────────────
 
+    @event
     def begin(self) -> None:
         """Claim the key for the request that the machine was made for."""
-        assert self.claimant is not None
-        self._begin(self.claimant.started)
+        request = self.claimant
+        assert request is not None
+        self._claim(request, request.started)
 
-    @event
-    def _begin(self, t0: float) -> None:
-        self._claim(t0)
-
-    def _claim(self, t0: float) -> None:
-        """Claim the key. Without a claimant, the first waiter becomes it. Each claim has its own holder id, and its
-        repetitions keep it: the store answers them WON while that claim is in flight."""
-        request = self._ensure_claimant()
+    def _claim(self, request: GuardedRequest, t0: float) -> None:
+        """Claim the key. Each claim has its own holder id, and its repetitions keep it: the store answers them WON
+        while that claim is in flight."""
+        io = self.io
         self._found = None
-        self._command(NewClaim(request.terms, request.mark, request.tags, self.io.mint(), self.io.wall()), None, t0)
+        claim = NewClaim(request.terms, request.mark, request.tags, io.mint(), io.wall())
+        self._command(request.policy, claim, None, t0)
 
     def _take_over(self, seen: Found, now: float) -> None:
         """Take over a key in doubt for the claimant."""
-        terms, policy, record = self._ensure_claimant().terms, self._ensure_claimant().policy, seen.record
+        request, record = self._ensure_claimant(), seen.record
+        terms = request.terms
         claim = records.takeover(
             record,
             holder=self.io.mint(),
@@ -126,16 +144,16 @@ class Acquisition(Machine):
             window=terms.window,
             wall=self.io.wall(),
         )
-        self._command(claim, Stamp(record.state, record.holder, policy.margin), now)
+        self._command(request.policy, claim, Stamp(record.state, record.holder, request.policy.margin), now)
 
     def _ensure_claimant(self) -> GuardedRequest:
+        """Return the claimant. Without one, the first waiter becomes it."""
         if self.claimant is None:
             self.claimant = next(iter(self.waiters))
             self._detach(self.claimant)
         return self.claimant
 
-    def _command(self, claim: NewClaim | Record, precondition: Stamp | None, t0: float) -> None:
-        policy = self._ensure_claimant().policy
+    def _command(self, policy: Policy, claim: NewClaim | Record, precondition: Stamp | None, t0: float) -> None:
         self.claim, self._precondition = claim, precondition
         self.t0 = self._called_at = t0
         self.ambiguous = False
@@ -147,22 +165,22 @@ class Acquisition(Machine):
         the claim may date from the first time."""
         assert self.claim is not None
         if self._precondition is None:
-            self.phase = Phase.CLAIMING
+            self.phase = CLAIMING
             self.io.claim(self, self.claim)
         else:
             assert isinstance(self.claim, Record)
-            self.phase = Phase.TAKING_OVER
+            self.phase = TAKING_OVER
             self.io.compare_and_swap(self, self._precondition, self.claim)
 
     @event
     def store_replied(self, result: Any) -> None:
         """The outstanding call of the store has ended: with its result, or with the exception that says why not."""
         phase = self.phase
-        if phase is Phase.CLAIMING:
+        if phase is CLAIMING:
             self._claim_replied("claim", result)
-        elif phase is Phase.TAKING_OVER:
+        elif phase is TAKING_OVER:
             self._claim_replied("takeover", result)
-        elif phase is Phase.WATCHING:
+        elif phase is WATCHING:
             self._read_replied(result)
         else:
             self._settle_replied(result)
@@ -182,14 +200,14 @@ class Acquisition(Machine):
             self._judge(result, now)
         elif result is Done.GONE:
             self._abandon_if_ambiguous()
-            self._claim(now)
+            self._claim(self._ensure_claimant(), now)
         elif isinstance(result, StoreAway):
             self.ambiguous = self.ambiguous or result.ambiguous
             self._error = result
             if isinstance(result, StoreFull | StoreRefused | RecordTooLarge) or now >= self.patience_ends:
                 self._give_up(result, now)
             else:
-                self.phase = Phase.BACKING_OFF
+                self.phase = BACKING_OFF
                 io.timer(self, min(now + BACK_OFF, self.patience_ends))
         else:
             raise result
@@ -197,7 +215,7 @@ class Acquisition(Machine):
     @event
     def store_back(self, up: bool) -> None:
         """The store is available again, or was not in time."""
-        if self.phase is Phase.BACKING_OFF:
+        if self.phase is BACKING_OFF:
             self._try_again(self.io.now(), up=up)
 
     def _try_again(self, now: float, *, up: bool) -> None:
@@ -262,13 +280,13 @@ class Acquisition(Machine):
         for request in alike:
             self.io.replay(request, reply)
         if self.waiters:
-            self._watch(0.0, now, now)
+            self._watch(0.0, now, now, set())
 
     def _judge(self, found: Found, now: float) -> None:
         """Judge each waiter by its own fingerprint and policy on a record of the store: answer it, take the key over
         for it, or let it wait."""
         record = self._found = found.record
-        self.owns = False
+        self.owns, self.mark = False, b""
         self.trace = record.trace
         verdicts: dict[tuple[bytes, int], Forward | Replay | Refuse | Wait] = {}
         answers: list[tuple[GuardedRequest, Reply]] = []
@@ -290,62 +308,56 @@ class Acquisition(Machine):
         if not self.waiters:
             self._end()
         self.io.share(answers, record, trace=record.trace)
-        self._judged = {policy for _, policy in verdicts}
         if taker is not None:
             self._detach(taker)
             self.claimant = taker
             self._unsubscribe()
             self._take_over(found, now)
         elif self.waiters:
-            self._watch(now + (record.lease - found.age) / 1000, now, next_lapse)
+            self._watch(now + (record.lease - found.age) / 1000, now, next_lapse, {policy for _, policy in verdicts})
 
     # ── Watching another process ──────────────────────────────────────────────────────────────────
 
-    def _watch(self, lease_ends: float, now: float, next_lapse: float) -> None:
-        self.phase = Phase.WATCHING
+    def _watch(self, lease_ends: float, now: float, next_lapse: float, judged: set[int]) -> None:
+        self.phase = WATCHING
         self.lease_ends = lease_ends
-        self._next_lapse = next_lapse
-        if not self._subscribed:
-            self._reading = self._read_again = False
-            self._unread_until = math.inf
-            self._pause, self._slow_pause = FIRST_PAUSE, FIRST_SLOW_PAUSE
-            self._subscribed = True
+        watch = self.watch
+        if watch is None:
+            watch = self.watch = Watch()
             self.io.subscribe(self)
+        watch.next_lapse, watch.judged = next_lapse, judged
         for request in self.waiters:
             if request.machine is None:
                 request.begin_waiting(now)
                 self.io.arm(self, request)
-        self._plan_read(now, next_lapse)
+        self._plan_read(watch, now, next_lapse)
 
-    def _join(self, request: GuardedRequest) -> None:
-        super()._join(request)
-        if self.phase is Phase.WATCHING and request in self.waiters and id(request.policy) not in self._judged:
-            self._judged.add(id(request.policy))  # under its policy the record may lapse sooner
-            self._next_lapse = 0.0
+    def _watch_for(self, request: GuardedRequest) -> None:
+        watch = self.watch
+        assert watch is not None
+        if id(request.policy) not in watch.judged:
+            watch.judged.add(id(request.policy))  # under its policy the record may lapse sooner
+            watch.next_lapse = 0.0
             self._read()
 
-    def _plan_read(self, now: float, next_lapse: float = math.inf) -> None:
-        if self.io.subscribed(self):
-            pause, self._slow_pause = self._slow_pause, min(self._slow_pause * PAUSE_GROWS, LONGEST_SLOW_PAUSE)
-        else:
-            pause, self._pause = self._pause, min(self._pause * PAUSE_GROWS, LONGEST_PAUSE)
-        self.io.timer(self, min(now + pause, next_lapse))
+    def _plan_read(self, watch: Watch, now: float, next_lapse: float = math.inf) -> None:
+        self.io.timer(self, min(watch.next_read(now, notified=self.io.subscribed(self)), next_lapse))
 
     @event
     def notified(self) -> None:
         """The watched record may have been settled."""
-        if self.phase is Phase.WATCHING:
+        if self.phase is WATCHING:
             self._read()
 
     @event
     def timer(self) -> None:
         """The timer of the machine is due."""
         now = self.io.now()
-        if self.phase is Phase.WATCHING:
+        if self.phase is WATCHING:
             self._read()
-        elif self.phase is Phase.PAUSING:
-            self._claim(now)
-        elif self.phase is Phase.BACKING_OFF:
+        elif self.phase is PAUSING:
+            self._claim(self._ensure_claimant(), now)
+        elif self.phase is BACKING_OFF:
             if now < self.patience_ends:
                 self.io.wait_for_store(self, self.patience_ends)
             else:
@@ -353,60 +365,64 @@ class Acquisition(Machine):
 
     def _read(self) -> None:
         """Read the watched record. A change during an outstanding read may be newer than its reply: read again."""
-        if self._reading:
-            self._read_again = True
+        watch = self.watch
+        assert watch is not None
+        if watch.reading:
+            watch.read_again = True
         else:
-            self._reading = True
+            watch.reading = True
             self._called_at = self.io.now()
             self.io.get(self)
 
     def _read_replied(self, result: Any) -> None:
-        io, seen, first = self.io, self._found, next(iter(self.waiters))
+        io, watch, seen, first = self.io, self.watch, self._found, next(iter(self.waiters))
+        assert watch is not None
         now = io.now()
         io.store_called(first, "look", self._called_at, now, failed=isinstance(result, Exception))
-        self._reading = False
+        watch.reading = False
         if isinstance(result, StoreAway):
-            self._unread_until = min(self._unread_until, now + first.policy.store_wait / 1000)
-            if now >= self._unread_until:
+            watch.unread_until = min(watch.unread_until, now + first.policy.store_wait / 1000)
+            if now >= watch.unread_until:
                 self._refuse_everyone(result)
-            elif self._read_again:
-                self._read_again = False
+            elif watch.read_again:
+                watch.read_again = False
                 io.timer(self, now + FIRST_PAUSE)
             else:  # not at once at a past lapse: a failing store would be read in a loop
-                self._plan_read(now)
+                self._plan_read(watch, now)
             return
         if isinstance(result, Exception):
             raise result
-        self._unread_until = math.inf
+        watch.unread_until = math.inf
         if result is None:
             self._unsubscribe()
             self._found = None
-            self.phase = Phase.PAUSING
+            self.phase = PAUSING
             io.timer(self, now + io.jitter() * JITTER)
             return
         record = result.record
         unchanged = seen is not None and record.holder == seen.holder and record.state is seen.state
-        if unchanged and now < self._next_lapse:
-            self._plan_read(now, self._next_lapse)
+        if unchanged and now < watch.next_lapse:
+            self._plan_read(watch, now, watch.next_lapse)
         else:
             self._judge(result, now)
-        if self._read_again and self.phase is Phase.WATCHING:
-            self._read_again = False
+        if watch.read_again and self.phase is WATCHING:
+            watch.read_again = False
             self._read()
 
     def _unsubscribe(self) -> None:
-        if self._subscribed:
-            self._subscribed = False
+        if self.watch is not None:
+            self.watch = None
             self.io.unsubscribe(self)
 
     # ── The end ───────────────────────────────────────────────────────────────────────────────────
 
     def _end(self) -> None:
         super()._end()
-        self._unsubscribe()
+        if self.watch is not None:
+            self._unsubscribe()
 
     def _hand_over(self) -> None:
-        if self.phase in (Phase.CLAIMING, Phase.TAKING_OVER, Phase.BACKING_OFF) and self.claim is not None:
+        if self.phase in (CLAIMING, TAKING_OVER, BACKING_OFF) and self.claim is not None:
             claim, self.claim = self.claim, None
             self.io.abandon_claim(self, claim, self.t0)
 

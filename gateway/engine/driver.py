@@ -272,7 +272,7 @@ class Driver:
             machine.wait_over(request)
         else:
             request.tick = self._wheel.set(request, request.wait_until)
-        request.client.when_gone(partial(machine.left, request))
+        request.client.when_gone(request.gone)
 
     def disarm(self, request: GuardedRequest) -> None:
         self.waiting -= 1

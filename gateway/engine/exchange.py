@@ -37,9 +37,9 @@ from ..core.reply import Live, Reply
 from ..ports import RecordTooLarge, StoreAway, Stream
 from .acquisition import Acquisition, reply_of
 from .io import Io
-from .machine import Phase, event
+from .machine import FORWARDING, KEEPING, LATE, LINGERING, OVERDUE, SETTLING, STREAMING, Phase, event
 from .request import GuardedRequest
-from .run import Run, redirects_followed, stored_bytes
+from .run import Run, stored_bytes
 
 
 class Exchange(Acquisition):
@@ -70,6 +70,7 @@ class Exchange(Acquisition):
         assert claim is not None
         policy, summary = request.policy, request.summary
         run = self.run = Run(claim, policy, self.t0)
+        self.mark = request.mark
         self.lease_ends = self.t0 + policy.lease / 1000
         self.trace = summary.trace.context
         summary.verdict = VerdictName.FORWARD
@@ -86,7 +87,7 @@ class Exchange(Acquisition):
             self._conclude(run, NotSent(NotSentReason.STOPPED), now)
         else:
             upstream = io.upstream(request)
-            self.phase = Phase.FORWARDING
+            self.phase = FORWARDING
             run.begun = True
             run.forwarded_at = now
             timeout = self.t0 + policy.timeout / 1000
@@ -98,19 +99,19 @@ class Exchange(Acquisition):
         io, phase, run = self.io, self.phase, self.run
         if run is None:
             return
-        if phase is Phase.FORWARDING and outcome is None:
-            phase = self.phase = Phase.LATE
+        if phase is FORWARDING and outcome is None:
+            phase = self.phase = LATE
             timeout = outcome_unknown(Problem.UPSTREAM_TIMEOUT, unprotected=self.unprotected)
             io.answer(self._ensure_claimant(), timeout)
             if io.now() < run.ends_by:
                 assert run.attempt is not None
                 io.wait_for_attempt(self, run.attempt, run.ends_by)
                 return
-        if phase in (Phase.FORWARDING, Phase.LATE) and outcome is not None:
+        if phase in (FORWARDING, LATE) and outcome is not None:
             self._conclude(run, outcome, io.now())
-        elif phase is Phase.LATE:
+        elif phase is LATE:
             assert run.attempt is not None
-            self.phase = Phase.SETTLING  # from now on the attempt's own outcome is ignored
+            self.phase = SETTLING  # from now on the attempt's own outcome is ignored
             io.abandon(run.attempt, LostReason.TIMEOUT)
             self._conclude(run, Lost(LostReason.TIMEOUT), io.now())
 
@@ -136,7 +137,7 @@ class Exchange(Acquisition):
         request = self._ensure_claimant()
         stream = run.stream
         assert stream is not None
-        self.phase = Phase.STREAMING
+        self.phase = STREAMING
         run.streaming = True
         run.outcome = outcome
         request.drop_body()  # the response may go on for minutes
@@ -148,15 +149,13 @@ class Exchange(Acquisition):
     def stream_ended(self, outcome: Outcome | None) -> None:
         """The response was read to its end or broke off; None if neither has happened by the instant asked for."""
         now, run = self.io.now(), self.run
-        if self.phase is Phase.STREAMING and run is not None:
+        if self.phase is STREAMING and run is not None:
             assert isinstance(run.outcome, Answered)
             outcome = outcome or unfinished(run.outcome.response.status)
             self._settle(run, outcome, settle(outcome, run.policy), now)
-        elif self.phase is Phase.OVERDUE and run is not None:
+        elif self.phase is OVERDUE and run is not None:
             if isinstance(outcome, Answered):
-                self.phase = Phase.KEEPING
-                run.outcome, self._called_at = outcome, now
-                self._send_settlement(run, self._settlement(run, outcome, settle(outcome, run.policy), now))
+                self._settle_as(KEEPING, run, outcome, settle(outcome, run.policy), now)
             else:
                 self._end_stream(clean=False)
                 self._linger()
@@ -164,21 +163,23 @@ class Exchange(Acquisition):
     # ── Settling ──────────────────────────────────────────────────────────────────────────────────
 
     def _settle(self, run: Run, outcome: Outcome, verdict: Settle, now: float) -> None:
-        summary = self._ensure_claimant().summary
+        summary, attempt = self._ensure_claimant().summary, run.attempt
         if not isinstance(outcome, Answered):
             summary.detail = outcome.detail
-        if run.attempt is not None and run.attempt.followed:
-            summary.detail = f"{summary.detail} {redirects_followed(run.attempt.followed)}".lstrip()
-        settlement = self._settlement(run, outcome, verdict, now)
+        if attempt is not None and attempt.followed:
+            summary.detail = f"{summary.detail} (redirects followed: {attempt.followed})".lstrip()
         summary.settlement, summary.reason = verdict.kind, verdict.reason
-        self.phase = Phase.SETTLING
+        self._settle_as(SETTLING, run, outcome, verdict, now)
+
+    def _settle_as(self, phase: Phase, run: Run, outcome: Outcome, verdict: Settle, now: float) -> None:
+        """Settle, and wait for the reply in this phase."""
+        elapsed, wall = int((now - run.t0) * 1000), self.io.wall()
+        settlement = settlement_of(
+            verdict, outcome, run.claim, run.policy, elapsed=elapsed, wall=wall, trace=self.trace
+        )
+        self.phase = phase
         run.outcome, self._called_at = outcome, now
         self._send_settlement(run, settlement)
-
-    def _settlement(self, run: Run, outcome: Outcome, verdict: Settle, now: float) -> Settlement | NewKeep:
-        elapsed = int((now - run.t0) * 1000)
-        wall = self.io.wall()
-        return settlement_of(verdict, outcome, run.claim, run.policy, elapsed=elapsed, wall=wall, trace=self.trace)
 
     def _send_settlement(self, run: Run, settlement: Settlement | NewKeep) -> None:
         run.settlement, run.acknowledged = settlement, False
@@ -189,7 +190,7 @@ class Exchange(Acquisition):
 
     def _settle_replied(self, result: Any) -> None:
         io, run = self.io, self.run
-        if run is None or run.settlement is None or self.phase not in (Phase.SETTLING, Phase.KEEPING):
+        if run is None or run.settlement is None or self.phase not in (SETTLING, KEEPING):
             return
         settlement = run.settlement
         if isinstance(result, RecordTooLarge) and (shorter := io.shortened(settlement, result, self.route)) is not None:
@@ -205,7 +206,7 @@ class Exchange(Acquisition):
         run.acknowledged = not failed
         if settlement.kind is Kind.RELEASE and not failed and (result is Done.GONE or self.ambiguous):
             io.repeat_release(self, settlement, self.route, self.lease_ends)
-        if self.phase is Phase.KEEPING:
+        if self.phase is KEEPING:
             self._keep_replied(run, settlement, result)
         elif isinstance(result, Found):
             self._superseded(run, result, now)
@@ -221,22 +222,17 @@ class Exchange(Acquisition):
         acknowledged, unprotected = run.acknowledged, self.unprotected
         if settlement.kind is Kind.KEEP:
             request.summary.record_bytes = stored_bytes(settlement)
-        stream = run.stream
-        mine = None
+        stream, mine = run.stream, None
+        live = stream is not None
         if not run.streaming:
             mine = claimant_reply(
-                outcome,
-                settlement,
-                run.claim,
-                acknowledged=acknowledged,
-                live=stream is not None,
-                unprotected=unprotected,
+                outcome, settlement, run.claim, acknowledged=acknowledged, live=live, unprotected=unprotected
             )
         shared: Reply | Found | None = None
         if run.streaming and self._overdue(run):
             assert settlement.record is not None
             shared = in_doubt(settlement.record)
-            self.phase = Phase.OVERDUE
+            self.phase = OVERDUE
         elif self.waiters or not acknowledged:
             claim = record_of(run.claim)
             shared = waiters_reply(
@@ -245,11 +241,11 @@ class Exchange(Acquisition):
         self.claimant = None
         if not acknowledged:
             self._settle_in_background(run, settlement)
-        if self.phase is Phase.OVERDUE or not acknowledged:
+        if self.phase is OVERDUE or not acknowledged:
             assert not isinstance(shared, Found)
             self._later_reply = shared
-            if self.phase is not Phase.OVERDUE:
-                self.phase = Phase.LINGERING
+            if self.phase is not OVERDUE:
+                self.phase = LINGERING
                 run.outcome = None
         elif not self.waiters or not (shared is None or isinstance(shared, Found)):
             self._end()
@@ -260,7 +256,7 @@ class Exchange(Acquisition):
             self._share(shared)
         if stream is not None:
             self._go_on_with(run, stream, clean=isinstance(outcome, Answered))
-        elif self.phase is Phase.LINGERING:
+        elif self.phase is LINGERING:
             run.attempt = None  # and with it the request's body
         if self.waiters:
             assert shared is None or isinstance(shared, Found)
@@ -268,7 +264,7 @@ class Exchange(Acquisition):
 
     def _go_on_with(self, run: Run, stream: Stream, *, clean: bool) -> None:
         """Keep reading a stream whose claim is settled, or close one that has ended."""
-        if self.phase is Phase.OVERDUE:
+        if self.phase is OVERDUE:
             self.io.wait_for_stream(self, stream, math.inf)
         elif run.streaming:
             stream.finish(clean=clean)
@@ -283,8 +279,9 @@ class Exchange(Acquisition):
         """Drop the run and begin again for the waiters that it did not answer: claim the free key, or judge `found`."""
         self.run = self.claim = None
         self.owns = self.unprotected = self.ambiguous = False
+        self.mark = b""
         if found is None:
-            self._claim(now)
+            self._claim(self._ensure_claimant(), now)
         else:
             self._judge(found, now)
 
@@ -342,16 +339,15 @@ class Exchange(Acquisition):
         if isinstance(result, Found) and result.record.holder != self.run.claim.holder:
             self._alarm()
             self._end_stream(clean=False)
-        if self.phase is Phase.LINGERING:
+        if self.phase is LINGERING:
             self._linger()
 
     def _keep_replied(self, run: Run, settlement: Settlement | NewKeep, result: Any) -> None:
         if isinstance(result, Exception):
-            assert run.outcome is not None
             self._remember(run, settlement)
             # A missing record is no loss of the store: an operator may have resolved the doubt.
             self._settle_in_background(run, settlement, claimed=False)
-            self.phase = Phase.LINGERING
+            self.phase = LINGERING
         else:
             if isinstance(result, Found):
                 self._alarm()
@@ -372,7 +368,7 @@ class Exchange(Acquisition):
     def _linger(self) -> None:
         """End, unless a settlement is still sent in the background."""
         if self._retries:
-            self.phase = Phase.LINGERING
+            self.phase = LINGERING
         else:
             self._end()
 
@@ -396,27 +392,27 @@ class Exchange(Acquisition):
     # ── The end of the process, and faults ────────────────────────────────────────────────────────
 
     def _stop(self) -> None:
-        run, running = self.run, (Phase.FORWARDING, Phase.LATE, Phase.STREAMING, Phase.OVERDUE)
+        run, running = self.run, (FORWARDING, LATE, STREAMING, OVERDUE)
         if run is None or run.attempt is None:
             return
-        if self.phase in running or (self.phase is Phase.SETTLING and run.stream is not None):
+        if self.phase in running or (self.phase is SETTLING and run.stream is not None):
             self.io.abandon(run.attempt, LostReason.STOPPED)
 
     def _hand_over(self) -> None:
         """If a settlement was sent, repeat that one: a different one could write a false doubt. Otherwise hold a
         forwarded request, unless its attempt, once abandoned, has sent nothing."""
         run = self.run
-        if self.phase is Phase.LINGERING:
+        if self.phase is LINGERING:
             return
         if run is None:
             super()._hand_over()
             return
         self._break_off()
-        if self.phase is Phase.OVERDUE:
+        if self.phase is OVERDUE:
             return
         if run.settlement is not None:
             if not run.acknowledged:
-                self._settle_in_background(run, run.settlement, claimed=self.phase is not Phase.KEEPING)
+                self._settle_in_background(run, run.settlement, claimed=self.phase is not KEEPING)
         elif not run.begun or (run.attempt is not None and not run.attempt.sent):
             self.run = None
             self.io.abandon_claim(self, run.claim, run.t0)

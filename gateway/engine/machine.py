@@ -43,6 +43,13 @@ class Phase(Enum):
     DONE = auto()
 
 
+#: The phases as names of this module: looking up a member of an Enum costs 38 ns more, on Python 3.11.
+(
+    CLAIMING, TAKING_OVER, BACKING_OFF, WATCHING, PAUSING, FORWARDING, LATE, STREAMING, SETTLING, OVERDUE, KEEPING,
+    LINGERING, DONE,
+) = Phase  # fmt: skip
+
+
 def event(handler: Callable[[M, *Ts], None]) -> Callable[[M, *Ts], None]:
     """Make a method an event: it never raises, and is queued while another handler of the machine runs. One packet of
     the store carries many replies, so that an exception here would lose those of other requests."""
@@ -70,19 +77,21 @@ class Machine:
     """All requests at one key: at most one claimant, for which the key is claimed and which then runs, and any number
     of waiters."""
 
-    __slots__ = ("_busy", "_inbox", "claimant", "io", "lease_ends", "name", "phase", "trace", "waiters")
+    __slots__ = ("_busy", "_inbox", "claimant", "io", "lease_ends", "mark", "name", "phase", "trace", "waiters")
 
     def __init__(self, io: Io, request: GuardedRequest) -> None:
         """Begin with the first request of a key that is not in the table."""
         self.io = io
         self.name = request.name
-        self.phase = Phase.CLAIMING
+        self.phase = CLAIMING
         #: None while nothing is claimed and nothing runs. Its client may have left.
         self.claimant: GuardedRequest | None = request
         #: In order of arrival.
         self.waiters: dict[GuardedRequest, None] = {}
         #: When the lease of the standing record ends, in the clock's seconds.
         self.lease_ends = 0.0
+        #: The mark of the claimant whose claim stands: requests with it need no comparison. Empty if none stands.
+        self.mark = b""
         #: The trace context of the run that the standing record belongs to.
         self.trace = b""
         self._busy = False
@@ -91,7 +100,8 @@ class Machine:
     @property
     def waiting(self) -> int:
         """The number of waiting duplicates. While another process is watched, the first waiter counts as a claimant."""
-        return len(self.waiters) - (self.phase in (Phase.WATCHING, Phase.PAUSING) and len(self.waiters) > 0)
+        count = len(self.waiters)
+        return count - 1 if count and self.claimant is None else count
 
     @property
     def standing(self) -> Record | None:
@@ -103,7 +113,7 @@ class Machine:
     @event
     def joined(self, request: GuardedRequest) -> None:
         """Another request for this key has arrived."""
-        if self.phase is Phase.DONE:
+        if self.phase is DONE:
             self.io.rejoin(request)
             return
         try:
@@ -126,11 +136,18 @@ class Machine:
             return
         self.waiters[request] = None
         io.arm(self, request)
+        if self.phase is WATCHING:
+            self._watch_for(request)
+
+    def _watch_for(self, request: GuardedRequest) -> None:
+        """Another request waits for the watched record."""
 
     def _refuse_mismatch(self, request: GuardedRequest) -> bool:
         """Answer 422 if this request differs from the one in the standing record. Return whether it does."""
-        record, mine = self.standing, request.fingerprint
-        if record is None or (different := difference(record.fingerprint, mine)) is None:
+        if request.mark == self.mark or (record := self.standing) is None:
+            return False
+        mine = request.fingerprint
+        if (different := difference(record.fingerprint, mine)) is None:
             return False
         if request in self.waiters:
             self._detach(request)
@@ -163,7 +180,7 @@ class Machine:
             self.io.disarm(request)
 
     def _end_if_unused(self) -> None:
-        if not self.waiters and self.phase in (Phase.WATCHING, Phase.PAUSING):
+        if not self.waiters and self.phase in (WATCHING, PAUSING):
             self._end()
 
     def _everyone(self) -> list[GuardedRequest]:
@@ -177,8 +194,8 @@ class Machine:
     def _end(self) -> None:
         """Leave the table. This comes before the last answers: while a client is answered, its next request may
         arrive."""
-        if self.phase is not Phase.DONE:
-            self.phase = Phase.DONE
+        if self.phase is not DONE:
+            self.phase = DONE
             self.io.forget(self)
             self.io.cancel_timer(self)
 
@@ -193,7 +210,7 @@ class Machine:
     def cut(self) -> None:
         """End at once, without answers: the process is about to end. Open claims and settlements are sent in the
         background."""
-        if self.phase is not Phase.DONE:
+        if self.phase is not DONE:
             self._hand_over()
             everyone = self._everyone()
             self._end()
@@ -204,7 +221,7 @@ class Machine:
         """Handle a fault of the gateway: settle as `cut` does, and answer everyone."""
         self.io.failed(error)
         try:
-            if self.phase is not Phase.DONE:
+            if self.phase is not DONE:
                 self._hand_over()
                 self._answer_fault()
         except Exception as again:

@@ -17,7 +17,9 @@ from ..trace import UNTRACED, Trace
 
 
 class Waiting(Protocol):
-    """The part of a machine that a request's own deadline needs."""
+    """The part of a machine that a waiting request needs."""
+
+    def left(self, request: GuardedRequest) -> None: ...
 
     def wait_over(self, request: GuardedRequest) -> None: ...
 
@@ -91,6 +93,11 @@ class GuardedRequest:
         """Report to its machine that it has waited as long as it may."""
         if self.machine is not None:
             self.machine.wait_over(self)
+
+    def gone(self) -> None:
+        """Report to its machine that its client has left."""
+        if self.machine is not None:
+            self.machine.left(self)
 
     def drop_body(self) -> None:
         """Forget the body: it has been sent and is not needed again."""

@@ -60,9 +60,4 @@ def stored_bytes(keep: Settlement | NewKeep) -> int:
     return len(answer.head) + len(answer.body or b"")
 
 
-def redirects_followed(count: int) -> str:
-    """Describe, for the log, an attempt that has followed redirects."""
-    return f"(redirects followed: {count})"
-
-
-__all__ = ["Run", "redirects_followed", "stored_bytes"]
+__all__ = ["Run", "stored_bytes"]

@@ -650,7 +650,7 @@ class Seen:
         }
         claimant = machine.claimant
         self.facts[OPEN] = claimant is not None and claimant.summary.total == 0.0
-        self.facts[NOTIFIED] = machine._read_again
+        self.facts[NOTIFIED] = machine.watch is not None and machine.watch.read_again
         self.facts[OTHERS] = any(request.mark != scene.claimant.mark for request in machine.waiters)
         sent = None if run is None else run.settlement
         remembered = machine._later_reply is not None
