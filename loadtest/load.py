@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,11 +54,22 @@ class Wrk:
         self._argv = [*(["taskset", "-c", cores] if cores else []), binary]
 
     def run(
-        self, port: int, path: str, connections: int, seconds: int, prefix: str, pool: int = 0, size: int = 0
+        self,
+        port: int,
+        path: str,
+        connections: int,
+        seconds: int,
+        prefix: str,
+        pool: int = 0,
+        *,
+        size: int = 0,
+        form: str = "plain",
+        fields: Sequence[str] = (),
     ) -> Load:
-        """`size`: bytes of each body; 0 for the JSON that the comparison is written for."""
+        """Send requests. `size`: bytes of each body; 0 for the JSON that the comparison is written for. `form` and
+        `fields` are those of peers/wrk.lua."""
         argv = [*self._argv, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=20s", "-s", str(PEERS / "wrk.lua")]
-        argv += [f"http://{HOST}:{port}{path}", "--", prefix, str(pool), *([str(size)] if size else [])]
+        argv += [f"http://{HOST}:{port}{path}", "--", prefix, str(pool), str(size), form, *fields]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 30, check=False)
         for line in done.stdout.splitlines():
             if line.startswith("RESULT "):

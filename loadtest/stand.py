@@ -153,8 +153,8 @@ class Stand:
         self._directories.append(Path(tempfile.mkdtemp(prefix="oncegate-bench-", dir=parent)))
         return self._directories[-1]
 
-    def start(self, name: str, argv: list[str], port: int, *, cores: str | None = None) -> Running:
-        """Start one server and wait until its port answers."""
+    def start(self, name: str, argv: list[str], port: int, *, cores: str | None = None, root: Path = ROOT) -> Running:
+        """Start one server and wait until its port answers. `root`: where its Python packages are looked for first."""
         self._count += 1
         log = self._logs / f"{self._count}-{name}.log"
         pin = ["taskset", "-c", cores] if cores is not None else []
@@ -165,7 +165,7 @@ class Stand:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(root)},
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  (this process has one thread)
             )
         self._processes.append(process)
@@ -188,10 +188,12 @@ class Stand:
         argv = [sys.executable, "-m", "loadtest.origin", "--port", str(port), "--delay", str(delay_ms)]
         return self.start("origin.py", argv, port, cores=cores)
 
-    def redis(self, *, cores: str | None = None) -> Running:
-        """An empty Redis that writes nothing to disk, so that its own work stays out of the comparison."""
+    def redis(self, *, cores: str | None = None, replica_of: Running | None = None) -> Running:
+        """Start an empty Redis that writes nothing to disk, so that its own work stays out of the comparison."""
         port = free_port()
         argv = [redis_binary(), "--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no"]
+        if replica_of is not None:
+            argv += ["--replicaof", HOST, str(replica_of.port)]
         return self.start("redis", argv, port, cores=cores)
 
     def nginx(self, name: str, **values: object) -> Running:
@@ -223,11 +225,21 @@ class Stand:
         return self.start(f"nginx-{name}", argv, port, cores=None if cores is None else str(cores))
 
     def gate(
-        self, name: str, store: str, origin: Running, *, cores: str | None = None, workers: int = 1, window: str = "24h"
+        self,
+        name: str,
+        store: str,
+        origin: Running,
+        *,
+        cores: str | None = None,
+        workers: int = 1,
+        window: str = "24h",
+        root: Path = ROOT,
+        **more: object,
     ) -> Running:
-        """The gate itself: everything guarded, /open/** passed through."""
-        if not (ROOT / "gateway" / "cli.py").exists():
-            raise Missing("gateway/cli.py is not there")
+        """Start the gateway: everything guarded, /open/** passed through. `root` is the checkout that it comes from,
+        `more` are further members of its configuration."""
+        if not (root / "gateway" / "cli.py").exists():
+            raise Missing(f"{root}/gateway/cli.py is not there")
         port, admin = free_port(), free_port()
         settings = {
             "service": "bench",
@@ -240,12 +252,12 @@ class Stand:
                 {"name": "open", "match": {"path": "/open/**"}, "upstream": "origin", "guard": False},
                 {"name": "all", "match": {"path": "/**"}, "upstream": "origin"},
             ],
+            **more,
         }
         config = self.directory / f"{name}.yaml"
         config.write_text(json.dumps(settings, indent=2))  # JSON is YAML
-        script = Path(sys.executable).parent / "oncegate"
-        argv = [str(script)] if script.exists() else [sys.executable, "-m", "gateway.cli"]
-        return self.start(name, [*argv, "run", "--config", str(config), "--workers", str(workers)], port, cores=cores)
+        argv = [sys.executable, "-m", "gateway.cli", "run", "--config", str(config), "--workers", str(workers)]
+        return self.start(name, argv, port, cores=cores, root=root)
 
 
 def redis_binary() -> str:

@@ -1,19 +1,27 @@
 -- wrk's side of the bench: POSTs with an Idempotency-Key, and one line of JSON at the end.
---   wrk … -s wrk.lua URL -- PREFIX POOL [SIZE]
+--   wrk … -s wrk.lua URL -- PREFIX POOL SIZE FORM [FIELD…]
 -- PREFIX begins every key and is unlike that of any other run. POOL 0: a new key each time. POOL n: the same n
--- keys over and over, numbered from 0 (the bench has had them answered before). SIZE: bytes of the body; 110 of JSON
--- where it is not said.
+-- keys over and over, numbered from 0 (the bench has had them answered before). SIZE: bytes of the body; 0 for 110 of
+-- JSON. FORM: plain, quoted (the key is a quoted string), or chunked (the body is one chunk). FIELD: a line of the head.
 local head, tail, pool
 local count = -1
 
 function init(args)
   local body = '{"amount":1999,"currency":"eur","customer":"cus_9f3b2a7c41","description":"order 4711, '
     .. 'two parcels, express."}'
-  if args[3] then body = string.rep("b", tonumber(args[3])) end
+  if tonumber(args[3]) > 0 then body = string.rep("b", tonumber(args[3])) end
+  local form, fields, quote = args[4], "", ""
+  for at = 5, #args do fields = fields .. "\r\n" .. args[at] end
+  local length = "\r\nContent-Length: " .. #body
+  if form == "chunked" then
+    length = "\r\nTransfer-Encoding: chunked"
+    body = string.format("%x\r\n%s\r\n0\r\n\r\n", #body, body)
+  elseif form == "quoted" then
+    quote = '"'
+  end
   head = "POST " .. wrk.path .. " HTTP/1.1\r\nHost: " .. wrk.host .. ":" .. wrk.port
-    .. "\r\nContent-Type: application/json\r\nContent-Length: " .. #body
-    .. "\r\nIdempotency-Key: " .. args[1]
-  tail = "\r\n\r\n" .. body
+    .. "\r\nContent-Type: application/json" .. length .. fields .. "\r\nIdempotency-Key: " .. quote .. args[1]
+  tail = quote .. "\r\n\r\n" .. body
   pool = tonumber(args[2])
 end
 
