@@ -259,6 +259,7 @@ class App:
             self.observer,
             self.settler,
             wheel,
+            self._budget,
             mint=self._mint.holder,
             jitter=random.random,
             failed=self.tasks.failed,

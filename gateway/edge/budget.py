@@ -23,6 +23,10 @@ class Budget:
         self.taken += size
         return True
 
+    def hold(self, size: int) -> None:
+        """Take `size` bytes whether or not they fit: they are in memory already. Less fits then."""
+        self.taken += size
+
     def has_room(self, size: int) -> bool:
         """Whether so many would fit, for whoever gives them back at once."""
         return self.taken + size <= self.total

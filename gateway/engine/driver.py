@@ -48,6 +48,19 @@ class Wheel(Protocol):
     def clear(self, who: GuardedRequest, tick: int) -> None: ...
 
 
+class Budget(Protocol):
+    """`limits.buffers`: the bytes of bodies that the process holds."""
+
+    def take(self, size: int) -> bool:
+        """Count these bytes if they fit. If they do not, count that as limited and return False."""
+
+    def hold(self, size: int) -> None:
+        """Count these bytes whether or not they fit."""
+
+    def give(self, size: int) -> None:
+        """Count these bytes no longer."""
+
+
 class Driver:
     """`io.Io` of every machine, and the table of machines by the name of their record."""
 
@@ -59,6 +72,7 @@ class Driver:
         observer: Observer,
         settler: Settler,
         wheel: Wheel,
+        budget: Budget,
         *,
         mint: Callable[[], bytes],
         jitter: Callable[[], float],
@@ -79,6 +93,9 @@ class Driver:
         self.stopping = False
         self.waiting = 0
         self._wheel = wheel
+        self._budget = budget
+        #: Whether the last settlement of an unprotected run was dropped for want of room.
+        self._dropped = False
         self._per_key = per_key
         self._in_all = in_all
         self._trace = trace
@@ -345,9 +362,31 @@ class Driver:
     # ── Background work ───────────────────────────────────────────────────────────────────────────
 
     def retry_settlement(
-        self, machine: RunEvents, settlement: Settlement | NewKeep, route: str, *, until: float, claimed: bool
+        self,
+        machine: RunEvents,
+        settlement: Settlement | NewKeep,
+        route: str,
+        *,
+        until: float,
+        held: int,
+        claimed: bool,
+        unprotected: bool,
     ) -> None:
-        self.settler.take(machine.name, settlement, route=route, until=until, ended=machine.retried, claimed=claimed)
+        def ended(result: Any) -> None:
+            self._budget.give(held)
+            machine.retried(result)
+
+        if not unprotected:
+            self._budget.hold(held)
+        else:
+            dropped, self._dropped = self._dropped, not self._budget.take(held)
+            if self._dropped:
+                if not dropped:
+                    self.alarm("no room for the responses of unprotected requests: they are not stored later", route)
+                machine.retried(None)
+                return
+        claimed = claimed and not unprotected
+        self.settler.take(machine.name, settlement, route=route, until=until, ended=ended, claimed=claimed)
 
     def shortened(self, settlement: Settlement | NewKeep, refused: RecordTooLarge, route: str) -> Settlement | None:
         return self.settler.shortened(settlement, refused, route)

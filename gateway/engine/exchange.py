@@ -321,10 +321,14 @@ class Exchange(Acquisition):
             self.io.share([(request, self._later_reply)], self.standing, trace=self.trace, attached=True)
 
     def _settle_in_background(self, run: Run, settlement: Settlement | NewKeep, *, claimed: bool = True) -> None:
-        """Settle in the background. Until that has ended, later requests get `_later_reply`."""
+        """Settle in the background. Until that has ended, later requests get `_later_reply`, so that the response
+        stays in memory."""
         life = run.policy.claim_life if settlement.record is None else settlement.record.life
-        until = self.lease_ends if self.unprotected else self.io.now() + life / 1000
-        self.io.retry_settlement(self, settlement, self.route, until=until, claimed=claimed and not self.unprotected)
+        unprotected = self.unprotected
+        until = self.lease_ends if unprotected else self.io.now() + life / 1000
+        self.io.retry_settlement(
+            self, settlement, self.route, until=until, held=run.body_bytes, claimed=claimed, unprotected=unprotected
+        )
         self._retries += 1
         if settlement.kind is Kind.RELEASE and self.ambiguous:
             self.io.repeat_release(self, settlement, self.route, self.lease_ends)

@@ -179,10 +179,20 @@ class Io(Protocol):
     # Background work
 
     def retry_settlement(
-        self, machine: RunEvents, settlement: Settlement | NewKeep, route: str, *, until: float, claimed: bool
+        self,
+        machine: RunEvents,
+        settlement: Settlement | NewKeep,
+        route: str,
+        *,
+        until: float,
+        held: int,
+        claimed: bool,
+        unprotected: bool,
     ) -> None:
-        """Settle in the background until `until`; `machine.retried(result)` follows. `claimed`: a missing record counts
-        as lost by the store."""
+        """Settle in the background until `until`; `machine.retried(result)` follows. `held`: the bytes of the
+        response's body, which stays in memory until then. They count in `limits.buffers`. If they do not fit, the
+        settlement of an unprotected run is dropped. `claimed`: a missing record counts as lost by the store, unless
+        the run was unprotected."""
 
     def shortened(self, settlement: Settlement | NewKeep, refused: RecordTooLarge, route: str) -> Settlement | None:
         """Return the settlement without the response that the store refuses, None if there is none to leave out."""

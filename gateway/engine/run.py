@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.outcome import Outcome
+from ..core.outcome import Answered, Outcome
 from ..core.policy import Policy
 from ..core.record import NewClaim, NewKeep, Record, Settlement
 from ..ports import Attempt, Stream
@@ -48,6 +48,13 @@ class Run:
     def stream(self) -> Stream | None:
         """The stream of a response that cannot be stored, unless it was abandoned."""
         return None if self.attempt is None or self.broken_off else self.attempt.stream
+
+    @property
+    def body_bytes(self) -> int:
+        """How many bytes of its response's body are in memory."""
+        if not isinstance(self.outcome, Answered) or self.stream is not None:
+            return 0
+        return len(self.outcome.response.body)
 
 
 def stored_bytes(keep: Settlement | NewKeep) -> int:

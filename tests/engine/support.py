@@ -288,7 +288,7 @@ class RecordingIo:
             self.finish(request)
 
     def retry_settlement(
-        self, machine: RunEvents, settlement: Settlement | NewKeep, route: str, *, until: float, claimed: bool
+        self, machine: RunEvents, settlement: Settlement | NewKeep, route: str, *, until: float, **how: Any
     ) -> None:
         self.calls.append(("retry_settlement", settlement))
 

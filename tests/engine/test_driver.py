@@ -9,6 +9,7 @@ from typing import Any
 from gateway.core.conclusion import record_of
 from gateway.core.outcome import LostReason
 from gateway.core.record import Done, Found
+from gateway.edge.budget import Budget
 from gateway.edge.deadlines import Deadlines
 from gateway.edge.upstream import LiveStream
 from gateway.edge.visit import Visit
@@ -89,6 +90,7 @@ def world(**caps: int) -> tuple[Driver, SlowStore, Service]:
         Nobody(),
         None,  # type: ignore[arg-type]
         Deadlines(clock, failed),
+        Budget(1 << 20),
         mint=lambda: b"h" * 12,
         jitter=lambda: 0.5,
         failed=failed,

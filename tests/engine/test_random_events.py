@@ -218,8 +218,8 @@ class WorldIo(HostileIo, TableIo):
 
     # ── Background work ───────────────────────────────────────────────────────────────────────────
 
-    def retry_settlement(self, machine: Any, settlement: Any, *args: Any, until: float, claimed: bool) -> None:
-        super().retry_settlement(machine, settlement, *args, until=until, claimed=claimed)
+    def retry_settlement(self, machine: Any, settlement: Any, *args: Any, until: float, **how: Any) -> None:
+        super().retry_settlement(machine, settlement, *args, until=until, **how)
 
         def retry() -> bool:
             if self.time >= until:

@@ -237,7 +237,7 @@ class Gateway(RecordingIo):
         if request.client.gone:
             machine.left(request)
 
-    def retry_settlement(self, machine: Any, settlement: Any, route: str, *, until: float, claimed: bool) -> None:
+    def retry_settlement(self, machine: Any, settlement: Any, route: str, **how: Any) -> None:
         self.background(settlement, machine.retried)
 
     def background(self, settlement: Any, ended: Callable[[Any], None] | None, times: int = 1) -> None:

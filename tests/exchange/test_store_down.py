@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.limit import Limit
 from gateway.core.policy import StoreDown
 from gateway.core.problem import Refusal
 from gateway.ports import RecordUnreadable
@@ -197,3 +198,78 @@ async def test_whoever_ran_it_meanwhile_has_the_word() -> None:
         await world.passes(WAIT + 0.3)
         assert await other.send().answer() == "201 stored: run 2"
         assert await client.answer() == "201 replayed: run 2"
+
+
+# ── The responses that wait for the store ─────────────────────────────────────────────────────────
+
+
+@virtual
+async def test_a_response_that_waits_for_the_store_counts_in_buffers() -> None:
+    """It is in memory until its Keep is acknowledged, so it counts whether or not it fits."""
+    async with World() as world:
+        gate = world.process(buffers=100)
+        world.service.will(answers(body=bytes(5000), after=1))
+        client = gate.send()
+        await world.passes(0.5)
+        gate.wire.cut()
+        assert (await client.answer()).startswith("201 not-stored")
+        assert gate.budget.taken == 5000
+        assert not gate.budget.has_room(1)
+        gate.wire.mend()
+        await world.passes(5)
+        assert await world.state() == "completed #1"
+        assert gate.budget.taken == 0
+        assert gate.observer.limits == []
+
+
+@virtual
+async def test_an_unprotected_response_without_room_is_not_stored_later() -> None:
+    """What waits for an absent store is bounded: past it a response is dropped, counted, and reported once."""
+    async with forwarding() as world:
+        gate = world.process(buffers=8000)
+        gate.wire.cut()
+        world.service.will(*[answers(body=bytes(5000))] * 3)
+        clients = [gate.send(world.ask(key)) for key in ("one", "two", "three")]
+        assert {(await client.answer()).partition(":")[0] for client in clients} == {"201 unprotected"}
+        assert gate.budget.taken == 5000
+        assert gate.observer.limits == [Limit.BUFFERS] * 2
+        assert len([what for what in gate.observer.alarms if "no room" in what]) == 1
+        gate.wire.mend()
+        await world.passes(5)
+        assert sorted([await world.state(key) for key in ("one", "two", "three")]) == [
+            "absent",
+            "absent",
+            "completed #1",
+        ]
+        assert gate.budget.taken == 0
+
+
+@virtual
+async def test_an_unprotected_response_with_room_again_ends_the_alarm() -> None:
+    """The next time that there is no room is reported again."""
+    async with forwarding() as world:
+        gate = world.process(buffers=8000)
+        for outage in (1, 2):
+            gate.wire.cut()
+            world.service.will(*[answers(body=bytes(5000))] * 2)
+            clients = [gate.send(world.ask(f"{key} of {outage}")) for key in ("one", "two")]
+            assert {(await client.answer()).partition(":")[0] for client in clients} == {"201 unprotected"}
+            assert len([what for what in gate.observer.alarms if "no room" in what]) == outage
+            gate.wire.mend()
+            await world.passes(5)
+
+
+@virtual
+async def test_a_dropped_response_leaves_its_key_free() -> None:
+    """The key is not remembered, so the next request with it runs again, as the label of the first one says."""
+    async with forwarding() as world:
+        world.most_effects = 2
+        gate = world.process(buffers=100)
+        gate.wire.cut()
+        world.service.will(answers(body=bytes(5000)), answers())
+        assert (await gate.send().answer()).startswith("201 unprotected")
+        await world.passes(1)
+        assert len(gate.driver) == 0
+        assert await gate.send().answer() == "201 unprotected: run 2"
+        gate.wire.mend()
+        await world.passes(LEASE)

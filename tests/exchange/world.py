@@ -21,6 +21,7 @@ from gateway.core.policy import SECOND, Policy, Route
 from gateway.core.problem import Refusal
 from gateway.core.record import Found, Record, State
 from gateway.core.reply import Again, First, Live, Reply
+from gateway.edge.budget import Budget
 from gateway.engine.driver import Driver
 from gateway.engine.io import Io
 from gateway.engine.request import GuardedRequest
@@ -183,6 +184,7 @@ class Notebook:
         self.calls: list[tuple[str, bool]] = []
         self.forgot = 0
         self.alarms: list[str] = []
+        self.limits: list[Limit] = []
 
     def finished(self, account: Account) -> None:
         self.accounts.append(account)
@@ -190,7 +192,8 @@ class Notebook:
     def store_called(self, operation: str, seconds: float, *, failed: bool) -> None:
         self.calls.append((operation, failed))
 
-    def limited(self, limit: Limit) -> None: ...
+    def limited(self, limit: Limit) -> None:
+        self.limits.append(limit)
 
     def store_forgot(self, route: str) -> None:
         self.forgot += 1
@@ -256,7 +259,7 @@ for _name, _call in vars(Io).items():
 class Process:
     """One gateway, with its own wire to the store."""
 
-    def __init__(self, world: World, *, latency: float, per_key: int, in_all: int, short: bool) -> None:
+    def __init__(self, world: World, *, latency: float, per_key: int, in_all: int, buffers: int, short: bool) -> None:
         self.world = world
         self.here = ProcessLoop(world.loop, self._callback)  # type: ignore[arg-type]
         self.wire = Wire(world.store.port, latency=latency, belfry=world.belfry, here=self.here, short=short)
@@ -265,6 +268,7 @@ class Process:
         self.clients: list[Client] = []
         self.settler = Settler(AwaitableStore(self.wire), world.clock, self.observer)
         self.wheel = Wheel(self.here, world.clock.now)
+        self.budget = Budget(buffers, lambda: self.observer.limited(Limit.BUFFERS))
         self.driver = InterruptibleDriver(
             self,
             self.wire,
@@ -273,6 +277,7 @@ class Process:
             self.observer,
             self.settler,
             self.wheel,
+            self.budget,
             mint=world.mint,
             jitter=lambda: 0.5,
             failed=self.errors.append,
@@ -351,6 +356,7 @@ class Process:
         assert not driver._tails, "a stream stayed behind"
         assert len(driver._subscriptions) == len(self.wire.subscriptions) == 0, "a subscription stayed behind"
         assert len(self.settler) == 0, "a settlement stayed behind"
+        assert self.budget.taken == 0, "bytes of a response stayed counted"
 
 
 class World:
@@ -371,11 +377,13 @@ class World:
         self.expected_errors = 0
         self._minted = 0
 
-    def process(self, *, latency: float = 0.0005, per_key: int = 100, in_all: int = 10_000) -> Process:
+    def process(
+        self, *, latency: float = 0.0005, per_key: int = 100, in_all: int = 10_000, buffers: int = 1 << 20
+    ) -> Process:
         """One more gateway on the same store."""
         # Every second one replies to a claim with the record, in place of the stored answer.
         short = len(self.processes) % 2 == 0
-        process = Process(self, latency=latency, per_key=per_key, in_all=in_all, short=short)
+        process = Process(self, latency=latency, per_key=per_key, in_all=in_all, buffers=buffers, short=short)
         self.processes.append(process)
         return process
 
