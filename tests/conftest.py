@@ -22,6 +22,13 @@ def _credit() -> None:
     likeness.credit = likeness.MOST
 
 
+@pytest.fixture
+def patient_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a Redis of this test take 30 s for a command: its gateways share one loop with the clients, the service and
+    whatever else this machine does."""
+    monkeypatch.setattr("gateway.stores.redis.link.COMMAND_TIMEOUT", 30)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Whoever reads the last lines knows what did not run."""
     skipped = [str(each.longrepr) for each in terminalreporter.stats.get("skipped", ())]

@@ -50,7 +50,7 @@ async def storm(*ports: int) -> dict[str, list[Response]]:
                 answers[key] = await at_once(crowd, key)
 
     keys = [f"storm-{n:03}" for n in range(KEYS)]
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(120):
         await asyncio.gather(*(lane(n, keys[n::LANES]) for n in range(LANES)))
     return answers
 
@@ -85,6 +85,7 @@ def assert_one_effect_and_one_answer(origin: Origin, answers: dict[str, list[Res
     assert len(bodies) == KEYS, "two keys were given one answer"
 
 
+@pytest.mark.usefixtures("patient_stores")
 @pytest.mark.parametrize("kind", ["memory", "sqlite", *binaries()])
 async def test_fifty_at_once_have_one_effect(kind: str, origin: Origin, store_url: Callable[[str], str]) -> None:
     """50 duplicates at once for each of 200 keys: one effect per key at the origin; one status, byte-equal
@@ -101,6 +102,7 @@ async def test_fifty_at_once_have_one_effect(kind: str, origin: Origin, store_ur
         assert running.count("oncegate_settlements_total", route="all", settlement="keep", reason="answered") == KEYS
 
 
+@pytest.mark.usefixtures("patient_stores")
 async def test_two_gates_on_one_redis_have_one_effect(origin: Origin, redis: RedisServer) -> None:
     """The same storm, half of it through each of two gates that share a Redis: still one effect per key."""
     origin.answer = a_distinct_answer

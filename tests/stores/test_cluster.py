@@ -150,6 +150,7 @@ async def test_the_whole_life_of_a_record_whose_slot_is_on_its_way(
     await asyncio.to_thread(cluster.move, slot, source)
 
 
+@pytest.mark.usefixtures("patient_stores")
 async def test_slots_that_move_under_load(cluster: RedisCluster, store: AwaitableStore) -> None:
     """Ten slots go back and forth while two processes claim and settle the same hundred names again and again: each is
     won by one, whatever the error replies say in between; no call fails, and MOVED and ASK have both been met."""
