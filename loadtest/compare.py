@@ -11,7 +11,6 @@ import argparse
 import json
 import secrets
 import sys
-import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,8 +112,7 @@ def main() -> int:
     told = parser.parse_args()
     if unknown := [name for name in told.cases if name not in CASES]:
         parser.error(f"no such case: {' '.join(unknown)}")
-    optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
-    print(f"Python {sys.version.split()[0]}, {'with' if optimised else 'without'} profile-guided optimisation")
+    print(f"Python {sys.version.split()[0]} ({sys.executable})")
     print(f"{'':22}{'old':>8}{'new':>8}{'ratio':>8}  (least, greatest)")
     for name in told.cases or CASES:
         try:
