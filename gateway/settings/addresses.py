@@ -56,13 +56,8 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether nobody but this host can connect. A name other than localhost may lead anywhere."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        """Whether nobody but this host can connect."""
+        return loopback(self.host)
 
     def overlaps(self, other: Address | UnixPath) -> bool:
         """Whether both cannot be listened on at once. Port 0 is whichever is free."""
@@ -163,6 +158,14 @@ def network(text: str) -> Network:
     except ValueError:
         raise ValueError(f"expected addresses such as 10.0.0.0/8, found `{short(text)}`") from None
     raise ValueError(f"`{short(text)}` has more bits than its mask; use {meant}")
+
+
+def loopback(host: str) -> bool:
+    """Whether `host` is this one. A name other than localhost may lead anywhere."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def scheme_of(url: str) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -26,12 +28,12 @@ from ..core.source import Place
 from . import addresses, extras, listeners, scopes, stores, tls, values
 from .addresses import Address
 from .faults import Fault, Faults, Loc, short
+from .fields import Shape
 from .listeners import Listener, ListenerShape, ListenerTls
-from .model import FileShape, StoreShape, TlsShape, UpstreamShape, shape_at
+from .model import SHAPES, FileShape, StoreShape, TlsShape, UpstreamShape, shape_at
 from .policy import KeyShape, PolicyShape, RouteShape, missing_of
-from .result import Limits, LogSettings, Overrides, Settings, TlsSettings, UpstreamSettings
+from .result import Overrides, Settings, TlsSettings, UpstreamSettings
 from .source import Kind, Scalar, Source, Value
-from .tracing import TracingSettings
 from .units import show_duration, show_size
 from .unknown import unknown
 
@@ -78,17 +80,17 @@ def _in_our_words(source: Source, loc: Loc, value: Value, error: Mapping[str, An
     match error["type"]:
         case "value_error":
             return str(error["ctx"]["error"])
-        case "extra_forbidden":
-            found = unknown(str(loc[-1]), value, shape_at(loc[:-1]))
-            if found.meant:
-                source.unsure.add((*loc[:-1], found.meant))
-            return found.message
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            message, meant = unknown(str(loc[-1]), value, shape_at(loc[:-1]))
+            if meant:
+                source.unsure.add((*loc[:-1], meant))
+            return message
         case "list_type":
             return f"expected a list, found {values.found(value)}"
-        case "model_type" | "dict_type":
-            hint = ""
-            if isinstance(value, Scalar) and value.kind is Kind.TEXT and (alone := shape_at(loc).ALONE):
-                kind = "header:" if shape_at(loc) is KeyShape and ":" not in value.text else ""
+        case "model_type" | "dict_type" | "dataclass_type":
+            hint, shape = "", shape_at(loc)
+            if isinstance(value, Scalar) and value.kind is Kind.TEXT and (alone := SHAPES[shape][1]):
+                kind = "header:" if shape is KeyShape and ":" not in value.text else ""
                 hint = f"; use {{{alone}: {kind}{value.text}}}"
             return f"expected a mapping, found {values.found(value)}{hint}"
     raise AssertionError(f"no words for {error['type']} at {loc}")
@@ -126,7 +128,7 @@ class _Check:
             return url
         beside = [field for field in StoreShape.model_fields if field in shape.model_fields_set and field != "url"]
         if "store" in source.data and "url" not in shape.model_fields_set:
-            self._wrong(("store", "url"), "is missing; use url: redis://HOST:6379/0")
+            self.source.wrong(("store", "url"), "is missing; use url: redis://HOST:6379/0")
             return url
         try:
             stores.check_scheme(url)
@@ -134,29 +136,16 @@ class _Check:
                 try:
                     url = stores.with_option(url, field, getattr(shape, field))
                 except ValueError as error:
-                    self._wrong(("store", field), str(error))
+                    self.source.wrong(("store", field), str(error))
             return stores.store(url) if source.sound(*(("store", field) for field in beside)) else shape.url
         except ValueError as error:
-            self._wrong(("store",) if beside else source.find(("store", "url"))[0], str(error))
+            self.source.wrong(("store",) if beside else source.find(("store", "url"))[0], str(error))
             return shape.url
 
-    def _wrong(self, loc: Loc, message: str) -> None:
-        self.source.fault(loc, message)
-        self.source.broken.add(loc)
-
     def _upstream(self, name: str, shape: UpstreamShape) -> UpstreamSettings:
-        url = shape.url
-        return UpstreamSettings(
-            name,
-            url.host,
-            url.port,
-            shape.connect,
-            shape.timeout,
-            shape.late,
-            shape.connections,
-            url.path,
-            self._tls(name, shape),
-        )
+        url, secure = shape.url, self._tls(name, shape)
+        timing = shape.connect, shape.timeout, shape.late
+        return UpstreamSettings(name, url.host, url.port, *timing, shape.connections, url.path, secure)
 
     def _listeners(self, typed: str | None) -> tuple[Listener, ...]:
         """Those of the file; `typed` takes the place of the first one's address, and nothing else of it."""
@@ -170,11 +159,11 @@ class _Check:
             loc = self._listen_loc(n)
             if "address" not in shape.model_fields_set and "listen" in self.source.data and not (typed and n == 0):
                 if self.source.sound((*loc, "address")):
-                    self._wrong((*loc, "address"), "is missing; use address: 127.0.0.1:8080")
+                    self.source.wrong((*loc, "address"), "is missing; use address: 127.0.0.1:8080")
             elif any(made[n].address.overlaps(earlier.address) for earlier in made[:n]):
-                self._wrong(loc, f"{made[n].address} is listened on already; remove one of the two")
+                self.source.wrong(loc, f"{made[n].address} is listened on already; remove one of the two")
             elif "mode" in shape.model_fields_set and isinstance(made[n].address, Address):
-                self._wrong((*loc, "mode"), "is for a Unix socket; remove it, or use unix:/PATH")
+                self.source.wrong((*loc, "mode"), "is for a Unix socket; remove it, or use unix:/PATH")
         return tuple(made)
 
     def _listen_loc(self, n: int) -> Loc:
@@ -187,10 +176,10 @@ class _Check:
             return None
         if given.cert is None:
             if not any(broken[: len(loc)] == loc for broken in self.source.broken):
-                self._wrong(loc, "the gate needs a certificate; use {cert: FILE, key: FILE}")
+                self.source.wrong(loc, "the gate needs a certificate; use {cert: FILE, key: FILE}")
             return None
         if given.client_ca is None and "clients" in given.model_fields_set:
-            self._wrong((*loc, "clients"), "says nothing without client_ca: FILE, which signs their certificates")
+            self.source.wrong((*loc, "clients"), "says nothing without client_ca: FILE, which signs their certificates")
             return None
         try:
             context = tls.serving(
@@ -201,9 +190,9 @@ class _Check:
                 required=given.clients == "required",
             )
         except ValueError as error:
-            self._wrong(loc, str(error))
+            self.source.wrong(loc, str(error))
             return None
-        return ListenerTls(context, given.cert, given.key, given.minimum, given.client_ca, given.clients)
+        return ListenerTls(context, **given.model_dump())
 
     def _tls(self, name: str, shape: UpstreamShape) -> TlsSettings | None:
         source, loc = self.source, ("upstreams", name, "tls")
@@ -297,7 +286,7 @@ class _Check:
         source, shape = self.source, self.file.tracing
         if shape is None or not source.sound(("tracing",)):
             return
-        if "endpoint" not in shape.model_fields_set and source.sound(("tracing", "endpoint")):
+        if not shape.endpoint and source.sound(("tracing", "endpoint")):
             source.fault(("tracing", "endpoint"), "is missing; use endpoint: http://collector:4318/v1/traces")
         elif said := extras.missing("otel"):
             source.fault(("tracing",), said)
@@ -326,15 +315,17 @@ class _Check:
                 _name(key)
             except ValueError as error:
                 source.fault(loc, str(error))
-            if "url" not in shape.model_fields_set and source.sound((*loc, "url")):
-                source.fault((*loc, "url"), "is missing; use url: http://HOST:PORT")
+            self._required(loc, shape, url="http://HOST:PORT")
+
+    def _required(self, loc: Loc, shape: Shape, **examples: str) -> None:
+        for field, example in examples.items():
+            if field not in shape.model_fields_set and self.source.sound((*loc, field)):
+                self.source.fault((*loc, field), f"is missing; use {field}: {example}")
 
     def route(self, n: int, shape: RouteShape) -> Route:
         """The route, with the policy that its own fields, `defaults` and its upstream make."""
         source, loc = self.source, ("routes", n)
-        for field, example in (("name", "payments"), ("upstream", next(iter(self.upstreams), "NAME"))):
-            if field not in shape.model_fields_set and source.sound((*loc, field)):
-                source.fault((*loc, field), f"is missing; use {field}: {example}")
+        self._required(loc, shape, name="payments", upstream=next(iter(self.upstreams), "NAME"))
         known = self.upstreams and source.sound(("upstreams",), (*loc, "upstream")) and shape.upstream
         if known and shape.upstream not in self.upstreams:
             meant = get_close_matches(shape.upstream, self.upstreams, 1, 0.5)
@@ -342,8 +333,9 @@ class _Check:
             source.fault((*loc, "upstream"), f"no upstream is called `{shape.upstream}`; {hint}")
         policy = _policy(shape, self.file.defaults, self.upstreams.get(shape.upstream), self.file.margin)
         self._doubt_window(n, shape, policy)
-        self._statuses(n, shape, policy)
-        self._replays(n, shape, policy)
+        self._apart(n, shape, policy, "release", "hold", "keep")
+        self._keep_only(n, shape, policy)
+        self._apart(n, shape, policy, "keep_headers", "drop_headers")
         self._strings(n, shape, policy)
         self._buffers(n, shape, policy)
         self._scope(n, shape, policy)
@@ -376,29 +368,26 @@ class _Check:
                 f"use {lease} or more",
             )
 
-    def _statuses(self, n: int, shape: RouteShape, policy: Policy) -> None:
-        lists = {"release": policy.release, "hold": policy.hold, "keep": policy.keep}
-        for first, second in (("release", "hold"), ("release", "keep"), ("hold", "keep")):
-            places = self.place(n, shape, first), self.place(n, shape, second)
-            both = ", ".join(map(str, sorted(lists[first] & lists[second])))
-            if both and self.source.sound(*places):
-                later = max(places, key=lambda place: self.source.line(place) or 0)
-                message = f"{both} cannot be both in {first} and in {second}; take it out of one"
-                self.source.fault(later, message)
-        beside = [name for name, statuses in lists.items() if statuses and policy.keep_only is not None]
-        all_places = [self.place(n, shape, name) for name in ("keep_only", *beside)]
-        if beside and self.source.sound(*all_places):
-            later = max(all_places, key=lambda place: self.source.line(place) or 0)
-            message = f"keep_only cannot stand beside {' and '.join(beside)}: it says what every status means"
-            self.source.fault(later, f"{message}; use {', '.join(f'{name}: []' for name in beside)}")
+    def _apart(self, n: int, shape: RouteShape, policy: Policy, *lists: str) -> None:
+        """Nothing may stand in two of these lists."""
+        for first, second in combinations(lists, 2):
+            both = sorted((getattr(policy, first) or frozenset()) & getattr(policy, second))
+            named = ", ".join(each.decode() if isinstance(each, bytes) else str(each) for each in both)
+            message = f"{named} cannot be both in {first} and in {second}; take it out of one"
+            if both:
+                self._latest([self.place(n, shape, first), self.place(n, shape, second)], message)
 
-    def _replays(self, n: int, shape: RouteShape, policy: Policy) -> None:
-        places = self.place(n, shape, "keep_headers"), self.place(n, shape, "drop_headers")
-        both = sorted((policy.keep_headers or frozenset()) & policy.drop_headers)
-        if both and self.source.sound(*places):
-            later = max(places, key=lambda place: self.source.line(place) or 0)
-            named = ", ".join(name.decode() for name in both)
-            self.source.fault(later, f"{named} cannot be both in keep_headers and in drop_headers; take it out of one")
+    def _keep_only(self, n: int, shape: RouteShape, policy: Policy) -> None:
+        beside = [name for name in ("release", "hold", "keep") if getattr(policy, name)]
+        if beside and policy.keep_only is not None:
+            message = f"keep_only cannot stand beside {' and '.join(beside)}: it says what every status means"
+            message = f"{message}; use {', '.join(f'{name}: []' for name in beside)}"
+            self._latest([self.place(n, shape, name) for name in ("keep_only", *beside)], message)
+
+    def _latest(self, places: list[Loc], message: str) -> None:
+        """A fault of sound places that do not agree, at the one that is written last."""
+        if self.source.sound(*places):
+            self.source.fault(max(places, key=lambda place: self.source.line(place) or 0), message)
 
     def _strings(self, n: int, shape: RouteShape, policy: Policy) -> None:
         place = self.place(n, shape, "key")
@@ -486,49 +475,46 @@ class _Check:
                     break
 
     def built(self, routes: list[Route]) -> Settings:
-        file = self.file
+        as_written = {name: getattr(self.file, name) for name in _AS_WRITTEN}
         return Settings(
+            **as_written,
             service=self.service,
             listen=self.listen,
             admin=self.admin,
             admin_token=self.token,
-            audit=file.admin.audit,
+            audit=self.file.admin.audit,
             store=self.store,
-            store_scope=file.store_scope,
-            store_check=file.store_check,
-            on_amnesia=file.on_amnesia,
             upstreams=MappingProxyType(self.upstreams),
             routes=RouteTable(routes),
-            secret=file.secret,
-            prefix=file.prefix,
-            limits=Limits(**file.limits.model_dump()),
-            log=LogSettings(**file.log.model_dump()),
-            upgrades=file.upgrades,
-            origins=None if file.cors is None else file.cors.origins,
-            trusted_proxies=file.trusted_proxies,
-            tracing=None if file.tracing is None else TracingSettings(**file.tracing.model_dump()),
-            policy_path=file.policy_path,
-            startup_wait=file.startup_wait,
-            grace=max(route.policy.lease for route in routes) if file.grace is None else file.grace,
+            origins=None if self.file.cors is None else self.file.cors.origins,
+            grace=max(route.policy.lease for route in routes) if self.file.grace is None else self.file.grace,
         )
+
+
+#: Fields that are settings as they stand in the file.
+_AS_WRITTEN = (
+    "store_scope", "store_check", "on_amnesia", "secret", "prefix", "limits", "log", "upgrades", "trusted_proxies",
+    "tracing", "policy_path", "startup_wait",
+)  # fmt: skip
 
 
 def _name(text: str) -> str:
     return values.name(Scalar(text))
 
 
+#: Fields of a route that the core reads as they stand.
+_OF_POLICY = {field.name for field in fields(Policy)} & PolicyShape.model_fields.keys()
+_OF_POLICY -= {"missing", "send_key", "scope", "doubt_window"}
+
+
 def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings | None, margin: int) -> Policy:
     own = route.model_fields_set
-    shape = PolicyShape.model_construct(
-        **{field: getattr(route if field in own else defaults, field) for field in PolicyShape.model_fields}
-    )
-    plain = Policy()
+    said = {field: getattr(route if field in own else defaults, field) for field in PolicyShape.model_fields}
+    shape, plain = PolicyShape.model_construct(**said), Policy()
     sources = shape.key.sources or ()
     in_field = len(sources) == 1 and sources[0].place is Place.HEADER
     return Policy(
-        namespace=shape.namespace.encode(),
-        guard=shape.guard,
-        mode=shape.mode,
+        **{field: said[field] for field in _OF_POLICY},
         headers=(sources[0].name.encode(),) if in_field else () if sources else plain.headers,
         sources=() if in_field else sources,
         key_rule=KeyRule(shape.key.form, shape.key.min_length, shape.key.weak),
@@ -546,22 +532,7 @@ def _policy(route: RouteShape, defaults: PolicyShape, upstream: UpstreamSettings
             beyond_site(route.match.host or ""),
             tuple(sorted(shape.ignore_cookies)),
         ),
-        window=shape.window,
         doubt_window=max(shape.window, 7 * DAY) if shape.doubt_window is None else shape.doubt_window,
-        wait=shape.wait,
-        on_doubt=shape.on_doubt,
-        max_attempts=shape.max_attempts,
-        release=shape.release,
-        hold=shape.hold,
-        keep=shape.keep,
-        keep_only=shape.keep_only,
-        max_request=shape.max_request,
-        max_response=shape.max_response,
-        stream_types=shape.stream_types,
-        store_down=shape.store_down,
-        store_wait=shape.store_wait,
-        keep_headers=shape.keep_headers,
-        drop_headers=shape.drop_headers,
         timeout=upstream.timeout if upstream else plain.timeout,
         late=upstream.late if upstream else plain.late,
         margin=margin,

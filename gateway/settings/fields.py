@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from dataclasses import fields
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator
 
 from . import values
-from .addresses import Address, Network
+from .addresses import Network, network
 
 MILLION = 1_000_000
 
@@ -17,7 +18,8 @@ Flag = Annotated[bool, PlainValidator(values.flag)]
 Name = Annotated[str, PlainValidator(values.name)]
 Many = Annotated[int, PlainValidator(values.count(least=1, most=MILLION))]
 ManyOrNone = Annotated[int, PlainValidator(values.count(least=0, most=MILLION))]
-Listen = Annotated[Address, PlainValidator(values.address)]
+#: Whether it can be read is looked at later, with what it is for.
+FileName = Annotated[str, PlainValidator(values.text("the path of a file such as /etc/ssl/ca.pem", str))]
 Protocols = Annotated[
     frozenset[Annotated[bytes, PlainValidator(values.protocol)]],
     BeforeValidator(values.listing("a list of protocols such as [websocket]")),
@@ -27,7 +29,7 @@ Origins = Annotated[
     BeforeValidator(values.listing("a list of origins such as [https://shop.example]")),
 ]
 Networks = Annotated[
-    tuple[Annotated[Network, PlainValidator(values.network)], ...],
+    tuple[Annotated[Network, PlainValidator(values.text("addresses such as 10.0.0.0/8", network))], ...],
     BeforeValidator(values.listing("a list of addresses such as [10.0.0.0/8]")),
 ]
 Statuses = Annotated[
@@ -37,15 +39,13 @@ Statuses = Annotated[
 
 
 class Shape(BaseModel):
-    """A mapping of the file. TO_COME: fields that this version does not have yet. ALONE: the field that a
-    bare value in the mapping's place most likely means."""
+    """A mapping of the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    TO_COME: ClassVar[frozenset[str]] = frozenset()
-    ALONE: ClassVar[str] = ""
-    PLACE: ClassVar[str] = ""
 
-    @classmethod
-    def written(cls) -> dict[str, str]:
-        """The fields as the file spells them, and what is said of each."""
-        return {field.alias or name: field.description or "" for name, field in cls.model_fields.items()}
+
+def written(shape: type[Any]) -> list[str]:
+    """The fields of a mapping, as the file spells them."""
+    if issubclass(shape, Shape):
+        return [field.alias or name for name, field in shape.model_fields.items()]
+    return [field.name for field in fields(shape)]

@@ -15,7 +15,6 @@ from ..core.entity import steps
 from ..core.fingerprint import DEFAULT_BIND
 from ..core.keyed import Part
 from ..core.keyform import Format
-from ..core.sent import SendKey, SentAs
 from ..core.source import Place, Source
 from . import scopes, values
 from .addresses import NOT_BUILT
@@ -34,9 +33,7 @@ EXAMPLES = {
 _PLACES = "header:NAME, body:/POINTER, form:FIELD, query:NAME, path:N or cookie:NAME"
 #: Sources of a scope or a credential that DESIGN names and a key does not have.
 _OF_NO_KEY = ("jwt", "client_cert")
-_COOKIE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _LONGEST_NAME = 256
-MOST_SOURCES = 8
 
 #: A pattern is matched in time linear in the key, by automata of no more memory than this.
 _PATTERN = re2.Options()
@@ -86,7 +83,7 @@ def _named(place: Place, name: str) -> str:
             if not re.fullmatch(r"[1-9][0-9]?", name):
                 raise ValueError(f"segments of a path are counted from 1, up to 99; use {example}")
         case Place.COOKIE:
-            if not _COOKIE.fullmatch(name):
+            if not values.TOKEN.fullmatch(name):
                 raise ValueError(f"`{short(name)}` cannot be the name of a cookie; use {example}")
         case _:
             if not name.isprintable():
@@ -94,11 +91,9 @@ def _named(place: Place, name: str) -> str:
     return name
 
 
-def not_too_many(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+def each_once(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     if not sources:
         raise ValueError("names no source; use [header:X-Request-Key], or leave it out")
-    if len(sources) > MOST_SOURCES:
-        raise ValueError(f"{len(sources)} sources are too many; use {MOST_SOURCES} at most")
     twice = [str(each) for each in sources if sources.count(each) > 1]
     if twice:
         raise ValueError(f"{twice[0]} stands twice; keep one")
@@ -130,7 +125,7 @@ def form(value: object) -> Format:
     """A format by its name, or a pattern between slashes that a whole key must match."""
     text = value.text if isinstance(value, Scalar) and value.kind is Kind.TEXT else ""
     if len(text) < 2 or not text.startswith("/"):
-        return one_of({**FORMATS, "/PATTERN/": keyform.ANY})(value)
+        return FORMATS[one_of((*FORMATS, "/PATTERN/"))(value)]
     if not text.endswith("/"):
         raise ValueError(f"a pattern stands between two slashes; use {short(text)}/")
     pattern = text[1:-1]
@@ -151,19 +146,11 @@ def sent_field(value: object) -> bytes:
     if not colon or place != "header":
         if place in list(Place):
             raise ValueError(f"a {place} is the client's and is not changed; use header:NAME")
-        meant = f"header:{text}" if values._TOKEN.fullmatch(text) else "header:NAME"
+        meant = f"header:{text}" if values.TOKEN.fullmatch(text) else "header:NAME"
         raise ValueError(f"expected a field such as header:PayPal-Request-Id, found {found(value)}; use {meant}")
     if header(Scalar(name)) in _NOT_OURS:
         raise ValueError(f"{name} says something else to the service; use a field that is for the key")
     return name.encode()
-
-
-def sends(fields: tuple[tuple[bytes, SentAs], ...]) -> tuple[SendKey, ...]:
-    names = [field.lower() for field, _ in fields]
-    twice = [field.decode() for (field, _), name in zip(fields, names, strict=True) if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"{twice[-1]} stands twice; keep one")
-    return tuple(SendKey(field, how) for field, how in fields)
 
 
 def part(value: object) -> Part | Source:
@@ -180,6 +167,3 @@ def parts(each: tuple[Part | Source, ...]) -> tuple[Part | Source, ...]:
     if not set(each) - {Part.METHOD, Part.CREDENTIALS}:
         raise ValueError("nothing in it tells one request from the next; add target, body or a source")
     return tuple(sorted(set(each), key=str))
-
-
-__all__ = ["bind_source", "form", "ignored", "not_too_many", "part", "parts", "sends", "sent_field", "source"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
 from . import values
 from .addresses import Address, UnixPath
-from .fields import Shape
+from .fields import FileName, Shape
 from .source import Kind, Scalar
 
 MinimumVersion = Literal["1.2", "1.3"]
@@ -43,14 +43,8 @@ class Listener:
     mode: int = MODE
 
 
-def listening(value: object) -> Address | UnixPath:
-    if isinstance(value, Scalar) and value.kind is Kind.TEXT and value.text.startswith("unix:"):
-        return UnixPath.parse(value.text)
-    return values.address(value)
-
-
 def parse(text: str) -> Address | UnixPath:
-    """What the command line says."""
+    """The address or the socket that `text` names. ValueError with the corrected value where it names none."""
     return UnixPath.parse(text) if text.startswith("unix:") else Address.parse(text)
 
 
@@ -63,43 +57,27 @@ def _mode(value: object) -> int:
 
 
 class ListenerTlsShape(Shape):
-    PLACE = "listen.tls"
-
-    cert: Annotated[str | None, PlainValidator(values.file)] = Field(
-        None,
-        description="A PEM file with the gate's certificate and those between it and its authority; required.",
-    )
-    key: Annotated[str | None, PlainValidator(values.file)] = Field(
-        None, description="A PEM file with its key, where that stands apart; the same file by default."
-    )
-    minimum: Annotated[MinimumVersion, PlainValidator(values.one_of({"1.2": "1.2", "1.3": "1.3"}))] = Field(
-        "1.2", description="The oldest version of TLS that is spoken: 1.2 or 1.3; 1.2 by default."
-    )
-    client_ca: Annotated[str | None, PlainValidator(values.file)] = Field(
-        None,
-        description="A PEM file with the authorities that sign the certificates of clients; clients are asked for "
-        "none by default.",
-    )
-    clients: Annotated[Clients, PlainValidator(values.one_of({"required": "required", "optional": "optional"}))] = (
-        Field("required", description="Whether a client must show one: required or optional; required by default.")
-    )
+    cert: FileName | None = None
+    """A PEM file with the gate's certificate and those between it and its authority; required."""
+    key: FileName | None = None
+    """A PEM file with its key, where that stands apart; the same file by default."""
+    minimum: Annotated[MinimumVersion, PlainValidator(values.one_of(get_args(MinimumVersion)))] = "1.2"
+    """The oldest version of TLS that is spoken: 1.2 or 1.3; 1.2 by default."""
+    client_ca: FileName | None = None
+    """A PEM file with the authorities that sign the certificates of clients; clients are asked for none by default."""
+    clients: Annotated[Clients, PlainValidator(values.one_of(get_args(Clients)))] = "required"
+    """Whether a client must show one: required or optional; required by default."""
 
 
 class ListenerShape(Shape):
-    ALONE = "address"
-    PLACE = "listen"
-
-    address: Annotated[Address | UnixPath, PlainValidator(listening)] = Field(
-        Address("127.0.0.1", 8080),
-        description="HOST:PORT, :PORT for every interface (a port alone is refused), or unix:/PATH for a Unix socket; "
-        "required.",
+    address: Annotated[Address | UnixPath, PlainValidator(values.address), AfterValidator(parse)] = Address(
+        "127.0.0.1", 8080
     )
-    mode: Annotated[int, PlainValidator(_mode)] = Field(
-        MODE, description='The permissions of a Unix socket, such as "0660", which is the default.'
-    )
-    tls: ListenerTlsShape | None = Field(
-        None, description="TLS, as {cert: FILE, key: FILE}; none by default: HTTP is spoken plainly."
-    )
+    """HOST:PORT, :PORT for every interface (a port alone is refused), or unix:/PATH for a Unix socket; required."""
+    mode: Annotated[int, PlainValidator(_mode)] = MODE
+    """The permissions of a Unix socket, such as "0660", which is the default."""
+    tls: ListenerTlsShape | None = None
+    """TLS, as {cert: FILE, key: FILE}; none by default: HTTP is spoken plainly."""
 
 
 def _each(value: object) -> object:

@@ -1,7 +1,4 @@
-"""The shape of a route and of `defaults`, each field documented where it is declared.
-
-What DESIGN names and this version does not do stands in TO_COME: a fault of the file, never ignored.
-"""
+"""The shape of a route and of `defaults`, each field documented where it is declared."""
 
 from __future__ import annotations
 
@@ -27,81 +24,54 @@ MOST_REQUEST = 1 << 30
 #: A string of Redis has 512 MiB at most, and a record is one.
 MOST_RESPONSE = 256 << 20
 MOST_COOKIES = 64
+MOST_IGNORED = 64
+MOST_SOURCES = 8
 #: A record counts the parts of its fingerprint in one byte.
 MOST_HEADERS = 64
 
 
 class KeyShape(Shape):
-    ALONE = "from"
-    PLACE = "`key`"
-
     sources: Annotated[
         tuple[Annotated[Source, PlainValidator(keys.source)], ...] | None,
         BeforeValidator(values.listing("a source such as header:X-Request-Key, or a list of them")),
-        AfterValidator(keys.not_too_many),
-    ] = Field(
-        None,
-        alias="from",
-        description="Where the key stands: header:NAME, body:/json/pointer, form:FIELD, query:NAME, path:N, "
-        "cookie:NAME, or a list of these of which each is a part of it; by default header:Idempotency-Key "
-        "or header:X-Idempotency-Key, whichever is there.",
-    )
-    form: Annotated[Format, PlainValidator(keys.form)] = Field(
-        _POLICY.key_rule.format,
-        alias="format",
-        description="The form that a key must have: any, sf-string (in quotes, RFC 8941), uuid, ulid, or a /pattern/ "
-        "of RE2 for all of it; any by default.",
-    )
-    min_length: Annotated[int, PlainValidator(values.count(least=1, most=LONGEST))] = Field(
-        _POLICY.key_rule.min_length, description="How many characters a key must have, 1 to 255; 1 by default."
-    )
-    weak: Annotated[WeakKeys, PlainValidator(values.one_of({each.value: each for each in WeakKeys}))] = Field(
-        _POLICY.key_rule.weak,
-        description="What becomes of a request whose key is a timestamp, a counter, an unset variable or of few "
-        "different characters: count (a metric and the log tell) or refuse (400); count by default.",
-    )
+        AfterValidator(values.at_most(MOST_SOURCES, "sources are too many; use {} at most")),
+        AfterValidator(keys.each_once),
+    ] = Field(None, alias="from")
+    """Where the key stands: header:NAME, body:/json/pointer, form:FIELD, query:NAME, path:N, cookie:NAME, or a list of
+    these of which each is a part of it; by default header:Idempotency-Key or header:X-Idempotency-Key, whichever is
+    there."""
+    form: Annotated[Format, PlainValidator(keys.form)] = Field(_POLICY.key_rule.format, alias="format")
+    """The form that a key must have: any, sf-string (in quotes, RFC 8941), uuid, ulid, or a /pattern/ of RE2 for all of
+    it; any by default."""
+    min_length: Annotated[int, PlainValidator(values.count(least=1, most=LONGEST))] = _POLICY.key_rule.min_length
+    """How many characters a key must have, 1 to 255; 1 by default."""
+    weak: Annotated[WeakKeys, PlainValidator(values.one_of(WeakKeys))] = _POLICY.key_rule.weak
+    """What becomes of a request whose key is a timestamp, a counter, an unset variable or of few different characters:
+    count (a metric and the log tell) or refuse (400); count by default."""
 
 
 class DeriveShape(Shape):
-    PLACE = "`derive`"
-
     parts: Annotated[
         tuple[Annotated[Part | Source, PlainValidator(keys.part)], ...],
         BeforeValidator(values.listing("a list such as [method, target, body, credentials]")),
         AfterValidator(keys.parts),
-    ] = Field(
-        tuple(sorted(Part)),
-        alias="from",
-        description="What makes two requests the same click: method, target, body, credentials, or sources, a list; "
-        "the four by default.",
-    )
-    window: Duration = Field(
-        _POLICY.derive.window,
-        description="How long the answer to the first is given to the second, a duration; 10s by default.",
-    )
+    ] = Field(tuple(sorted(Part)), alias="from")
+    """What makes two requests the same click: method, target, body, credentials, or sources, a list; the four by
+    default."""
+    window: Duration = _POLICY.derive.window
+    """How long the answer to the first is given to the second, a duration; 10s by default."""
 
 
 class MissingShape(Shape):
-    PLACE = "`missing`"
-
-    derive: DeriveShape = Field(
-        DeriveShape(), description="Derive a key that is missing, as {from: [method, target, body, credentials]}."
-    )
+    derive: DeriveShape = DeriveShape()
+    """Derive a key that is missing, as {from: [method, target, body, credentials]}."""
 
 
 class SendKeyShape(Shape):
-    ALONE = "to"
-    PLACE = "`send_key`"
-
-    to: Annotated[bytes | None, PlainValidator(keys.sent_field)] = Field(
-        None, description="The field that the service gets, as header:NAME; required."
-    )
-    form: Annotated[SentAs, PlainValidator(values.one_of({each.value: each for each in SentAs}))] = Field(
-        SentAs.KEY,
-        alias="as",
-        description="key, as the client sent it, or uuid, one that follows from service, namespace, scope and key; "
-        "key by default.",
-    )
+    to: Annotated[bytes | None, PlainValidator(keys.sent_field)] = None
+    """The field that the service gets, as header:NAME; required."""
+    form: Annotated[SentAs, PlainValidator(values.one_of(SentAs))] = Field(SentAs.KEY, alias="as")
+    """key, as the client sent it, or uuid, one that follows from service, namespace, scope and key; key by default."""
 
 
 #: What a word in the mapping's place stands for: known by being these very objects.
@@ -112,7 +82,7 @@ def _missing(value: object) -> object:
     """A word, or `derive` with its own fields."""
     if isinstance(value, dict) and "derive" in value:
         return value
-    return _WORDS[values.one_of({each.value: each for each in Missing})(value)]
+    return _WORDS[values.one_of(Missing)(value)]
 
 
 def missing_of(shape: MissingShape) -> Missing:
@@ -131,7 +101,9 @@ def _has_field(shape: SendKeyShape) -> SendKeyShape:
 
 
 def _each_once(shapes: tuple[SendKeyShape, ...]) -> tuple[SendKeyShape, ...]:
-    keys.sends(tuple((shape.to or b"", shape.form) for shape in shapes))
+    names = [(shape.to or b"").lower() for shape in shapes]
+    if twice := [shape.to for shape, name in zip(shapes, names, strict=True) if shape.to and names.count(name) > 1]:
+        raise ValueError(f"{twice[-1].decode()} stands twice; keep one")
     return shapes
 
 
@@ -141,54 +113,26 @@ def _one_or_more(value: object) -> object:
     return values.listing("a field such as header:PayPal-Request-Id, or a list of them")(value)
 
 
-def _not_too_many(names: frozenset[bytes]) -> frozenset[bytes]:
-    if len(names) > MOST_HEADERS:
-        raise ValueError(f"{len(names)} headers are too many; use {MOST_HEADERS} at most")
-    return names
-
-
-def _not_too_much_ignored(ignored: frozenset[str]) -> frozenset[str]:
-    if len(ignored) > scopes.MOST_IGNORED:
-        raise ValueError(f"{len(ignored)} are too many; use {scopes.MOST_IGNORED} at most")
-    return ignored
-
-
-def _not_too_many_cookies(names: frozenset[str]) -> frozenset[str]:
-    if len(names) > MOST_COOKIES:
-        raise ValueError(f"{len(names)} cookies are too many; use {MOST_COOKIES} at most, or prefixes")
-    return names
-
-
 class FingerprintShape(Shape):
-    PLACE = "`fingerprint`"
-
-    body: Annotated[str, PlainValidator(values.one_of({each: each for each in (RAW, CANONICAL_JSON)}))] = Field(
-        RAW,
-        description="How the body counts: raw, byte for byte, or canonical-json, by what its JSON says (RFC 8785; what "
-        "is no JSON counts byte for byte); raw by default.",
-    )
+    body: Annotated[str, PlainValidator(values.one_of((RAW, CANONICAL_JSON)))] = RAW
+    """How the body counts: raw, byte for byte, or canonical-json, by what its JSON says (RFC 8785; what is no JSON
+    counts byte for byte); raw by default."""
     ignore: Annotated[
         frozenset[Annotated[str, PlainValidator(keys.ignored)]],
         BeforeValidator(values.listing("a list such as [query:signature, /metadata/sent_at]")),
-        AfterValidator(_not_too_much_ignored),
-    ] = Field(
-        frozenset(),
-        description="What does not count: query:NAME, form:FIELD, or a JSON Pointer (RFC 6901) into a canonical body; "
-        "nothing by default.",
-    )
+        AfterValidator(values.at_most(MOST_IGNORED, "are too many; use {} at most")),
+    ] = frozenset()
+    """What does not count: query:NAME, form:FIELD, or a JSON Pointer (RFC 6901) into a canonical body; nothing by
+    default."""
     headers: Annotated[
         frozenset[Annotated[bytes, PlainValidator(values.part_of_fingerprint)]],
         BeforeValidator(values.listing("a list of headers such as [X-Currency]")),
-        AfterValidator(_not_too_many),
-    ] = Field(
-        frozenset(),
-        description="Headers that count as part of the request, besides Host, Content-Type, Content-Encoding and "
-        "those that select its operation, such as SOAPAction; none by default.",
-    )
-    host: Flag = Field(
-        _POLICY.recipe.host,
-        description="Whether the name in Host counts. An IP address and a port never do; true by default.",
-    )
+        AfterValidator(values.at_most(MOST_HEADERS, "headers are too many; use {} at most")),
+    ] = frozenset()
+    """Headers that count as part of the request, besides Host, Content-Type, Content-Encoding and those that select its
+    operation, such as SOAPAction; none by default."""
+    host: Flag = _POLICY.recipe.host
+    """Whether the name in Host counts. An IP address and a port never do; true by default."""
 
 
 def _scope(value: object) -> object:
@@ -210,186 +154,126 @@ class PolicyShape(Shape):
     """What a route may say, and `defaults` for all of them. A field of a route replaces the whole field of
     `defaults`."""
 
-    PLACE = "a route or `defaults`"
-
-    namespace: Name = Field(
-        _POLICY.namespace.decode(),
-        description="Which part of the API a key belongs to; `default` by default, so that the same key on "
-        "another path is a mismatch.",
-    )
-    guard: Flag = Field(_POLICY.guard, description="Whether requests with a key are made idempotent; true by default.")
-    mode: Annotated[Mode, PlainValidator(values.one_of({each.value: each for each in Mode}))] = Field(
-        _POLICY.mode,
-        description="enforce, or shadow: every request goes through unprotected, and the gate counts what it would "
-        "have done; enforce by default.",
-    )
-    key: KeyShape = Field(
-        KeyShape(), description="Where the key stands and what it must be, as {from: header:NAME, format: uuid}."
-    )
-    missing: Annotated[MissingShape, BeforeValidator(_missing)] = Field(
-        _WORDS[_POLICY.missing],
-        description="What becomes of a request without a key: pass (unprotected, labelled and counted), refuse (400) "
-        "or derive (one is made of what it says, so that a double click runs once); pass by default.",
-    )
+    namespace: Annotated[bytes, PlainValidator(values.name), AfterValidator(str.encode)] = _POLICY.namespace
+    """Which part of the API a key belongs to; `default` by default, so that the same key on another path is a
+    mismatch."""
+    guard: Flag = _POLICY.guard
+    """Whether requests with a key are made idempotent; true by default."""
+    mode: Annotated[Mode, PlainValidator(values.one_of(Mode))] = _POLICY.mode
+    """enforce, or shadow: every request goes through unprotected, and the gate counts what it would have done; enforce
+    by default."""
+    key: KeyShape = KeyShape()
+    """Where the key stands and what it must be, as {from: header:NAME, format: uuid}."""
+    missing: Annotated[MissingShape, BeforeValidator(_missing)] = _WORDS[_POLICY.missing]
+    """What becomes of a request without a key: pass (unprotected, labelled and counted), refuse (400) or derive (one is
+    made of what it says, so that a double click runs once); pass by default."""
     send_key: Annotated[
         tuple[Annotated[SendKeyShape, BeforeValidator(_send_key), AfterValidator(_has_field)], ...],
         BeforeValidator(_one_or_more),
         AfterValidator(_each_once),
-    ] = Field(
-        (),
-        description="Fields in which the service gets the key besides, as header:NAME or {to: header:NAME, as: uuid}, "
-        "or a list; none by default.",
-    )
+    ] = ()
+    """Fields in which the service gets the key besides, as header:NAME or {to: header:NAME, as: uuid}, or a list; none
+    by default."""
     scope: Annotated[
         tuple[Annotated[str, PlainValidator(scopes.scope_source)], ...],
         BeforeValidator(_scope),
         AfterValidator(values.in_any_order),
-    ] = Field(
-        (),
-        description="Whose key it is: a list of header:NAME, cookie:NAME, jwt:CLAIM and client_cert, which keep "
-        "tenants apart, or public; public by default.",
-    )
-    jwt: JwtShape | None = Field(
-        None,
-        description="Whose tokens prove the claims of `scope`, as {jwks: FILE or URL, issuer: URL, audience: [NAME]}; "
-        "required with jwt:CLAIM.",
-    )
+    ] = ()
+    """Whose key it is: a list of header:NAME, cookie:NAME, jwt:CLAIM and client_cert, which keep tenants apart, or
+    public; public by default."""
+    jwt: JwtShape | None = None
+    """Whose tokens prove the claims of `scope`, as {jwks: FILE or URL, issuer: URL, audience: [NAME]}; required with
+    jwt:CLAIM."""
     bind: Annotated[
         tuple[Annotated[str, PlainValidator(keys.bind_source)], ...],
         BeforeValidator(values.listing("a list such as [default, header:X-Account]")),
         AfterValidator(values.in_any_order),
-    ] = Field(
-        _POLICY.recipe.bind,
-        description="Whose answer it is: sources (as of a key) that a duplicate must repeat, and "
-        "`default` for Authorization, X-API-Key, Api-Key, or else Cookie; [default] by default.",
-    )
+    ] = _POLICY.recipe.bind
+    """Whose answer it is: sources (as of a key) that a duplicate must repeat, and `default` for Authorization,
+    X-API-Key, Api-Key, or else Cookie; [default] by default."""
     ignore_cookies: Annotated[
         frozenset[Annotated[str, PlainValidator(scopes.ignored_cookie)]],
         BeforeValidator(values.listing("a list of cookies such as [lb, TS*]")),
-        AfterValidator(_not_too_many_cookies),
-    ] = Field(
-        frozenset(),
-        description="Cookies that `default` does not bind, as names or prefixes that end in *, besides those of load "
-        "balancers, bot filters and analytics (docs/scopes.md lists them); none by default.",
-    )
-    fingerprint: FingerprintShape = Field(
-        FingerprintShape(),
-        description="What counts as the same request, as {body: raw or "
-        "canonical-json, ignore: [query:NAME, form:FIELD, /POINTER], headers: [NAME], host: true or false}.",
-    )
-    window: Duration = Field(
-        _POLICY.window,
-        description="How long an answer is replayed, a duration from when it was stored; 24h by default.",
-    )
-    doubt_window: Annotated[int | None, PlainValidator(values.duration)] = Field(
-        None,
-        description="How long a key whose outcome is unknown is remembered, a duration of at least the lease; "
-        "the longer of the window and 7d by default.",
-    )
-    wait: DurationOrZero = Field(
-        _POLICY.wait,
-        description="How long a duplicate waits for the first to finish, a duration, before it is answered "
-        "409; 25s by default.",
-    )
-    on_doubt: Annotated[OnDoubt, PlainValidator(values.one_of({each.value: each for each in OnDoubt}))] = Field(
-        _POLICY.on_doubt,
-        description="What becomes of a duplicate when nobody knows whether the first ran: hold (409) or rerun "
-        "(it runs again); hold by default.",
-    )
-    max_attempts: Annotated[int, PlainValidator(values.count(least=1, most=255))] = Field(
-        _POLICY.max_attempts,
-        description="How many times a key may run under `on_doubt: rerun`, 1 to 255; 2 by default.",
-    )
-    release: Statuses = Field(
-        _POLICY.release,
-        description="Statuses that mean that nothing was done and the key is free again, besides 401, 407, "
-        "421, 423, 425, 429, 503 with Retry-After, and a 307 or 308 that is not followed; none by default. A 307 or "
-        "308 in this list, in `hold`, `keep` or `keep_only` is not followed.",
-    )
-    hold: Statuses = Field(
-        _POLICY.hold,
-        description="Statuses after which nobody knows whether it ran, besides 408, 502, 503, 504, 520 to "
-        "527, 598, 599, and 600 to 999; none by default.",
-    )
-    keep: Statuses = Field(
-        _POLICY.keep,
-        description="Statuses that are answers to be replayed after all, taken out of the two lists above; "
-        "none by default.",
-    )
+        AfterValidator(values.at_most(MOST_COOKIES, "cookies are too many; use {} at most, or prefixes")),
+    ] = frozenset()
+    """Cookies that `default` does not bind, as names or prefixes that end in *, besides those of load balancers, bot
+    filters and analytics (docs/scopes.md lists them); none by default."""
+    fingerprint: FingerprintShape = FingerprintShape()
+    """What counts as the same request, as {body: raw or canonical-json, ignore: [query:NAME, form:FIELD, /POINTER],
+    headers: [NAME], host: true or false}."""
+    window: Duration = _POLICY.window
+    """How long an answer is replayed, a duration from when it was stored; 24h by default."""
+    doubt_window: Duration | None = None
+    """How long a key whose outcome is unknown is remembered, a duration of at least the lease; the longer of the window
+    and 7d by default."""
+    wait: DurationOrZero = _POLICY.wait
+    """How long a duplicate waits for the first to finish, a duration, before it is answered 409; 25s by default."""
+    on_doubt: Annotated[OnDoubt, PlainValidator(values.one_of(OnDoubt))] = _POLICY.on_doubt
+    """What becomes of a duplicate when nobody knows whether the first ran: hold (409) or rerun (it runs again); hold by
+    default."""
+    max_attempts: Annotated[int, PlainValidator(values.count(least=1, most=255))] = _POLICY.max_attempts
+    """How many times a key may run under `on_doubt: rerun`, 1 to 255; 2 by default."""
+    release: Statuses = _POLICY.release
+    """Statuses that mean that nothing was done and the key is free again, besides 401, 407, 421, 423, 425, 429, 503
+    with Retry-After, and a 307 or 308 that is not followed; none by default. A 307 or 308 in this list, in `hold`,
+    `keep` or `keep_only` is not followed."""
+    hold: Statuses = _POLICY.hold
+    """Statuses after which nobody knows whether it ran, besides 408, 502, 503, 504, 520 to 527, 598, 599, and 600 to
+    999; none by default."""
+    keep: Statuses = _POLICY.keep
+    """Statuses that are answers to be replayed after all, taken out of the two lists above; none by default."""
     keep_only: Annotated[
         frozenset[Annotated[int, PlainValidator(values.status)]] | None, BeforeValidator(_keep_only)
-    ] = Field(
-        _POLICY.keep_only,
-        description="The only statuses that are kept and replayed, 2xx or a list: every other complete answer frees "
-        "the key, and the next request with it runs. It stands without the three lists above; none by default.",
-    )
-    max_request: Annotated[int, PlainValidator(values.size(most=MOST_REQUEST))] = Field(
-        _POLICY.max_request,
-        description="The longest body of a guarded request, a size, beyond which it is refused with 413; "
-        "10MiB by default.",
-    )
-    max_response: Annotated[int, PlainValidator(values.size(most=MOST_RESPONSE))] = Field(
-        _POLICY.max_response,
-        description="The longest body that is kept for replays, a size, beyond which only the fact is "
-        "remembered; 1MiB by default.",
-    )
+    ] = _POLICY.keep_only
+    """The only statuses that are kept and replayed, 2xx or a list: every other complete answer frees the key, and the
+    next request with it runs. It stands without the three lists above; none by default."""
+    max_request: Annotated[int, PlainValidator(values.size(most=MOST_REQUEST))] = _POLICY.max_request
+    """The longest body of a guarded request, a size, beyond which it is refused with 413; 10MiB by default."""
+    max_response: Annotated[int, PlainValidator(values.size(most=MOST_RESPONSE))] = _POLICY.max_response
+    """The longest body that is kept for replays, a size, beyond which only the fact is remembered; 1MiB by default."""
     stream_types: Annotated[
         tuple[Annotated[str, PlainValidator(values.stream_type)], ...],
         BeforeValidator(values.listing("a list such as [default, application/x-feed]")),
         AfterValidator(values.in_any_order),
-    ] = Field(
-        _POLICY.stream_types,
-        description="Content types of answers that are streams, unless they declare their length: they go out piece by "
-        "piece and are not kept. `default` stands for the built-in list (docs/upstreams.md), * for anything, ;NAME for "
-        "a parameter; [default] by default.",
-    )
-    store_down: Annotated[StoreDown, PlainValidator(values.one_of({each.value: each for each in StoreDown}))] = Field(
-        _POLICY.store_down,
-        description="What becomes of guarded requests while the store is away: refuse (503) or forward (they run, "
-        "labelled unprotected and counted, and a duplicate may run too); refuse by default.",
-    )
-    store_wait: DurationOrZero = Field(
-        _POLICY.store_wait,
-        description="How long a guarded request waits for a store that is away, a duration; 3s by default.",
-    )
+    ] = _POLICY.stream_types
+    """Content types of answers that are streams, unless they declare their length: they go out piece by piece and are
+    not kept. `default` stands for the built-in list (docs/upstreams.md), * for anything, ;NAME for a parameter;
+    [default] by default."""
+    store_down: Annotated[StoreDown, PlainValidator(values.one_of(StoreDown))] = _POLICY.store_down
+    """What becomes of guarded requests while the store is away: refuse (503) or forward (they run, labelled unprotected
+    and counted, and a duplicate may run too); refuse by default."""
+    store_wait: DurationOrZero = _POLICY.store_wait
+    """How long a guarded request waits for a store that is away, a duration; 3s by default."""
     keep_headers: Annotated[
         frozenset[Annotated[bytes, PlainValidator(values.kept_header)]] | None,
         BeforeValidator(values.listing("a list of headers such as [Content-Type]")),
-    ] = Field(
-        _POLICY.keep_headers,
-        description="The only headers of an answer that a replay carries, besides Content-Encoding; all of them by "
-        "default, less Set-Cookie, credential challenges (WWW-Authenticate and kin) and those of one connection. "
-        "Date is always the replay's own, unless a signature covers it.",
-    )
+    ] = _POLICY.keep_headers
+    """The only headers of an answer that a replay carries, besides Content-Encoding; all of them by default, less
+    Set-Cookie, credential challenges (WWW-Authenticate and kin) and those of one connection. Date is always the
+    replay's own, unless a signature covers it."""
     drop_headers: Annotated[
         frozenset[Annotated[bytes, PlainValidator(values.dropped_header)]],
         BeforeValidator(values.listing("a list of headers such as [X-Request-Id]")),
-    ] = Field(_POLICY.drop_headers, description="Headers of an answer that a replay does not carry; none by default.")
+    ] = _POLICY.drop_headers
+    """Headers of an answer that a replay does not carry; none by default."""
 
 
 class MatchShape(Shape):
-    ALONE = "path"
-    PLACE = "`match`"
-
-    path: Annotated[str, PlainValidator(values.path)] = Field(
-        "/**",
-        description="The paths, with * for anything within a segment and a last /** for everything below; "
-        "/** by default.",
-    )
-    host: Annotated[str | None, PlainValidator(values.host)] = Field(
-        None, description="The Host, on any port unless it names one, *.NAME for subdomains; any by default."
-    )
+    path: Annotated[str, PlainValidator(values.path)] = "/**"
+    """The paths, with * for anything within a segment and a last /** for everything below; /** by default."""
+    host: Annotated[str | None, PlainValidator(values.host)] = None
+    """The Host, on any port unless it names one, *.NAME for subdomains; any by default."""
     methods: Annotated[
         frozenset[Annotated[bytes, PlainValidator(values.method)]] | None,
         BeforeValidator(values.listing("a list of methods such as [POST]")),
-    ] = Field(None, description="The methods; all but TRACE by default.")
+    ] = None
+    """The methods; all but TRACE by default."""
 
 
 class RouteShape(PolicyShape):
-    PLACE = "a route"
-
-    name: Name = Field("", description="What people call the route, in logs and metrics; required.")
-    match: MatchShape = Field(
-        MatchShape(), description="Which requests it is for, the first route that matches winning; all by default."
-    )
-    upstream: Name = Field("", description="The name of the upstream that serves it; required.")
+    name: Name = ""
+    """What people call the route, in logs and metrics; required."""
+    match: MatchShape = MatchShape()
+    """Which requests it is for, the first route that matches winning; all by default."""
+    upstream: Name = ""
+    """The name of the upstream that serves it; required."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -16,12 +15,6 @@ from .source import Scalar
 
 #: A claim's name is any string (RFC 7519 §4); these are the ones that can be written behind `jwt:`.
 _CLAIM = re.compile(r"[\x21-\x7e]{1,128}")
-#: RFC 6265 §4.1.1: a cookie's name is a token.
-_COOKIE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
-
-MOST_IGNORED = 64
-LONGEST_LEEWAY = 600_000
-SHORTEST_REFRESH = 10_000
 
 
 def scope_source(value: object) -> str:
@@ -38,7 +31,11 @@ def scope_source(value: object) -> str:
         if not _CLAIM.fullmatch(name):
             raise ValueError("the name of a claim stands behind the colon; use jwt:sub")
         return text
-    return _cookie(text) or values.source(value)
+    if kind != "cookie":
+        return values.source(value)
+    if not values.TOKEN.fullmatch(name):
+        raise ValueError("the name of a cookie stands behind the colon; use cookie:session")
+    return text
 
 
 def ignored_cookie(value: object) -> str:
@@ -48,20 +45,10 @@ def ignored_cookie(value: object) -> str:
         raise ValueError("leaves out every cookie; use bind: [header:NAME], which names what does bind")
     if text.startswith("cookie:"):
         raise ValueError(f"the name stands alone here; use {short(text.removeprefix('cookie:'))}")
-    if not _COOKIE.fullmatch(text.removesuffix("*")) or "*" in text[:-1]:
+    if not values.TOKEN.fullmatch(text.removesuffix("*")) or "*" in text[:-1]:
         raise ValueError(
             f"expected the name of a cookie such as lb, or a prefix such as lb_*, found {values.found(value)}"
         )
-    return text
-
-
-def _cookie(text: str) -> str | None:
-    """`cookie:NAME`, its case as it is written; None where `text` is no such source."""
-    kind, _, name = text.partition(":")
-    if kind != "cookie":
-        return None
-    if not _COOKIE.fullmatch(name):
-        raise ValueError("the name of a cookie stands behind the colon; use cookie:session")
     return text
 
 
@@ -98,18 +85,9 @@ def jwks(value: object) -> str:
     if url["user"] is not None or url["fragment"]:
         raise ValueError("holds a user name, a password or a fragment, which are not sent; remove it")
     host, _ = addresses.host_and_port(url["where"], 443)
-    if scheme == "http" and not _here(host):
+    if scheme == "http" and not addresses.loopback(host):
         raise ValueError("over http whoever stands between could put his own keys there; use https://")
     return text
-
-
-def _here(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def text(expected: str) -> Callable[[object], str]:
@@ -136,20 +114,6 @@ def algorithm(value: object) -> str:
     )
 
 
-def leeway(value: object) -> int:
-    found = values.duration_or_zero(value)
-    if found > LONGEST_LEEWAY:
-        raise ValueError("so long after its expiry a token must not be taken; use 10m at most")
-    return found
-
-
-def refresh(value: object) -> int:
-    found = values.duration(value)
-    if found < SHORTEST_REFRESH:
-        raise ValueError("whoever publishes the keys would be asked all the time; use 10s or more")
-    return found
-
-
 def unusable(tokens: Tokens) -> Iterator[tuple[str, str]]:
     """What is wrong with files that `jwt` names: its field, and what to do."""
     if "://" not in tokens.jwks:
@@ -171,6 +135,3 @@ def unusable(tokens: Tokens) -> Iterator[tuple[str, str]]:
             tls.context(tokens.ca, verify=True)
         except ValueError as error:
             yield "ca", str(error)
-
-
-__all__ = ["algorithm", "ignored_cookie", "jwks", "leeway", "pointer", "refresh", "scope_source", "text", "unusable"]

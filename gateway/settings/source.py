@@ -75,6 +75,11 @@ class Source:
     def fault(self, loc: Loc, message: str) -> None:
         self.faults.append(Fault(spelled(loc), self.line(loc), message))
 
+    def wrong(self, loc: Loc, message: str) -> None:
+        """A fault of `loc`, on which nothing else can then depend."""
+        self.fault(loc, message)
+        self.broken.add(loc)
+
     def sound(self, *locs: Loc) -> bool:
         """Whether nothing is known to be wrong with any of them, or with what they stand in."""
         doubtful = self.broken | self.unsure
@@ -128,22 +133,14 @@ def read(text: str, *, name: str, environ: Mapping[str, str]) -> Source:
         what = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
         raise Faults(name, [Fault("", line, f"expected a mapping with `upstreams` and `routes`, found {what}")])
     source = Source({})
-    try:
-        _Reader(source, environ).mapping(root, (), (), source.data)
-    except _TooMuchError as error:
-        raise Faults(name, [*source.faults, Fault("", error.line, str(error))]) from None
+    _Reader(source, name, environ).mapping(root, (), (), source.data)
     return source
 
 
-class _TooMuchError(Exception):
-    def __init__(self, message: str, line: int) -> None:
-        super().__init__(message)
-        self.line = line
-
-
 class _Reader:
-    def __init__(self, source: Source, environ: Mapping[str, str]) -> None:
+    def __init__(self, source: Source, name: str, environ: Mapping[str, str]) -> None:
         self.source = source
+        self.name = name
         self.environ = environ
         self.count = 0
 
@@ -152,7 +149,7 @@ class _Reader:
         self.source.lines.setdefault(loc, line)
         self.counted(node)
         if node in above:
-            raise _TooMuchError("an alias stands within what it stands for", line)
+            raise self.too_much("an alias stands within what it stands for", line)
         tag = node.tag.removeprefix(_YAML)
         if isinstance(node, yaml.ScalarNode) and tag in _KINDS:
             return self.scalar(node, loc, _KINDS[tag])
@@ -160,7 +157,7 @@ class _Reader:
             return [self.value(item, (*loc, n), (*above, node)) for n, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode) and tag == "map":
             return self.mapping(node, loc, above, {})
-        self.wrong(loc, f"the tag {node.tag.replace(_YAML, '!!')} is not read; leave it out")
+        self.source.wrong(loc, f"the tag {node.tag.replace(_YAML, '!!')} is not read; leave it out")
         return Scalar("", Kind.NOTHING)
 
     def mapping(
@@ -191,7 +188,7 @@ class _Reader:
                 into[key.value] = self.value(value, here, above)
         for other, line in merged:
             if other in above:
-                raise _TooMuchError("a mapping merges itself", line)
+                raise self.too_much("a mapping merges itself", line)
             self.mapping(other, loc, above, into)
         return into
 
@@ -199,7 +196,10 @@ class _Reader:
         self.count += 1
         if self.count > MOST_VALUES:
             line = node.start_mark.line + 1
-            raise _TooMuchError(f"the aliases unfold to more than {MOST_VALUES} values", line)
+            raise self.too_much(f"the aliases unfold to more than {MOST_VALUES} values", line)
+
+    def too_much(self, message: str, line: int) -> Faults:
+        return Faults(self.name, [*self.source.faults, Fault("", line, message)])
 
     def merges(self, node: yaml.Node, loc: Loc) -> Iterator[yaml.MappingNode]:
         for each in node.value if isinstance(node, yaml.SequenceNode) else [node]:
@@ -233,12 +233,8 @@ class _Reader:
 
         text = _ENV.sub(replaced, text)
         for problem in problems:
-            self.wrong(loc, problem)
+            self.source.wrong(loc, problem)
         return Scalar(text)
-
-    def wrong(self, loc: Loc, message: str) -> None:
-        self.source.fault(loc, message)
-        self.source.broken.add(loc)
 
 
 def _unreadable(text: str, error: yaml.YAMLError) -> Fault:

@@ -22,7 +22,6 @@ import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import quote, unquote
 
 from . import tls, units
@@ -70,7 +69,11 @@ def store(url: str) -> str:
     scheme = found["scheme"].lower()
     if found["fragment"]:
         raise ValueError("a # cannot stand here; in a password write %23")
-    _STORES[scheme](found)
+    if scheme in REDIS:
+        redis(url)
+    else:
+        (_memory if scheme == "memory" else _sqlite)(found)
+        options(url)
     return scheme + url[len(scheme) :]  # RFC 3986 §3.1: a scheme is the same in capitals
 
 
@@ -82,7 +85,7 @@ def check_scheme(url: str) -> re.Match[str]:
     scheme = found["scheme"].lower()
     if scheme in _TO_COME:
         raise ValueError(f"a store at {scheme}:// is {NOT_BUILT}; use redis://, sqlite:/// or memory://")
-    if scheme not in _STORES:
+    if scheme not in _OPTIONS:
         raise ValueError(f"no store is called {scheme}://; use memory://, sqlite:/// or redis://")
     return found
 
@@ -103,8 +106,19 @@ def with_option(url: str, name: str, text: str) -> str:
 
 
 def options(url: str) -> dict[str, int | str]:
-    """What stands behind the `?` of a store's URL that `store` has accepted."""
-    return _options(scheme_of(url), url.partition("?")[2])
+    """What stands behind the `?` of a store's URL. ValueError where `store` would not accept it."""
+    read: dict[str, int | str] = {}
+    scheme, query = scheme_of(url), url.partition("?")[2]
+    for pair in query.split("&") if query else ():
+        name, _, text = pair.partition("=")
+        _known(scheme, name)
+        if name in read:
+            raise ValueError(f"`{name}` stands there twice; use it once")
+        try:
+            read[name] = _OPTIONS[scheme][name](text)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return read
 
 
 def redis(url: str) -> RedisPlace:
@@ -112,7 +126,7 @@ def redis(url: str) -> RedisPlace:
     found = URL.fullmatch(url)
     assert found is not None
     scheme = found["scheme"].lower()
-    read = _options(scheme, (found["query"] or "?")[1:])
+    read = options(url)
     user, password = _credentials(found["user"])
     path, master, database, hosts = "", "", "", tuple[tuple[str, int], ...]()
     if scheme in ("unix", "redis+unix"):
@@ -201,7 +215,6 @@ def _redis_host(where: str, otherwise: int) -> tuple[str, int]:
 def _memory(found: re.Match[str]) -> None:
     if found["where"] or found["path"] or found["user"] is not None:
         raise ValueError("memory:// takes no place behind it; use memory://")
-    _options("memory", (found["query"] or "?")[1:])
 
 
 def _sqlite(found: re.Match[str]) -> None:
@@ -212,42 +225,21 @@ def _sqlite(found: re.Match[str]) -> None:
         raise ValueError("the file is missing; use sqlite:///oncegate.db, or sqlite:////var/lib/oncegate.db")
     if path.startswith("/:memory:"):
         raise ValueError("a database in memory protects nothing; use memory://")
-    _options("sqlite", (found["query"] or "?")[1:])
 
 
-def _redis(found: re.Match[str]) -> None:
-    redis(found.string)
+def _matching(pattern: str, refusal: str, make: Callable[[str], int | str] = str) -> Callable[[str], int | str]:
+    """An option that `pattern` matches as a whole. `refusal` says what another one is, and what to use."""
 
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"`{short(text)}` is not read; use {' or '.join(words)}")
-        return text
+    def read(text: str) -> int | str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"`{short(text)}` {refusal}")
+        return make(text)
 
     return read
 
 
-def _durability(text: str) -> str:
-    if text not in ("power", "process"):
-        raise ValueError(f"`{short(text)}` is not read; use power (the default) or process")
-    return text
-
-
-def _records(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
-        raise ValueError(f"`{short(text)}` is no number of records; use 100000")
-    return int(text)
-
-
 def _bytes(text: str) -> int:
     return units.size(text, least=1 << 20, most=1 << 44)
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[1-9]", text):
-        raise ValueError(f"`{short(text)}` is no number of replicas; use 1 to 9")
-    return int(text)
 
 
 def _wait(text: str) -> int:
@@ -256,15 +248,9 @@ def _wait(text: str) -> int:
     return wait
 
 
-def _database(text: str) -> str:
-    if not re.fullmatch(r"[0-9]{1,5}", text):
-        raise ValueError(f"`{short(text)}` is no number of a database; use 0")
-    return text
-
-
 _DURABLE: dict[str, Callable[[str], int | str]] = {
-    "durability": _one_of("single", "replicated"),
-    "replicas": _count,
+    "durability": _matching("single|replicated", "is not read; use single or replicated"),
+    "replicas": _matching("[1-9]", "is no number of replicas; use 1 to 9", int),
     "wait": _wait,
 }
 _TLS: dict[str, Callable[[str], int | str]] = {
@@ -272,35 +258,28 @@ _TLS: dict[str, Callable[[str], int | str]] = {
     "cert": unquote,
     "key": unquote,
     "server_name": server_name,
-    "verify": _one_of("true", "false"),
+    "verify": _matching("true|false", "is not read; use true or false"),
 }
 _SENTINEL: dict[str, Callable[[str], int | str]] = {"sentinel_user": unquote, "sentinel_password": unquote}
+_DATABASE = _matching("[0-9]{1,5}", "is no number of a database; use 0")
 _OPTIONS: dict[str, dict[str, Callable[[str], int | str]]] = {
-    "memory": {"max_records": _records, "max_bytes": _bytes},
-    "sqlite": {"durability": _durability, "max_bytes": _bytes},
+    "memory": {
+        "max_records": _matching("[1-9][0-9]{0,8}", "is no number of records; use 100000", int),
+        "max_bytes": _bytes,
+    },
+    "sqlite": {
+        "durability": _matching("power|process", "is not read; use power (the default) or process"),
+        "max_bytes": _bytes,
+    },
     "redis": _DURABLE,
     "rediss": _DURABLE | _TLS,
-    "unix": _DURABLE | {"db": _database},
-    "redis+unix": _DURABLE | {"db": _database},
+    "unix": _DURABLE | {"db": _DATABASE},
+    "redis+unix": _DURABLE | {"db": _DATABASE},
     "redis+sentinel": _DURABLE | _SENTINEL,
     "rediss+sentinel": _DURABLE | _SENTINEL | _TLS,
     "redis+cluster": _DURABLE,
     "rediss+cluster": _DURABLE | _TLS,
 }
-
-
-def _options(scheme: str, query: str) -> dict[str, int | str]:
-    read: dict[str, int | str] = {}
-    for pair in query.split("&") if query else ():
-        name, _, text = pair.partition("=")
-        _known(scheme, name)
-        if name in read:
-            raise ValueError(f"`{name}` stands there twice; use it once")
-        try:
-            read[name] = _OPTIONS[scheme][name](text)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    return read
 
 
 def _known(scheme: str, name: str) -> None:
@@ -310,10 +289,3 @@ def _known(scheme: str, name: str) -> None:
     if name in _TLS and scheme.startswith("redis"):
         raise ValueError(f"`{name}` is for a Redis that speaks TLS; use {scheme.replace('redis', 'rediss')}://")
     raise ValueError(f"`{short(name)}` is not read behind the ? of {scheme}://; use {' or '.join(known)}")
-
-
-_STORES: dict[str, Callable[[re.Match[str]], Any]] = {
-    "memory": _memory,
-    "sqlite": _sqlite,
-    **dict.fromkeys(REDIS, _redis),
-}

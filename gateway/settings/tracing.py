@@ -6,31 +6,19 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, PlainValidator
+from pydantic import PlainValidator
 
 from . import addresses, values
 from .addresses import URL
-from .fields import Name, Shape
+from .fields import Name
 from .source import Kind, Scalar
 
 _EXAMPLE = "http://collector:4318/v1/traces"
 
 
-@dataclass(frozen=True, slots=True)
-class TracingSettings:
-    """Where traces go. `sample` of those that begin here are recorded, from 0 to 1; `service` is what the gate calls
-    itself in them."""
-
-    endpoint: str
-    sample: float = 1.0
-    service: str = "oncegate"
-
-
 def collector(value: object) -> str:
     """The whole URL of a collector that takes OTLP over HTTP. Never quoted where it may hold a password."""
-    if not isinstance(value, Scalar) or value.kind is not Kind.TEXT or not value.text:
-        raise ValueError(f"expected a URL such as {_EXAMPLE}, found {values.found(value)}")
-    found = URL.fullmatch(value.text)
+    found = URL.fullmatch(value.text) if isinstance(value, Scalar) and value.kind is Kind.TEXT else None
     if found is None:
         raise ValueError(f"expected a URL such as {_EXAMPLE}, found {values.found(value)}")
     scheme, where, path = found["scheme"].lower(), found["where"], found["path"]
@@ -46,7 +34,7 @@ def collector(value: object) -> str:
     addresses.host_and_port(where, 443 if scheme == "https" else 80)
     if path in ("", "/"):
         raise ValueError(f"the path is missing; use {scheme}://{where}/v1/traces")
-    return value.text
+    return found.string
 
 
 def share(value: object) -> float:
@@ -59,17 +47,14 @@ def share(value: object) -> float:
     raise ValueError(f"expected a share from 0 to 1 such as 0.1, found {values.found(value)}")
 
 
-class TracingShape(Shape):
-    ALONE = "endpoint"
-    PLACE = "`tracing`"
+@dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """Where traces go."""
 
-    endpoint: Annotated[str, PlainValidator(collector)] = Field(
-        "",
-        description=f"Where spans are sent as OTLP over HTTP, a whole URL such as {_EXAMPLE}; required.",
-    )
-    sample: Annotated[float, PlainValidator(share)] = Field(
-        1.0,
-        description="Which share of the traces that begin here are recorded, from 0 to 1 (of those that begin before "
-        "the gate, whoever began them has decided); 1 by default.",
-    )
-    service: Name = Field("oncegate", description="What the gate calls itself in traces, a name; oncegate by default.")
+    endpoint: Annotated[str, PlainValidator(collector)] = ""
+    """Where spans are sent as OTLP over HTTP, a whole URL such as http://collector:4318/v1/traces; required."""
+    sample: Annotated[float, PlainValidator(share)] = 1.0
+    """Which share of the traces that begin here are recorded, from 0 to 1 (of those that begin before the gate, whoever
+    began them has decided); 1 by default."""
+    service: Name = "oncegate"
+    """What the gate calls itself in traces, a name; oncegate by default."""

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from .addresses import NOT_BUILT
-from .fields import Shape
+from .fields import written
 from .listeners import ListenerShape, ListenerTlsShape
 from .model import SHAPES, AdminShape, FileShape, StoreShape, UpstreamShape
 from .policy import KeyShape, MatchShape, PolicyShape, RouteShape
 from .source import Scalar, Value
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A complaint about an unknown field, and the field that was most likely meant."""
-
-    message: str
-    meant: str = ""
-
 
 #: The field that a word most likely means in a mapping, and what to write. Other mappings may have a field of that name
 #: that means something else.
@@ -36,7 +27,7 @@ _OF_ROUTES: _Words = {
     **_words("upstream", "upstream: NAME", "service", "backend", "proxy_pass"),
     **_words("key", "key: {from: header:NAME}", "keys", "header"),
 }
-_MEANS: Mapping[type[Shape], _Words] = {
+_MEANS: Mapping[type[Any], _Words] = {
     MatchShape: {
         **_words("path", "path: /PREFIX/**", "prefix", "path_prefix"),
         **_words("path", "path: /PATH", "url", "uri", "location", "target"),
@@ -67,21 +58,26 @@ _MEANS: Mapping[type[Shape], _Words] = {
 }
 
 
-def unknown(field: str, value: Value, shape: type[Shape]) -> Unknown:
-    """Return the complaint about `field`, which a mapping of this shape does not have."""
-    here = shape.written()
+#: What DESIGN names and this version does not have.
+_TO_COME: Mapping[type[Any], tuple[str, ...]] = {AdminShape: ("tls",)}
+
+
+def unknown(field: str, value: Value, shape: type[Any]) -> tuple[str, str]:
+    """Return the complaint about `field`, which a mapping of this shape does not have, and the field that was most
+    likely meant, or nothing."""
+    here = written(shape)
     if field in _MEANS.get(shape, {}):
         meant, advice = _MEANS[shape][field]
         if isinstance(value, Scalar) and value.text.startswith("/") and len(value.text) <= 60:
             advice = advice.replace("/PREFIX/**", f"{value.text.rstrip('/')}/**").replace("/PATH", value.text)
-        return Unknown(f"unknown field. Use {advice}", meant)
-    places = [other.PLACE for other in SHAPES if field in other.written()]
-    if field in shape.TO_COME or (not places and any(field in other.TO_COME for other in SHAPES)):
-        return Unknown(f"{NOT_BUILT}; remove it")
-    if places:
-        meant = "match" if field in MatchShape.written() and shape is RouteShape else ""
-        return Unknown(f"not allowed here. It belongs in {places[0]}", meant)
-    close = get_close_matches(field.lower().replace("-", "_"), [*here, *shape.TO_COME], 1, 0.6)
+        return f"unknown field. Use {advice}", meant
+    if field in _TO_COME.get(shape, ()):
+        return f"{NOT_BUILT}; remove it", ""
+    for other, (place, _) in SHAPES.items():
+        if field in written(other):
+            meant = "match" if field in written(MatchShape) and shape is RouteShape else ""
+            return f"not allowed here. It belongs in {place}", meant
+    close = get_close_matches(field.lower().replace("-", "_"), [*here, *_TO_COME.get(shape, ())], 1, 0.6)
     if close:
-        return Unknown(f"unknown field; did you mean `{close[0]}`?", close[0])
-    return Unknown("unknown field" + (f"; here stand {', '.join(here)}" if len(here) <= 12 else ""))
+        return f"unknown field; did you mean `{close[0]}`?", close[0]
+    return "unknown field" + (f"; here stand {', '.join(here)}" if len(here) <= 12 else ""), ""

@@ -7,7 +7,7 @@ words for the person who wrote the file: what was expected, what was found, what
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sized
 from difflib import get_close_matches
 from hashlib import blake2b
 from typing import TypeVar
@@ -18,19 +18,17 @@ from ..core.message import ALWAYS_REPLAYED, FRAMING, HOP_BY_HOP, NEVER_REPLAYED,
 from ..core.policy import glob, normalised, statuses
 from ..core.streams import DEFAULT, PATTERN
 from . import addresses, units
-from .addresses import NOT_BUILT
 from .faults import short
 from .source import Kind, Scalar
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Sized)
 
 #: What a key has and a scope has not.
 _OF_KEYS_ONLY = ("body", "form", "query", "path")
 
-#: The shortest margin, in milliseconds: a loaded host runs a timer that late.
-LEAST_MARGIN = 100
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+#: A token of HTTP (RFC 9110 §5.6.2): a header's name, a method, a cookie's name (RFC 6265 §4.1.1).
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _YAML_TRUE = ("true", "yes", "on")
 _YAML_FALSE = ("false", "no", "off")
@@ -71,15 +69,15 @@ def duration(value: object, *, zero: bool = False) -> int:
     raise ValueError(f"expected a duration such as 30s, found {found(value)}")
 
 
-def margin(value: object) -> int:
-    """A duration by which clocks and schedulers may be late."""
-    found = duration(value)
-    if found < LEAST_MARGIN:
-        least = units.show_duration(LEAST_MARGIN)
-        raise ValueError(
-            f"{units.show_duration(found)} is less than clocks and schedulers may be late; use {least} or more"
-        )
-    return found
+def bounded(refusal: str, *, least: int = 0, most: int = units.LONGEST) -> Callable[[int], int]:
+    """Take a duration from `least` to `most`. `refusal` may quote it as `{}`."""
+
+    def check(duration: int) -> int:
+        if not least <= duration <= most:
+            raise ValueError(refusal.format(units.show_duration(duration)))
+        return duration
+
+    return check
 
 
 def duration_or_zero(value: object) -> int:
@@ -121,17 +119,17 @@ def flag(value: object) -> bool:
     raise ValueError(f"expected true or false, found {found(value)}")
 
 
-def one_of(choices: Mapping[str, T], to_come: Sequence[str] = ()) -> Callable[[object], T]:
-    *others, last = choices
+def one_of(choices: Iterable[T]) -> Callable[[object], T]:
+    """One of the words that `choices` are, or of the values of an enumeration."""
+    words = {str(getattr(each, "value", each)): each for each in choices}
+    *others, last = words
     names = f"{', '.join(others)} or {last}" if others else last
 
     def read(value: object) -> T:
+        if isinstance(value, Scalar) and value.text in words:
+            return words[value.text]
         written = next(iter(value), "") if isinstance(value, dict) else getattr(value, "text", "")
-        if written in to_come:
-            raise ValueError(f"`{written}` is {NOT_BUILT}; use {names}")
-        if isinstance(value, Scalar) and value.text in choices:
-            return choices[value.text]
-        meant = get_close_matches(str(written).lower(), choices, 1, 0.6)
+        meant = get_close_matches(str(written).lower(), words, 1, 0.6)
         raise ValueError(f"expected {names}, found {found(value)}" + (f"; use {meant[0]}" if meant else ""))
 
     return read
@@ -193,28 +191,16 @@ def token_text(text: str) -> bytes:
     return text.encode()
 
 
-def address(value: object) -> addresses.Address:
+def address(value: object) -> str:
+    """An address, as it is written. A port alone is one to YAML, and refused by those who read it."""
     if isinstance(value, Scalar) and value.kind is Kind.NUMBER:
-        return addresses.Address.parse(value.text)
-    return addresses.Address.parse(_text(value, "an address such as 127.0.0.1:8080"))
+        return value.text
+    return _text(value, "an address such as 127.0.0.1:8080")
 
 
-def upstream_url(value: object) -> addresses.Upstream:
-    return addresses.upstream(_text(value, "a URL such as http://127.0.0.1:9000"))
-
-
-def server_name(value: object) -> str:
-    return addresses.server_name(_text(value, "a name such as shop.internal"))
-
-
-def file(value: object) -> str:
-    """The path of a file. Whether it can be read is looked at later, with what it is for."""
-    return _text(value, "the path of a file such as /etc/ssl/ca.pem")
-
-
-def store_url(value: object) -> str:
-    """A store's URL. What it says is looked at later, with the fields beside it."""
-    return _text(value, "a URL such as redis://127.0.0.1:6379/0")
+def text(expected: str, parse: Callable[[str], T]) -> Callable[[object], T]:
+    """What `parse` makes of a text."""
+    return lambda value: parse(_text(value, expected))
 
 
 def store_option(value: object) -> str:
@@ -228,7 +214,7 @@ def protocol(value: object) -> bytes:
     """What a request may be upgraded to, in lower case. Never to HTTP: what is asked in it would pass no guard."""
     text = _text(value, "a protocol such as websocket")
     name, slash, version = text.partition("/")
-    if not _TOKEN.fullmatch(name) or (slash and not _TOKEN.fullmatch(version)):
+    if not TOKEN.fullmatch(name) or (slash and not TOKEN.fullmatch(version)):
         raise ValueError(f"expected a protocol such as websocket, found {found(value)}")
     if re.fullmatch(r"h2c?|h3|https?|tls|spdy", name.lower()):
         raise ValueError(f"in {text} requests would reach the service past their guards; leave it out")
@@ -252,11 +238,6 @@ def origin(value: object) -> bytes:
     if plain != text:
         raise ValueError(f"`{short(text)}` is not how a browser spells an origin; use {plain}")
     return text.encode()
-
-
-def network(value: object) -> addresses.Network:
-    """An address, or all that begin alike."""
-    return addresses.network(_text(value, "addresses such as 10.0.0.0/8"))
 
 
 def path(value: object) -> str:
@@ -300,7 +281,7 @@ def host(value: object) -> str:
 
 def method(value: object) -> bytes:
     text = _text(value, "a method such as POST")
-    if not _TOKEN.fullmatch(text):
+    if not TOKEN.fullmatch(text):
         raise ValueError(f"expected a method such as POST, found {found(value)}")
     if text != text.upper():
         raise ValueError(f"methods are written in capitals; use {text.upper()}")
@@ -316,7 +297,7 @@ def header(value: object) -> bytes:
 
 
 def _header(text: str) -> bytes:
-    if not _TOKEN.fullmatch(text):
+    if not TOKEN.fullmatch(text):
         raise ValueError(f"`{short(text)}` cannot be the name of a header")
     lowered = text.lower().encode()
     if lowered in HOP_BY_HOP | FRAMING:
@@ -374,10 +355,10 @@ def source(value: object) -> str:
     kind, colon, rest = text.partition(":")
     if kind in _OF_KEYS_ONLY:
         raise ValueError(f"a {kind} says what is asked, and proves nothing of who asks; use header:NAME")
-    if not colon and _TOKEN.fullmatch(text):
+    if not colon and TOKEN.fullmatch(text):
         raise ValueError(f"where {text} stands is missing; use header:{text}")
     if kind != "header":
-        meant = rest.strip() if _TOKEN.fullmatch(rest.strip()) else "NAME"
+        meant = rest.strip() if TOKEN.fullmatch(rest.strip()) else "NAME"
         raise ValueError(f"no source is called `{short(kind)}`; use header:{meant}")
     if rest != rest.strip():
         raise ValueError(f"no space belongs behind the colon; use header:{rest.strip()}")
@@ -402,6 +383,17 @@ def stream_type(value: object) -> str:
     if PATTERN.fullmatch(text) is None:
         raise ValueError(f"expected a content type such as application/x-ndjson, found {found(value)}")
     return text.lower()
+
+
+def at_most(most: int, refusal: str) -> Callable[[C], C]:
+    """Take what has no more than `most` elements. `refusal` follows their number, and quotes `most` as `{}`."""
+
+    def check(elements: C) -> C:
+        if len(elements) > most:
+            raise ValueError(f"{len(elements)} {refusal.format(most)}")
+        return elements
+
+    return check
 
 
 def listing(expected: str) -> Callable[[object], object]:

@@ -11,6 +11,7 @@ from gateway.settings import (
     Fault,
     Faults,
 )
+from gateway.settings.fields import written
 from gateway.settings.model import SHAPES
 from tests.settings.files import SHIPPED, WHOLE, read
 
@@ -57,7 +58,7 @@ VALUES = st.recursive(
     ),
     max_leaves=4,
 )
-FIELDS = sorted({field for shape in SHAPES for field in shape.written()})
+FIELDS = sorted({field for shape in SHAPES for field in written(shape)})
 
 
 @settings(max_examples=300, deadline=None)
