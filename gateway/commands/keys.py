@@ -11,9 +11,13 @@ import http.client
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -44,10 +48,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """The admin listener of a gate."""
+    """The admin listener of a gate, and whether what it says is shown as JSON."""
 
     address: Address
-    token: str = field(default="", repr=False)
+    token: str = field(repr=False)
+    as_json: bool
 
     def ask(self, method: str, path: str, body: Json | None = None) -> Json:
         """Its answer. Raises Refused."""
@@ -124,18 +129,65 @@ class Place(click.ParamType):  # type: ignore[type-arg]
 Option = Callable[[Callable[..., None]], Callable[..., None]]
 
 
-def _options(*options: Option) -> Option:
+def _as_one(argument: str, make: Callable[..., object], *options: Option) -> Option:
+    """Options that a command gets as one argument: what `make` makes of those that its parameters name."""
+
     def add(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**given: Any) -> None:
+            taken = {name: given.pop(name) for name in signature(make).parameters}
+            command(**given, **{argument: make(**taken)})
+
         for option in reversed(options):
-            command = option(command)
-        return command
+            option(run)
+        return run
 
     return add
 
 
-_LISTENER = _options(
+@dataclass(frozen=True, slots=True)
+class Which:
+    """The key that a command is about."""
+
+    key: str | None
+    record: str | None
+    route: str | None
+    scope: Sequence[str]
+
+    def story(self, listener: Listener) -> Json:
+        """What the listener tells of it. Raises Refused."""
+        if (self.key is None) == (self.record is None):
+            raise click.UsageError("say which: KEY, or --name NAME")
+        if self.record is not None:
+            return listener.ask("GET", f"/keys/{self.record}")
+        key = sys.stdin.readline().rstrip("\r\n") if self.key == "-" else self.key
+        parts = {}
+        for each in self.scope:
+            source, equals, value = each.partition("=")
+            if not equals:
+                raise click.UsageError(f"--scope is SOURCE=VALUE, such as header:X-Tenant-Id=acme; found {each}")
+            parts[source] = value
+        return listener.ask("POST", "/keys/find", _said(key=key, route=self.route, scope=parts or None))
+
+
+def _span(since: str | None, until: str | None) -> Json:
+    return _said(since=since, until=until)
+
+
+def _why(reason: str, by: str | None, force: bool) -> Json:
+    return _said(reason=reason, by=by, force=force or None)
+
+
+def _said(**what: Any) -> Json:
+    return {name: said for name, said in what.items() if said is not None}
+
+
+_LISTENER = _as_one(
+    "listener",
+    Listener,
     click.option(
         "--admin",
+        "address",
         type=Place(),
         default="127.0.0.1:8081",
         envvar="ONCEGATE_ADMIN",
@@ -146,16 +198,28 @@ _LISTENER = _options(
     click.option("--token", envvar=TOKEN, default="", metavar="TOKEN", help=f"Its token; {TOKEN} keeps it out of ps."),
     click.option("--json", "as_json", is_flag=True, help="What the listener said, as JSON."),
 )
-_CHOSEN = _options(
+_CHOSEN = _as_one(
+    "span",
+    _span,
     click.option("--route", metavar="NAME", help="Of this route."),
     click.option("--since", type=When(), metavar="WHEN", help="First seen since: an instant, or how long ago (2h)."),
     click.option("--until", type=When(), metavar="WHEN", help="First seen before: an instant, or how long ago (10m)."),
 )
-_KEY = _options(
+_ROUTE = click.option("--route", metavar="NAME", help="The route, where they differ in namespace or scope.")
+_KEY = _as_one(
+    "which",
+    Which,
+    click.argument("key", required=False),
     click.option("--name", "record", metavar="NAME", help="The record's name, as `list` shows it, instead of a KEY."),
     click.option("--scope", multiple=True, metavar="SOURCE=VALUE", help="Whose key: header:X-Tenant-Id=acme."),
 )
-_REASON = _options(
+_VERSION = click.option(
+    "--version", metavar="VERSION", help="Only this version, as `show` told it; else what is shown now."
+)
+_YES = click.option("--yes", is_flag=True, help="Ask nothing.")
+_REASON = _as_one(
+    "why",
+    _why,
     click.option("--reason", required=True, metavar="TEXT", help="Why, for the audit log."),
     click.option("--by", default=lambda: os.environ.get("USER"), metavar="NAME", help="Who, for the audit log; $USER."),
     click.option("--force", is_flag=True, help="Also where its gate may be alive."),
@@ -175,29 +239,20 @@ def keys() -> None:
 @click.option("--state", type=click.Choice(["in-flight", "in-doubt", "completed"]), help="In this state.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="So many at most.")
 @_LISTENER
-def listed(
-    route: str | None,
-    since: str | None,
-    until: str | None,
-    state: str | None,
-    limit: int,
-    admin: Address,
-    token: str,
-    as_json: bool,
-) -> None:
+def listed(route: str | None, span: Json, state: str | None, limit: int, listener: Listener) -> None:
     """The records of a store, in no order; an interrupted walk says where it stands."""
-    asked = _said(route=route, since=since, until=until, state=state)
+    asked = _said(route=route, **span, state=state)
     found: list[Json] = []
     page: Json = {"walked": 0, "cursor": ""}
-    with _telling(as_json):
-        for page in _pages(Listener(admin, token), asked, limit, found):
+    with _telling(listener):
+        for page in _pages(listener, asked, limit, found):
             _progress(page, f"{len(found)} found")
     more = bool(page["cursor"]) or len(found) > limit
     shown = found[:limit]
-    if as_json:
+    if listener.as_json:
         _print_json({"records": shown, "walked": page["walked"], "more": more})
         return
-    _table(shown)
+    _table(_COLUMNS, shown)
     tail = "; there are more: say --limit" if more else ""
     click.echo(f"{len(shown)} found, {page['walked']} records walked{tail}", err=True)
 
@@ -219,23 +274,14 @@ def _pages(listener: Listener, asked: Json, limit: int, found: list[Json]) -> It
 
 
 @keys.command(name="show")
-@click.argument("key", required=False)
-@click.option("--route", metavar="NAME", help="The route, where they differ in namespace or scope.")
+@_ROUTE
 @_KEY
 @_LISTENER
-def show(
-    key: str | None,
-    route: str | None,
-    record: str | None,
-    scope: Sequence[str],
-    admin: Address,
-    token: str,
-    as_json: bool,
-) -> None:
+def show(which: Which, listener: Listener) -> None:
     """One key's story. KEY is what the client sent; `-` reads it from the standard input."""
-    with _telling(as_json):
-        story = _story(Listener(admin, token), key, record, route, scope)
-    if as_json:
+    with _telling(listener):
+        story = which.story(listener)
+    if listener.as_json:
         _print_json(story)
     else:
         _tell(story)
@@ -245,7 +291,6 @@ def show(
 
 
 @keys.command(name="resolve")
-@click.argument("key", required=False)
 @_CHOSEN
 @_KEY
 @click.option("--as", "as_", type=click.Choice(["completed", "released"]), required=True, help="What came of it.")
@@ -253,18 +298,14 @@ def show(
 @click.option("--status", type=click.IntRange(200, 599), help="Of the answer that duplicates get (completed).")
 @click.option("--header", multiple=True, metavar="NAME:VALUE", help="A field of that answer.")
 @click.option("--body", metavar="TEXT", help="Its body; @FILE reads a file.")
-@click.option("--version", metavar="VERSION", help="Only this version, as `show` told it; else what is shown now.")
+@_VERSION
 @click.option("--dry-run", is_flag=True, help="Of many: what would be resolved, and nothing is.")
-@click.option("--yes", is_flag=True, help="Ask nothing.")
+@_YES
 @_REASON
 @_LISTENER
 def resolve(
-    key: str | None,
-    route: str | None,
-    since: str | None,
-    until: str | None,
-    record: str | None,
-    scope: Sequence[str],
+    span: Json,
+    which: Which,
     as_: str,
     state: str | None,
     status: int | None,
@@ -273,87 +314,61 @@ def resolve(
     version: str | None,
     dry_run: bool,
     yes: bool,
-    reason: str,
-    by: str | None,
-    force: bool,
-    admin: Address,
-    token: str,
-    as_json: bool,
+    why: Json,
+    listener: Listener,
 ) -> None:
     """Say what became of a key in doubt, or of all those of a route and time (without KEY)."""
-    change = _said(reason=reason, by=by, force=force or None, **{"as": as_})
+    change = {**why, "as": as_}
     if as_ == "completed":
         change["answer"] = _answer(status, header, body)
     elif status is not None or header or body is not None:
         raise click.UsageError("--status, --header and --body are of an answer: say --as completed")
-    listener = Listener(admin, token)
-    if key is None and record is None:
-        if not (route or since or until):
+    if which.key is None and which.record is None:
+        if not (which.route or span):
             raise click.UsageError("say which: KEY, --name, or of many --route, --since, --until")
-        change |= _said(route=route, since=since, until=until)
-        _resolve_many(listener, change, dry_run=dry_run, yes=yes, as_json=as_json)
+        change |= _said(route=which.route, **span)
+        _resolve_many(listener, change, dry_run=dry_run, yes=yes)
         return
     if dry_run:
         raise click.UsageError("--dry-run is for many; `oncegate keys show` shows one")
-    _once(listener, "resolve", change, (key, record, route, scope), version, yes=yes, as_json=as_json)
+    _once(listener, "resolve", change, which, version, yes=yes)
 
 
 @keys.command(name="forget")
-@click.argument("key", required=False)
-@click.option("--route", metavar="NAME", help="The route, where they differ in namespace or scope.")
+@_ROUTE
 @_KEY
-@click.option("--version", metavar="VERSION", help="Only this version, as `show` told it; else what is shown now.")
-@click.option("--yes", is_flag=True, help="Ask nothing.")
+@_VERSION
+@_YES
 @_REASON
 @_LISTENER
-def forget(
-    key: str | None,
-    route: str | None,
-    record: str | None,
-    scope: Sequence[str],
-    version: str | None,
-    yes: bool,
-    reason: str,
-    by: str | None,
-    force: bool,
-    admin: Address,
-    token: str,
-    as_json: bool,
-) -> None:
+def forget(which: Which, version: str | None, yes: bool, why: Json, listener: Listener) -> None:
     """Remember nothing of a key: its next request runs."""
-    change = _said(reason=reason, by=by, force=force or None)
-    _once(Listener(admin, token), "forget", change, (key, record, route, scope), version, yes=yes, as_json=as_json)
+    _once(listener, "forget", why, which, version, yes=yes)
 
 
-Said = tuple[str | None, str | None, str | None, Sequence[str]]
-
-
-def _once(
-    listener: Listener, verb: str, change: Json, said: Said, version: str | None, *, yes: bool, as_json: bool
-) -> None:
+def _once(listener: Listener, verb: str, change: Json, which: Which, version: str | None, *, yes: bool) -> None:
     """Show it, ask, and change what was shown: if that has changed meanwhile, nothing is made."""
-    key, record, route, scope = said
-    with _telling(as_json):
-        story = _story(listener, key, record, route, scope)
+    with _telling(listener):
+        story = which.story(listener)
         shown = story["record"]
-        if not as_json:
+        if not listener.as_json:
             _tell(story, err=True)
         if not yes:
             _confirm(f"{verb} it?")
         path = f"/keys/{shown['name']}/{verb}"
         made = listener.ask("POST", path, {**change, "version": version or shown["version"]})
-    if as_json:
+    if listener.as_json:
         _print_json(made)
     else:
         click.echo(f"{verb}: {made['outcome']}" + _audit(made))
 
 
-def _resolve_many(listener: Listener, change: Json, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+def _resolve_many(listener: Listener, change: Json, *, dry_run: bool, yes: bool) -> None:
     if not dry_run and not yes:
         _confirm("resolve all of them? (--dry-run shows which)")
     results: list[Json] = []
     cursor, step = "", Json()
-    with _telling(as_json):
+    with _telling(listener):
         while True:
             asked = {**change, "dry_run": dry_run, **({"cursor": cursor} if cursor else {})}
             try:
@@ -367,14 +382,12 @@ def _resolve_many(listener: Listener, change: Json, *, dry_run: bool, yes: bool,
             _progress(step, f"{len(results)} in doubt")
             if not cursor:
                 break
-    counts: dict[str, int] = {}
-    for each in results:
-        counts[each["outcome"]] = counts.get(each["outcome"], 0) + 1
-    if as_json:
+    counts = Counter(each["outcome"] for each in results)
+    if listener.as_json:
         _print_json({"dry_run": dry_run, "walked": step["walked"], "outcomes": counts, "results": results})
     else:
         records = [{**(each.get("record") or {}), **each, "state": each["outcome"]} for each in results]
-        _table(records if dry_run else [each for each in records if each["outcome"] != "made"])
+        _table(_COLUMNS, records if dry_run else [each for each in records if each["outcome"] != "made"])
         told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "none in doubt"
         click.echo(f"{told}; {step['walked']} records walked" + _audit(step))
     if not dry_run and set(counts) - {"made", "gone"}:
@@ -401,26 +414,6 @@ def _answer(status: int | None, header: Sequence[str], body: str | None) -> Json
     return answer
 
 
-def _story(listener: Listener, key: str | None, record: str | None, route: str | None, scope: Sequence[str]) -> Json:
-    if (key is None) == (record is None):
-        raise click.UsageError("say which: KEY, or --name NAME")
-    if record is not None:
-        return listener.ask("GET", f"/keys/{record}")
-    if key == "-":
-        key = sys.stdin.readline().rstrip("\r\n")
-    parts = {}
-    for each in scope:
-        source, equals, value = each.partition("=")
-        if not equals:
-            raise click.UsageError(f"--scope is SOURCE=VALUE, such as header:X-Tenant-Id=acme; found {each}")
-        parts[source] = value
-    return listener.ask("POST", "/keys/find", _said(key=key, route=route, scope=parts or None))
-
-
-def _said(**what: Any) -> Json:
-    return {name: said for name, said in what.items() if said is not None}
-
-
 def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("nobody is there to be asked: say --yes")
@@ -431,21 +424,21 @@ def _confirm(question: str) -> None:
 # ── Telling ───────────────────────────────────────────────────────────────────────────────────────
 
 
-class _telling:  # noqa: N801  # a with statement reads it as a verb
+@contextmanager
+def _telling(listener: Listener) -> Iterator[None]:
     """Ends the program with what went wrong; clears the line of progress before anything else is said."""
-
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    refused: Refused | None = None
+    try:
+        yield
+    except Refused as error:
+        refused = error
+    finally:
         if sys.stderr.isatty():
             click.echo("\r\x1b[K", nl=False, err=True)
-        if isinstance(error, Refused):
-            if self._as_json and error.problem:
-                _print_json(error.problem)
-            give_up(error.code, str(error))
+    if refused is not None:
+        if listener.as_json and refused.problem:
+            _print_json(refused.problem)
+        give_up(refused.code, str(refused))
 
 
 def _progress(page: Json, what: str) -> None:
@@ -466,15 +459,13 @@ def _audit(made: Json) -> str:
 _COLUMNS = ("state", "route", "attempts", "status", "doubt", "first_seen", "name")
 
 
-def _table(records: Sequence[Json]) -> None:
-    if records:
-        _rows(_COLUMNS, ([_cell(record.get(column)) for column in _COLUMNS] for record in records))
-
-
-def _rows(header: Sequence[str], rows: Iterable[Sequence[str]], *, err: bool = False) -> None:
-    told = [[each.replace("_", " ").upper() for each in header], *rows]
-    widths = [max(len(row[place]) for row in told) for place in range(len(header))]
-    for row in told:
+def _table(columns: Sequence[str], records: Sequence[Json], *, err: bool = False) -> None:
+    if not records:
+        return
+    rows = [[column.replace("_", " ").upper() for column in columns]]
+    rows += ([_cell(record.get(column)) for column in columns] for record in records)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), err=err)
 
 
@@ -495,8 +486,4 @@ def _tell(story: Json, *, err: bool = False) -> None:
         click.echo("no duplicates of late", err=err)
         return
     click.echo(err=err)
-    _rows(
-        ("time", "client", "kind", "status"),
-        ([_cell(each[column]) for column in ("time", "client", "kind", "status")] for each in duplicates),
-        err=err,
-    )
+    _table(("time", "client", "kind", "status"), duplicates, err=err)
