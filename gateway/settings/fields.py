@@ -19,7 +19,7 @@ Name = Annotated[str, PlainValidator(values.name)]
 Many = Annotated[int, PlainValidator(values.count(least=1, most=MILLION))]
 ManyOrNone = Annotated[int, PlainValidator(values.count(least=0, most=MILLION))]
 #: Whether it can be read is looked at later, with what it is for.
-FileName = Annotated[str, PlainValidator(values.text("the path of a file such as /etc/ssl/ca.pem", str))]
+FileName = Annotated[str, PlainValidator(values.parsed("the path of a file such as /etc/ssl/ca.pem", str))]
 Protocols = Annotated[
     frozenset[Annotated[bytes, PlainValidator(values.protocol)]],
     BeforeValidator(values.listing("a list of protocols such as [websocket]")),
@@ -29,7 +29,7 @@ Origins = Annotated[
     BeforeValidator(values.listing("a list of origins such as [https://shop.example]")),
 ]
 Networks = Annotated[
-    tuple[Annotated[Network, PlainValidator(values.text("addresses such as 10.0.0.0/8", network))], ...],
+    tuple[Annotated[Network, PlainValidator(values.parsed("addresses such as 10.0.0.0/8", network))], ...],
     BeforeValidator(values.listing("a list of addresses such as [10.0.0.0/8]")),
 ]
 Statuses = Annotated[

@@ -45,7 +45,7 @@ class TlsShape(Shape):
     """A PEM file with the certificates of the authorities that are trusted, instead of the system's; the system's by
     default."""
     server_name: Annotated[
-        str | None, PlainValidator(values.text("a name such as shop.internal", addresses.server_name))
+        str | None, PlainValidator(values.parsed("a name such as shop.internal", addresses.server_name))
     ] = None
     """The name that is asked for and that the certificate must carry; the host of the URL by default."""
     verify: Flag = True
@@ -57,9 +57,9 @@ class TlsShape(Shape):
 
 
 class UpstreamShape(Shape):
-    url: Annotated[Upstream, PlainValidator(values.text("a URL such as http://127.0.0.1:9000", addresses.upstream))] = (
-        Upstream("", 0)
-    )
+    url: Annotated[
+        Upstream, PlainValidator(values.parsed("a URL such as http://127.0.0.1:9000", addresses.upstream))
+    ] = Upstream("", 0)
     """Where the service listens, as http://HOST:PORT or https://HOST:PORT without a path, or as unix:/PATH;
     required."""
     tls: TlsShape | None = None
@@ -105,7 +105,7 @@ StoreOption = Annotated[str | None, PlainValidator(values.store_option)]
 
 
 class StoreShape(Shape):
-    url: Annotated[str, PlainValidator(values.text("a URL such as redis://127.0.0.1:6379/0", str))] = (
+    url: Annotated[str, PlainValidator(values.parsed("a URL such as redis://127.0.0.1:6379/0", str))] = (
         "sqlite:///oncegate.db"
     )
     """Where records are kept: memory://, sqlite:///PATH, redis://[[USER]:PASSWORD@]HOST[:PORT][/DB] or one of its kin

@@ -198,7 +198,7 @@ def address(value: object) -> str:
     return _text(value, "an address such as 127.0.0.1:8080")
 
 
-def text(expected: str, parse: Callable[[str], T]) -> Callable[[object], T]:
+def parsed(expected: str, parse: Callable[[str], T]) -> Callable[[object], T]:
     """What `parse` makes of a text."""
     return lambda value: parse(_text(value, expected))
 
