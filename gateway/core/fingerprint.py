@@ -27,7 +27,6 @@ from .host import site
 from .memo import Memo
 from .message import OPERATION_FIELDS, Request
 from .multipart import PLAIN, multipart
-from .values import value
 
 #: In a route's `bind`: the default set of credentials.
 DEFAULT_BIND = "default"
@@ -142,21 +141,28 @@ class _Names:
 _Counts = tuple[int, int, int, tuple[bytes, ...]]
 
 
-@value
-class Fingerprint:
-    """A request as its record remembers it: 16 + 16 bytes, and 2 for each part in the recipe's order."""
+class Fingerprint(NamedTuple):
+    """A request as its record remembers it. `mark` is the recipe's id (4 bytes) and the digests of the request and of
+    its credentials (16 each): two requests with one mark are the same. `tags` has 2 bytes for each part in the
+    recipe's order."""
 
-    recipe: bytes
-    request: bytes
-    credentials: bytes
+    mark: bytes
     tags: bytes
+
+    @property
+    def recipe(self) -> bytes:
+        return self.mark[:4]
+
+    @property
+    def request(self) -> bytes:
+        return self.mark[4:20]
+
+    @property
+    def credentials(self) -> bytes:
+        return self.mark[20:]
 
     def __repr__(self) -> str:
         return f"Fingerprint({self.request[:4].hex()}… by {self.credentials[:4].hex()}…)"
-
-
-#: A fingerprint as bytes: its recipe, request and credentials in one, and its tags.
-Plain = tuple[bytes, bytes]
 
 
 class Difference(Enum):
@@ -223,39 +229,7 @@ def fingerprint(
         bound = _bound(_credentials(fields, recipe, certificate, elsewhere), secret)
     else:
         bound = _unbound(recipe.bind, secret)
-    return Fingerprint(recipe.id, hasher.digest()[:16], bound[:16], tags)
-
-
-def plainly(fields: Fields, method: bytes, target: bytes, body: bytes, recipe: Recipe, secret: bytes) -> Plain | None:
-    """The fingerprint of a request of which nothing counts but what every recipe takes in, as bytes: its `mark` (the
-    recipe's id and both digests), and its tags. None where `fingerprint` must say more."""
-    if not recipe.as_sent or recipe.headers or recipe.elsewhere:
-        return None
-    names = fields.shape.made(recipe.bound, recipe.names)
-    asked = names.pick(fields.values)
-    begun = _begun[method, target, names.counts, asked, recipe.hosted, secret]
-    if begun is None:
-        return None
-    front, tags = begun
-    hasher = front.copy()
-    digested = body_digest(b"raw", (body,), secret)
-    hasher.update(framed(digested))
-    if names.binding:
-        bound = _bound(_credentials(fields, recipe, b"", _NOTHING), secret)
-    else:
-        bound = _unbound(recipe.bind, secret)
-    return recipe.id + hasher.digest()[:16] + bound[:16], tags + digested[:2]
-
-
-def of_plain(plain: Plain) -> Fingerprint:
-    """The same as a value."""
-    mark, tags = plain
-    return Fingerprint(mark[:4], mark[4:20], mark[20:], tags)
-
-
-def to_plain(fingerprint: Fingerprint) -> Plain:
-    """Return the fingerprint as bytes, as `plainly` does."""
-    return fingerprint.recipe + fingerprint.request + fingerprint.credentials, fingerprint.tags
+    return Fingerprint(recipe.id + hasher.digest()[:16] + bound[:16], tags)
 
 
 def _asked(
@@ -351,13 +325,11 @@ def _unbound(bind: tuple[str, ...], secret: bytes) -> bytes:
 
 def difference(seen: Fingerprint, mine: Fingerprint) -> Difference | None:
     """What differs first. An unknown recipe comes first: nothing can be said of what it digested."""
+    if seen.mark == mine.mark:
+        return None
     if seen.recipe != mine.recipe:
         return Difference.RECIPE
-    if seen.credentials != mine.credentials:
-        return Difference.CREDENTIALS
-    if seen.request != mine.request:
-        return Difference.REQUEST
-    return None
+    return Difference.CREDENTIALS if seen.credentials != mine.credentials else Difference.REQUEST
 
 
 def differing_parts(seen: Fingerprint, mine: Fingerprint, recipe: Recipe) -> list[str]:

@@ -41,6 +41,7 @@ _NOT_PER_HOP = frozenset(
 _BARE = re.compile(rb"[\x21-\x7e]+")
 #: What most clients send: the bare form, and nothing else to be looked at.
 plain = re.compile(rb"[\x21\x23-\x7e][\x21-\x7e]{,%d}" % (LONGEST - 1)).fullmatch
+_PLAIN_IN_QUOTES = re.compile(rb'"([\x21\x23-\x5b\x5d-\x7e]{1,%d})"' % LONGEST).fullmatch
 #: sf-string: DQUOTE *( unescaped / "\" ( DQUOTE / "\" ) ) DQUOTE
 _QUOTED = re.compile(rb'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 #: parameters: *( ";" *SP key [ "=" bare-item ] ), RFC 8941 §3.1.2
@@ -74,6 +75,15 @@ class Key:
 
     def __repr__(self) -> str:
         return f"Key(<{len(self.text)} characters>)"
+
+
+def plain_text(value: bytes) -> bytes | None:
+    """Return the text of a key that is spelled as most are: bare, or in quotes without a space or an escape. None if
+    only `read` can tell."""
+    if plain(value):
+        return value
+    quoted = _PLAIN_IN_QUOTES(value)
+    return None if quoted is None else quoted[1]
 
 
 def read(value: bytes) -> Key | Unreadable:

@@ -36,7 +36,7 @@ from dataclasses import replace
 from enum import Enum, IntEnum, StrEnum
 from typing import Any
 
-from .fingerprint import Fingerprint, of_plain, to_plain
+from .fingerprint import Fingerprint
 from .message import Answer
 from .values import value
 
@@ -304,23 +304,17 @@ class ClaimTerms:
 
 
 class NewClaim:
-    """A first claim that a store can write without a Record. `mark` and `tags` are the fingerprint as bytes (see
-    `fingerprint.plainly`), `wall` is the instant of the claim in milliseconds since 1970."""
+    """A first claim that a store can write without a Record. `wall` is the instant of the claim in milliseconds since
+    1970."""
 
-    __slots__ = ("_record", "holder", "mark", "tags", "terms", "wall")
+    __slots__ = ("_record", "fingerprint", "holder", "terms", "wall")
 
-    def __init__(self, terms: ClaimTerms, mark: bytes, tags: bytes, holder: bytes, wall: int) -> None:
+    def __init__(self, terms: ClaimTerms, fingerprint: Fingerprint, holder: bytes, wall: int) -> None:
         self.terms = terms
-        self.mark = mark
-        self.tags = tags
+        self.fingerprint = fingerprint
         self.holder = holder
         self.wall = wall
         self._record: Record | None = None
-
-    @classmethod
-    def of(cls, terms: ClaimTerms, fingerprint: Fingerprint, holder: bytes, wall: int) -> NewClaim:
-        """Make the claim from a Fingerprint."""
-        return cls(terms, *to_plain(fingerprint), holder, wall)
 
     @property
     def life(self) -> int:
@@ -334,7 +328,7 @@ class NewClaim:
         if record is None:
             terms = self.terms
             record = self._record = claim(
-                of_plain((self.mark, self.tags)),
+                self.fingerprint,
                 holder=self.holder,
                 route=terms.route,
                 lease=terms.lease,

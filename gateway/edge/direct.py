@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.decide import Guard
 from ..core.fields import Fields, fields_of
-from ..core.fingerprint import plainly
-from ..core.key import Key, plain, sent_name
+from ..core.fingerprint import fingerprint
+from ..core.key import Key, plain_text, sent_name
 from ..core.keyform import weakness
 from ..core.message import Request
 from ..core.policy import Route
 from ..engine.request import GuardedRequest
-from .door import Framing, Guarded, Head, Met
+from .door import CANONICAL_HERE, Framing, Guarded, Head, Met
 from .visit import Host, Visit
 
 if TYPE_CHECKING:
@@ -69,15 +69,15 @@ def admit_directly(
         return None
     route = met.route
     policy = route.policy
-    text, size = fields.values[met.key], len(body)
-    if size > policy.max_request or not plain(text) or weakness(text) is not None or not door.knows(fields):
+    text, size = plain_text(fields.values[met.key]), len(body)
+    if text is None or weakness(text) is not None or size > policy.max_request or not door.knows(fields):
         return None
-    printed = plainly(fields, method, target, body, policy.recipe, door.secret)
-    if printed is None or not door.budget.has_room(size):
+    if not door.budget.has_room(size) or (size >= CANONICAL_HERE and door.takes_long(route, body)):
         return None
+    request = Request(method, target, fields, body, peer, peer, secure)
+    printed = fingerprint(request, policy.recipe, secret=door.secret)
     door.budget.take(size)
     door.fits(fields, route)
-    request = Request(method, target, fields, body, peer, peer, secure)
     key, driver = Key(text), server.driver
     visit = DirectVisit(conn, request, route, key, driver.now())
     name = sent_name(door.service, policy.namespace, text, secret=door.secret)

@@ -106,25 +106,33 @@ Way = Guarded | Passing | Refused | Told
 
 
 class Framing:
-    """What the names of a head say of its framing: where its Host, its length and its Connection stand (the last of
-    each; -1 where there is none), and whether there is nothing else to be looked at."""
+    """What the names of a head say of its framing: where its Host, its length, its Connection and its coding stand (the
+    last of each; -1 where there is none), and whether there is nothing else to be looked at."""
 
-    __slots__ = ("_alike", "connection", "host", "length", "plain")
+    __slots__ = ("_alike", "coding", "connection", "host", "length", "plain")
 
     def __init__(self, shape: Shape) -> None:
-        hosts, lengths, told = (shape.at.get(name, ()) for name in (b"host", b"content-length", b"connection"))
+        hosts, lengths, told, codings = (shape.at.get(name, ()) for name in _FRAMES)
         self.host = hosts[-1] if hosts else -1
         self.length = lengths[-1] if lengths else -1
         self.connection = told[-1] if told else -1
-        self._alike = len(hosts) == 1 and shape.at.keys().isdisjoint((b"expect", b"transfer-encoding"))
-        self.plain = self._alike and not told
-        self._alike = self._alike and len(told) == 1
+        self.coding = codings[-1] if codings else -1
+        self._alike = (
+            len(hosts) == 1 and len(told) < 2 and len(codings) + len(lengths) < 2 and b"expect" not in shape.at
+        )
+        self.plain = self._alike and not told and not codings
 
     def usual(self, values: Sequence[bytes]) -> bool:
-        """Whether its Connection says nothing but that it stays, and there is nothing else to be looked at."""
-        return self._alike and values[self.connection] in _STAYS
+        """Whether its Connection says nothing but that it stays, its coding is `chunked`, and there is nothing else to
+        be looked at."""
+        return (
+            self._alike
+            and (self.connection < 0 or values[self.connection] in _STAYS)
+            and (self.coding < 0 or values[self.coding] == b"chunked")
+        )
 
 
+_FRAMES = (b"host", b"content-length", b"connection", b"transfer-encoding")
 #: How clients say so.
 _STAYS = frozenset((b"keep-alive", b"Keep-Alive"))
 
@@ -153,7 +161,7 @@ _KNOWN = 1000
 #: Longest body, in bytes, that is parsed on the loop where a route parses it: half a millisecond of JSON.
 _PARSED_HERE = 32 << 10
 #: Bytes from which on a body is made canonical aside, and from which on it is digested there: two milliseconds, about.
-_CANONICAL_HERE = 16 << 10
+CANONICAL_HERE = 16 << 10
 _DIGESTED_HERE = 1 << 20
 #: Methods that count the hops.
 _TRACED = frozenset((b"OPTIONS", b"TRACE"))
@@ -203,6 +211,7 @@ class Door:
         head.host = met.host
         if names.length >= 0:
             head.length = int(fields.values[names.length])
+        head.chunked = names.coding >= 0
         if met.passes is not None:
             return met.passes
         guard = plain_guard(fields.values[met.key])
@@ -285,7 +294,7 @@ class Door:
         """Whether `ask` reads so much that the loop should not wait for it."""
         policy, size = route.policy, len(body)
         if policy.recipe.body == CANONICAL_JSON:
-            return size >= _CANONICAL_HERE
+            return size >= CANONICAL_HERE
         # A multipart body begins so, unless its writer has put a preamble there.
         parses = policy.parses_body or bool(policy.recipe.form_fields) or body.startswith(b"--")
         return size >= _DIGESTED_HERE or (parses and size > _PARSED_HERE)

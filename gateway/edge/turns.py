@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 from ..core import fields
-from ..core.fingerprint import to_plain
 from ..core.limit import Limit
 from ..core.message import Request
 from ..core.problem import Problem, Refusal
@@ -95,8 +94,8 @@ class Turns(Line):
     def _go_on(self, visit: Visit, body: bytes, ask: Identified | Passing | Refused) -> None:
         """A request whose body is there, and has been read, where that had to be."""
         if isinstance(ask, Identified):
-            driver, plain = self.server.driver, to_plain(ask.fingerprint)
-            driver.begin(driver.request(visit, ask.request, ask.route, ask.key, ask.name, plain, ask.weak))
+            driver = self.server.driver
+            driver.begin(driver.request(visit, ask.request, ask.route, ask.key, ask.name, ask.fingerprint, ask.weak))
             return
         visit.asked = False
         visit.way = ask

@@ -128,7 +128,7 @@ class Acquisition(Machine):
         while that claim is in flight."""
         io = self.io
         self._found = None
-        claim = NewClaim(request.terms, request.mark, request.tags, io.mint(), io.wall())
+        claim = NewClaim(request.terms, request.fingerprint, io.mint(), io.wall())
         self._command(request.policy, claim, None, t0)
 
     def _take_over(self, seen: Found, now: float) -> None:

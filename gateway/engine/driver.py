@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from .. import failpoints
 from ..core.conclusion import record_of
-from ..core.fingerprint import Plain
+from ..core.fingerprint import Fingerprint
 from ..core.key import Key
 from ..core.limit import Limit
 from ..core.message import Request
@@ -110,12 +110,19 @@ class Driver:
     # ── From the edge ─────────────────────────────────────────────────────────────────────────────
 
     def request(
-        self, client: Client, request: Request, route: Route, key: Key, name: bytes, plain: Plain, weak: str = ""
+        self,
+        client: Client,
+        request: Request,
+        route: Route,
+        key: Key,
+        name: bytes,
+        fingerprint: Fingerprint,
+        weak: str = "",
     ) -> GuardedRequest:
         """Make the request that `begin` takes. It has arrived now."""
         now = self.now()
         trace = UNTRACED if self._trace is untraced else self._trace(request, now)
-        return GuardedRequest(client, request, route, key, name, plain, started=now, weak=weak, trace=trace)
+        return GuardedRequest(client, request, route, key, name, fingerprint, started=now, weak=weak, trace=trace)
 
     def begin(self, request: GuardedRequest) -> None:
         """Answer a request, whatever that takes. Returns at once and never raises."""

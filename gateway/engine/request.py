@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..account import CAUGHT, Account, DuplicateKind, VerdictName
-from ..core.fingerprint import Fingerprint, Plain, of_plain
+from ..core.fingerprint import Fingerprint
 from ..core.key import Key
 from ..core.message import Request, preferred_wait
 from ..core.policy import Route
@@ -38,12 +38,11 @@ class Identified:
 
 
 class GuardedRequest:
-    """One guarded request, read whole. `started` is in the clock's seconds. `plain` is its fingerprint as bytes: the
-    mark (recipe and digests of the request and of its credentials) and the tags of its parts."""
+    """One guarded request, read whole. `started` is in the clock's seconds."""
 
     __slots__ = (
-        "_fingerprint", "client", "machine", "mark", "name", "policy", "request", "started", "summary", "tags", "terms",
-        "tick", "upstream", "wait_until", "waits_since",
+        "client", "fingerprint", "machine", "mark", "name", "policy", "request", "started", "summary", "terms", "tick",
+        "upstream", "wait_until", "waits_since",
     )  # fmt: skip
 
     def __init__(
@@ -53,7 +52,7 @@ class GuardedRequest:
         route: Route,
         key: Key,
         name: bytes,
-        plain: Plain,
+        fingerprint: Fingerprint,
         *,
         started: float,
         weak: str = "",
@@ -64,8 +63,8 @@ class GuardedRequest:
         self.policy = route.policy
         self.upstream = route.upstream
         self.name = name
-        self.mark, self.tags = plain
-        self._fingerprint: Fingerprint | None = None
+        self.fingerprint = fingerprint
+        self.mark = fingerprint.mark
         self.terms = route.terms
         self.started = started
         self.wait_until = started + self.policy.wait / 1000
@@ -81,13 +80,6 @@ class GuardedRequest:
             summary.weak = weak
         if trace is not UNTRACED:
             summary.trace = trace
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """The fingerprint, built on first use: most requests are compared by their marks only."""
-        if self._fingerprint is None:
-            self._fingerprint = of_plain((self.mark, self.tags))
-        return self._fingerprint
 
     def due(self) -> None:
         """Report to its machine that it has waited as long as it may."""

@@ -103,13 +103,12 @@ def encode(record: Record | NewClaim | NewKeep) -> bytes:
     """Return the bytes of a record. Those of a NewClaim or a NewKeep are the bytes of its `record`."""
     if isinstance(record, NewClaim):
         form: PlainForm = record.terms.encoder or _form(record.terms)
-        return form.claim(record.mark, record.tags, holder=record.holder, wall=record.wall)
+        return form.claim(*record.fingerprint, holder=record.holder, wall=record.wall)
     if isinstance(record, NewKeep):
         claim = record.claim
         form = claim.terms.encoder or _form(claim.terms)
         return form.kept(
-            claim.mark,
-            claim.tags,
+            *claim.fingerprint,
             holder=claim.holder,
             first_seen=claim.wall,
             wall=record.wall,
@@ -311,7 +310,7 @@ def decode(value: bytes) -> Record:
             _STATES[state & 15],
             holder,
             attempt,
-            Fingerprint(recipe, request, credentials, tags),
+            Fingerprint(recipe + request + credentials, tags),
             label,
             seen_low | seen_high << 32,
             expires_low | expires_high << 32,

@@ -25,7 +25,7 @@ from gateway.core.reply import Again, First, Live, Reply
 
 POLICY = Policy()
 FIRST = records.claim(
-    Fingerprint(b"rrrr", b"q" * 16, b"c" * 16, b""),
+    Fingerprint(b"rrrr" + b"q" * 16 + b"c" * 16, b""),
     holder=b"h" * 12, route="pay", lease=60_000, life=90_000, window=86_400_000, wall=1_000_000,
 )  # fmt: skip
 SECOND = records.takeover(

@@ -324,7 +324,7 @@ def test_a_reused_key_is_told_which_parts_differ_and_never_a_value() -> None:
 
 def test_where_no_part_can_be_named_it_is_still_refused() -> None:
     """Tags of two bytes may collide."""
-    told = detail(COMPLETED, replace(PRINT, request=bytes(16)))
+    told = detail(COMPLETED, PRINT._replace(mark=PRINT.mark[:4] + bytes(16) + PRINT.mark[20:]))
     assert told.startswith("The two requests differ.")
 
 

@@ -358,7 +358,7 @@ def test_a_recipe_keeps_its_id(recipe: Recipe, pinned: str) -> None:
 
 # ── The bytes of a record ─────────────────────────────────────────────────────────────────────────
 
-PRINT = Fingerprint(b"\xa1\xa2\xa3\xa4", bytes(range(16)), bytes(range(16, 32)), bytes(range(64, 76)))
+PRINT = Fingerprint(b"\xa1\xa2\xa3\xa4" + bytes(range(16)) + bytes(range(16, 32)), bytes(range(64, 76)))
 RECORDS = {
     "in flight": Record(
         State.IN_FLIGHT,
@@ -390,7 +390,7 @@ RECORDS = {
         State.IN_DOUBT,
         b"holder of 12",
         1,
-        Fingerprint(b"\0\0\0\0", b"\xff" * 16, bytes(16), b""),
+        Fingerprint(b"\0\0\0\0" + b"\xff" * 16 + bytes(16), b""),
         "",
         first_seen=0,
         expires=(1 << 48) - 1,

@@ -35,7 +35,7 @@ from gateway.core.record import (
 )
 
 MINE, OTHERS = b"mine........", b"another's..."
-PRINT = Fingerprint(b"rcpe", b"r" * 16, b"c" * 16, b"t" * 12)
+PRINT = Fingerprint(b"rcpe" + b"r" * 16 + b"c" * 16, b"t" * 12)
 ANSWER = Answer(201, b"Location: /1\r\n", b"{}")
 LEASE, DOUBT_WINDOW, WINDOW, MARGIN = 95_000, 600_000, 50_000, 5_000
 WALL = 1_700_000_000_000

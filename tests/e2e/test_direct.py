@@ -194,6 +194,49 @@ async def test_the_log_says_the_same(warm: Warm) -> None:
         assert all(name in ("time", "key") or name.endswith(("_ms", "_s")) for name in apart), apart
 
 
+FORM_DATA = b'--x\r\nContent-Disposition: form-data; name="amount"\r\n\r\n1\r\n--x--\r\n'
+#: Policy, what stands around the key, further fields and body of requests that are admitted directly too.
+ADMITTED = {
+    "a quoted key": ("", '"', [], BODY),
+    "canonical JSON": ("fingerprint: {body: canonical-json}", "", [], b'{"b": 1.0, "a": 2}'),
+    "a header that counts": ("fingerprint: {headers: [X-Currency]}", "", [("X-Currency", "EUR")], BODY),
+    "a parameter that does not count": ("fingerprint: {ignore: ['query:t']}", "", [], BODY),
+    "multipart": ("", "", [("Content-Type", "multipart/form-data; boundary=x")], FORM_DATA),
+}
+
+
+@pytest.mark.parametrize(
+    ("warm", "around", "fields", "body"),
+    [pytest.param(("timeout: 10s", policy), *how, id=name) for name, (policy, *how) in ADMITTED.items()],
+    indirect=["warm"],
+)
+@pytest.mark.parametrize("direct_first", [True, False], ids=["direct first", "general first"])
+async def test_either_way_finds_the_record_of_the_other(
+    warm: Warm, around: str, fields: list[tuple[str, str]], body: bytes, direct_first: bool
+) -> None:
+    """The same name and the same fingerprint: the other way replays it, and refuses another request."""
+
+    async def ask(key: str, body: bytes) -> None:
+        await warm.client.send(request(key=f"{around}{key}{around}", fields=fields, body=body))
+
+    await ask(KEYS[2], body)  # the admission meets this head
+    await warm.arrives()
+    await warm.peer.answer(b"met")
+    assert (await warm.client.read()).label == "stored"
+    before = len(warm.admission.keys)
+    warm.admission.direct = direct_first
+    await ask(KEYS[0], body)
+    await warm.arrives()
+    await warm.peer.answer(b"once", 201)
+    assert await answers([warm.client]) == [(201, False, b"once")]
+    warm.admission.direct = not direct_first
+    await ask(KEYS[0], body)
+    assert await answers([warm.client]) == [(201, True, b"once")]
+    await ask(KEYS[0], body.replace(b"1", b"7"))
+    assert (await warm.client.read()).problem == "key-reused"
+    assert warm.admission.keys[before:] == ([KEYS[0]] if direct_first else [KEYS[0], KEYS[0]])
+
+
 OUTCOMES = {
     "created": b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\nok",
     "not found": b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno",
@@ -611,12 +654,12 @@ async def test_a_fault_in_the_decision_on_a_replay_refuses_it(warm: Warm, monkey
     ("key", "fields", "body"),
     [
         ("2024-01-02", [], BODY),
-        (f'"{KEYS[0]}"', [], BODY),
+        (f'"{KEYS[0]} x"', [], BODY),
         (KEYS[0], [("X-New", "1")], BODY),
         (KEYS[0], [("Content-Encoding", "gzip")], BODY),
         (KEYS[0], [], bytes(300)),
     ],
-    ids=["a weak key", "a key in quotes", "a field that is new", "a coded body", "a body that is too large"],
+    ids=["a weak key", "a key with a space", "a field that is new", "a coded body", "a body that is too large"],
 )
 @pytest.mark.parametrize("warm", [("timeout: 10s", "max_request: 256B")], indirect=True)
 async def test_a_request_that_is_not_plain_goes_the_general_way(

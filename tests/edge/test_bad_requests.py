@@ -592,6 +592,39 @@ async def test_a_bad_request_in_small_pieces(origin: Origin, name: str) -> None:
         assert len(origin.requests) == row.forwards
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, row in ROWS.items() if b"transfer-encoding" in row.sent.lower() and row.problem]
+)
+async def test_a_bad_coding_after_good_ones(origin: Origin, name: str) -> None:
+    """The admission remembers heads by their names. A chunked request with these names makes no other coding good."""
+    row = ROWS[name]
+    async with edge(configuration(origin.url, top=LIMITS, routes=TRACED)) as gate:
+        client = await gate.connect()
+        for key in (b"3f2a91c4-7e0b", b"3f2a91c4-7e0c"):
+            await client.send(
+                HEAD + b"Idempotency-Key: " + key + b"\r\n" + CHUNKED[len(POST) :] + b"2\r\nab\r\n0\r\n\r\n"
+            )
+            assert (await client.read()).label == "stored"
+        assert [received.body for received in origin.requests] == [b"ab", b"ab"]
+        # A weak key would have the head looked at once more.
+        client.writer.write(row.sent.replace(KEY, b"Idempotency-Key: 3f2a91c4-7e0d\r\n"))
+        answer = await client.read(method=row.method)
+        assert (answer.status, answer.problem) == (row.status, row.problem)
+        assert len(origin.requests) == 2 + row.forwards
+
+
+async def test_chunked_requests_pass_through_one_after_the_other(origin: Origin) -> None:
+    """The head of the second is remembered from the first. Its body is whole all the same."""
+    async with edge(configuration(origin.url)) as gate:
+        client = await gate.connect()
+        for _ in range(3):
+            await client.send(
+                b"POST /open/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+            )
+            assert (await client.read()).status == 201
+        assert [received.body for received in origin.requests] == [b"ab"] * 3
+
+
 # ── Refused by the head alone ─────────────────────────────────────────────────────────────────────
 
 #: What is wrong with a head, and how it is refused. The fields that announce a body are added to each.

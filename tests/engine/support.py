@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from gateway.core.conclusion import record_of
+from gateway.core.fingerprint import Fingerprint
 from gateway.core.key import Key
 from gateway.core.limit import Limit
 from gateway.core.message import Request, Response
@@ -391,7 +392,7 @@ def request_for(
 ) -> GuardedRequest:
     """A request for the one key, which asks for `body`."""
     policy = replace(policy, **changes) if changes else policy
-    plain = b"rrrr" + body.ljust(16) + credentials.ljust(16), b""
+    printed = Fingerprint(b"rrrr" + body.ljust(16) + credentials.ljust(16), b"")
     request = Request(b"POST", b"/", (), body)
     return GuardedRequest(
         FakeClient(),
@@ -399,7 +400,7 @@ def request_for(
         Route(route, upstream="service", policy=policy),
         Key(b"k"),
         NAME,
-        plain,
+        printed,
         started=at,
     )
 

@@ -834,7 +834,7 @@ def test_a_request_that_cannot_be_compared_is_answered_too(phase: Phase) -> None
         scene = make()
         request = scene.request()
         scene.io.requests.append(request)
-        del request.mark
+        del request.mark, request.fingerprint
         scene.machine.joined(request)
         assert len(scene.io.errors) == 1
         hold_invariants(scene.io, scene.machine)

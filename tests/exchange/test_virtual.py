@@ -151,7 +151,7 @@ async def test_a_claim_that_finds_the_answer_is_answered_in_short() -> None:
         replies: list[object] = []
         for asked in (world.ask("a"), world.ask("a", body=b"other"), world.ask("b")):
             terms = ClaimTerms(route="payments", lease=20_000, life=60_000, window=1_000)
-            claim = NewClaim.of(terms, asked.fingerprint, b"holder......", 0)
+            claim = NewClaim(terms, asked.fingerprint, b"holder......", 0)
             Wire(world.store.port, short=True).claim(asked.name, claim, replies.append)
         await world.passes(1)
         assert [type(reply) for reply in replies] == [tuple, Found, Found]

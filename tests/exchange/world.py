@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from gateway.awaitable import AwaitableStore
-from gateway.core.fingerprint import Fingerprint, fingerprint, to_plain
+from gateway.core.fingerprint import Fingerprint, fingerprint
 from gateway.core.key import Key, record_name
 from gateway.core.limit import Limit
 from gateway.core.message import Field, Request
@@ -172,8 +172,7 @@ class Ask:
 
     def of(self, client: Client, now: float) -> GuardedRequest:
         """As the edge makes it of a client's request."""
-        plain = to_plain(self.fingerprint)
-        return GuardedRequest(client, self.request, self.route, self.key, self.name, plain, started=now)
+        return GuardedRequest(client, self.request, self.route, self.key, self.name, self.fingerprint, started=now)
 
 
 class Notebook:

@@ -15,7 +15,7 @@ from gateway.stores.codec import Unreadable, decode, encode
 from tests.stores.worlds import FINGERPRINT, a_claim
 
 claims = st.builds(
-    lambda route, tags: replace(a_claim(b"h" * 12), route=route, fingerprint=replace(FINGERPRINT, tags=tags)),
+    lambda route, tags: replace(a_claim(b"h" * 12), route=route, fingerprint=FINGERPRINT._replace(tags=tags)),
     st.text(max_size=40),
     st.integers(0, 8).flatmap(lambda n: st.binary(min_size=2 * n, max_size=2 * n)),
 )

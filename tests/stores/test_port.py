@@ -6,12 +6,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gateway.core import record as records
+from gateway.core.fingerprint import Fingerprint
 from gateway.core.message import Answer
 from gateway.core.record import Done, Doubt, Found, NewClaim, NewKeep, Record, Stamp, State
 from gateway.ports import Nobody, Store, StoreAway
@@ -194,7 +194,7 @@ async def test_a_short_reply_is_what_the_record_would_have_replayed(world: World
     else:
         assert isinstance(short, Found)
         assert short.record == record
-    another = NewClaim.of(first.terms, replace(FINGERPRINT, credentials=b"x" * 16), a_holder(), 5)
+    another = NewClaim(first.terms, Fingerprint(FINGERPRINT.mark[:20] + b"x" * 16, FINGERPRINT.tags), a_holder(), 5)
     found = await replied(port.claim, NAME, another)
     assert isinstance(found, Found), "another request"
     assert found.record == record

@@ -174,7 +174,7 @@ async def test_a_store_that_is_away_says_so() -> None:
 def test_a_header_is_all_but_the_answer(tags: bytes, route: str, completed: bool, body: bytes) -> None:
     """The first HEADER bytes of any record tell what all of them tell, save for the answer."""
     claim = a_claim()
-    claim = records.replace(claim, fingerprint=records.replace(claim.fingerprint, tags=tags), route=route)
+    claim = records.replace(claim, fingerprint=claim.fingerprint._replace(tags=tags), route=route)
     record = claim
     if completed:
         settled = records.keep(claim, an_answer(body), wall=1_700_000_000_000).record

@@ -25,7 +25,7 @@ from tests.servers import RedisServer, binaries, preferred
 LEASE = 60_000
 DOUBT_WINDOW = 600_000
 WINDOW = 300_000
-FINGERPRINT = Fingerprint(b"\x01\x02\x03\x04", b"r" * 16, b"c" * 16, b"t" * 12)
+FINGERPRINT = Fingerprint(b"\x01\x02\x03\x04" + b"r" * 16 + b"c" * 16, b"t" * 12)
 
 
 class FakeClock:
@@ -177,7 +177,7 @@ def a_claim(holder: bytes | None = None, *, lease: int = LEASE, life: int = LEAS
 def a_new_claim(holder: bytes | None = None) -> NewClaim:
     """The claim of `a_claim` as a NewClaim."""
     terms = ClaimTerms(route="payments", lease=LEASE, life=LEASE + DOUBT_WINDOW, window=WINDOW)
-    return NewClaim.of(terms, FINGERPRINT, holder or a_holder(), 1_700_000_000_000)
+    return NewClaim(terms, FINGERPRINT, holder or a_holder(), 1_700_000_000_000)
 
 
 def an_answer(body: bytes = b'{"id":1}', status: int = 201) -> Answer:

@@ -490,7 +490,7 @@ class _Claim(_Call):
         if type(value) is not bytes or type(left) is not int or left < 0:
             return _MORE
         claim = self.claim
-        if isinstance(claim, NewClaim) and (answer := stored(value, claim.mark)) is not None:
+        if isinstance(claim, NewClaim) and (answer := stored(value, claim.fingerprint.mark)) is not None:
             return answer
         found = _found(self.primary, value, left)
         record = found.record
