@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from pydantic import TypeAdapter
+
 from ..core.decide import IDEMPOTENT, SAFE, PassReason, Reason, settle
 from ..core.fields import NONE
 from ..core.keyform import Weakness
@@ -48,33 +50,15 @@ class Ended(NamedTuple):
 
     route: str
     verdict: VerdictName
-    duplicate: DuplicateKind | None
-    settlement: Kind | None
-    reason: Reason | None
-    unprotected: str
-    problem: str
+    duplicate: DuplicateKind | None = None
+    settlement: Kind | None = None
+    reason: Reason | None = None
+    unprotected: str = ""
+    problem: str = ""
 
-    @classmethod
-    def told(
-        cls,
-        route: str,
-        verdict: str,
-        duplicate: str | None,
-        settlement: str | None,
-        reason: str | None,
-        unprotected: str,
-        problem: str,
-    ) -> Ended:
-        """From the words that JSON made of it."""
-        return cls(
-            route,
-            VerdictName(verdict),
-            DuplicateKind(duplicate) if duplicate else None,
-            Kind(settlement) if settlement else None,
-            Reason(reason) if reason else None,
-            unprotected,
-            problem,
-        )
+
+#: Reads an Ended from the words that JSON made of it.
+ENDED = TypeAdapter(Ended)
 
 
 class LabelSets:
@@ -113,34 +97,21 @@ class LabelSets:
             self.weak |= dict.fromkeys((name, str(weakness)) for weakness in Weakness)
 
 
-def _ended(
-    route: str,
-    verdict: VerdictName,
-    *,
-    duplicate: DuplicateKind | None = None,
-    settlement: Kind | None = None,
-    reason: Reason | None = None,
-    unprotected: str = "",
-    problem: str = "",
-) -> Ended:
-    return Ended(route, verdict, duplicate, settlement, reason, unprotected, problem)
-
-
 def _unrouted() -> Iterator[Ended]:
-    yield _ended(NO_ROUTE, VerdictName.PASS)
+    yield Ended(NO_ROUTE, VerdictName.PASS)
     for problem in Problem:
         if problem in _BEFORE_ROUTING | _ANYWHERE:
-            yield _ended(NO_ROUTE, VerdictName.REFUSE, problem=problem.slug)
+            yield Ended(NO_ROUTE, VerdictName.REFUSE, problem=problem.slug)
 
 
 def _passing(route: Route) -> Iterator[Ended]:
     """Requests that are passed through, which every route has."""
-    yield _ended(route.name, VerdictName.PASS)
+    yield Ended(route.name, VerdictName.PASS)
     for problem in Problem:
         if problem in _ANYWHERE | _UPSTREAM | _traces(route):
-            yield _ended(route.name, VerdictName.REFUSE, problem=problem.slug)
+            yield Ended(route.name, VerdictName.REFUSE, problem=problem.slug)
     for reason in _unprotected(route):
-        yield _ended(route.name, VerdictName.PASS, unprotected=reason.value)
+        yield Ended(route.name, VerdictName.PASS, unprotected=reason.value)
 
 
 def _traces(route: Route) -> frozenset[Problem]:
@@ -165,14 +136,14 @@ def _unprotected(route: Route) -> Iterator[PassReason]:
 def _guarded(name: str, policy: Policy, problems: Iterable[Problem]) -> Iterator[Ended]:
     """Requests that claim a key, or would in shadow mode."""
     for verdict in (VerdictName.FORWARD, VerdictName.REPLAY, VerdictName.WAIT):
-        yield _ended(name, verdict)
+        yield Ended(name, verdict)
     for kind in DuplicateKind:
-        yield _ended(name, VerdictName.REPLAY, duplicate=kind)
+        yield Ended(name, VerdictName.REPLAY, duplicate=kind)
     for settlement, reason in settlements(policy):
-        yield _ended(name, VerdictName.FORWARD, settlement=settlement, reason=reason)
+        yield Ended(name, VerdictName.FORWARD, settlement=settlement, reason=reason)
     for problem in Problem:
         if problem in problems:
-            yield _ended(name, VerdictName.REFUSE, problem=problem.slug)
+            yield Ended(name, VerdictName.REFUSE, problem=problem.slug)
 
 
 def _problems(policy: Policy) -> frozenset[Problem]:

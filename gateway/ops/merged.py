@@ -24,8 +24,6 @@ class Merged:
         self._own = own
         self._more = more
         self._told: dict[object, Mapping[str, Any]] = {}
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(self)
 
     def tell(self, who: object, state: Mapping[str, Any]) -> None:
         """What one has counted so far, in place of what it told before."""
@@ -35,10 +33,6 @@ class Merged:
         """It is gone; what it has counted stays."""
         if (state := self._told.pop(who, None)) is not None:
             self._own.add(state)
-
-    def collect(self) -> Iterable[Metric]:
-        yield from self._one().collect()
-        yield from self._more()
 
     def snapshot(self) -> CollectorRegistry:
         """Return the registry of what there is now, which a thread may render: nothing is counted in it any more."""

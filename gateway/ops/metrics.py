@@ -22,7 +22,7 @@ from ..core.limit import Limit
 from ..core.policy import Policy, Route
 from ..core.record import Kind
 from ..ports import Account, VerdictName
-from .label_sets import OPERATIONS, Ended, Labels, LabelSets
+from .label_sets import ENDED, OPERATIONS, Ended, Labels, LabelSets
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _FINE = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -111,15 +111,11 @@ class Histogram:
                 continue
             running = 0
             buckets: list[tuple[str, float]] = []
-            for bound, count in zip((*map(_bound, self.bounds), "+Inf"), cell.counts, strict=True):
+            for bound, count in zip((*map(repr, self.bounds), "+Inf"), cell.counts, strict=True):
                 running += count
                 buckets.append((bound, running))
             family.add_metric(labels, buckets, cell.sum)
         return family
-
-
-def _bound(value: float) -> str:
-    return repr(float(value))
 
 
 class Row:
@@ -205,11 +201,11 @@ class Tally:
     def add(self, state: Mapping[str, Any]) -> None:
         """Count what another has counted, as if it had happened here too. What is there now is not counted."""
         for told, count in state["shadow"]:
-            self._shadow[Ended.told(*told)] += count
+            self._shadow[ENDED.validate_python(told)] += count
         for (route, credential), count in state["unfit"]:
             self._unfit[route, credential] += count
         for told, count in state["rows"]:
-            outcome = Ended.told(*told)
+            outcome = ENDED.validate_python(told)
             row = self._rows.get(outcome)
             if row is None:
                 row = self._rows[outcome] = Row(outcome, self)

@@ -80,9 +80,7 @@ class Keys:
             self._fetching = False
             self._tried = self._clock.now()
         self._fetched = self._clock.now()
-        if [(key.kid, key.algorithms, _numbers(key)) for key in keys] != [
-            (key.kid, key.algorithms, _numbers(key)) for key in self._keys
-        ]:
+        if keys != self._keys:
             self._keys = keys
             self.generation += 1
         if self._failing:
@@ -127,11 +125,6 @@ class Keys:
 def _file(path: str) -> bytes:
     with Path(path).open("rb") as file:
         return file.read(LARGEST + 1)
-
-
-def _numbers(key: PublicKey) -> object:
-    numbers = getattr(key.key, "public_numbers", None)
-    return numbers() if numbers is not None else key.key.public_bytes_raw()
 
 
 __all__ = ["AGAIN", "PATIENCE", "TRUSTED", "Keys", "Unfetched"]

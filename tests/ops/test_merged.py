@@ -87,9 +87,9 @@ def test_two_are_shown_as_one_that_had_counted_it_all() -> None:
     merged.tell(1, told(one))
     merged.tell(2, told(other))
     expected = {line for line in generate_latest(alone.registry).decode().splitlines() if not line.startswith("#")}
-    found = {line for line in generate_latest(merged.registry).decode().splitlines() if not line.startswith("#")}
+    found = {line for line in generate_latest(merged.snapshot()).decode().splitlines() if not line.startswith("#")}
     assert found == expected
-    assert list(openmetrics(generate_openmetrics(merged.registry).decode())), "the strict format has no objection"
+    assert list(openmetrics(generate_openmetrics(merged.snapshot()).decode())), "the strict format has no objection"
 
 
 def test_what_is_told_again_is_not_counted_again() -> None:
@@ -98,7 +98,7 @@ def test_what_is_told_again_is_not_counted_again() -> None:
     merged = Merged(Tally())
     for _ in range(3):
         merged.tell(1, told(one))
-    assert merged.registry.get_sample_value("oncegate_requests_total", {"route": "all", "verdict": "forward"}) == 3
+    assert merged.snapshot().get_sample_value("oncegate_requests_total", {"route": "all", "verdict": "forward"}) == 3
 
 
 def test_what_has_left_is_counted_and_is_not_there_any_more() -> None:
@@ -108,7 +108,7 @@ def test_what_has_left_is_counted_and_is_not_there_any_more() -> None:
     merged = Merged(Tally())
 
     def seen() -> tuple[float | None, ...]:
-        get = merged.registry.get_sample_value
+        get = merged.snapshot().get_sample_value
         return (
             get("oncegate_requests_total", {"route": "all", "verdict": "forward"}),
             get("oncegate_overhead_seconds_bucket", {"route": "all", "verdict": "forward", "le": "+Inf"}),

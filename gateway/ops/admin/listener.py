@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
@@ -39,15 +39,11 @@ def admin_app_of(
 
     async def ready(_: web.Request) -> web.Response:
         said = await witness.ready()
-        told: dict[str, object] = {"status": "not ready", "reason": said.why} if said.why else {"status": "ready"}
-        return web.json_response(told | dict(said.facts), status=503 if said.why else 200)
+        return _readiness(said.why, said.facts)
 
     async def ready_guarded(_: web.Request) -> web.Response:
         said = await witness.guarded()
-        told: dict[str, object] = {"status": "not ready", "reason": said.why} if said.why else {"status": "ready"}
-        if said.findings:
-            told["findings"] = dict(said.findings)
-        return web.json_response(told, status=503 if said.why else 200)
+        return _readiness(said.why, {"findings": dict(said.findings)} if said.findings else {})
 
     async def accept(_: web.Request) -> web.Response:
         accepted, why = await witness.accept()
@@ -75,3 +71,8 @@ def admin_app_of(
     if extra is not None:
         extra(app)
     return app
+
+
+def _readiness(why: str, more: Mapping[str, object]) -> web.Response:
+    told = {"status": "not ready", "reason": why} if why else {"status": "ready"}
+    return web.json_response({**told, **more}, status=503 if why else 200)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
 
 from ...ports import Account, Clock, DuplicateKind, Nobody
 from ..observers import Deaf
@@ -12,12 +11,6 @@ from .forms import Duplicate, instant_of
 #: How many keys are remembered, and how many duplicates of each.
 KEYS = 1_000
 OF_EACH = 20
-
-
-@dataclass(slots=True)
-class _Seen:
-    count: int
-    last: deque[tuple[int, str, DuplicateKind, int]]
 
 
 class Recent(Deaf, Nobody):
@@ -29,27 +22,23 @@ class Recent(Deaf, Nobody):
         self._worker = worker
         self._keys = keys
         self._of_each = of_each
-        self._seen: OrderedDict[bytes, _Seen] = OrderedDict()
+        self._seen: OrderedDict[bytes, deque[tuple[int, str, DuplicateKind, int]]] = OrderedDict()
 
     def finished(self, account: Account) -> None:
         if account.duplicate is None:
             return
         seen = self._seen.get(account.name)
         if seen is None:
-            seen = self._seen[account.name] = _Seen(0, deque(maxlen=self._of_each))
+            seen = self._seen[account.name] = deque(maxlen=self._of_each)
             if len(self._seen) > self._keys:
                 self._seen.popitem(last=False)
         else:
             self._seen.move_to_end(account.name)
-        seen.count += 1
-        seen.last.append((self._clock.wall(), account.peer, account.duplicate, account.status))
+        seen.append((self._clock.wall(), account.peer, account.duplicate, account.status))
 
     def of(self, name: bytes) -> list[Duplicate]:
         """The last duplicates under this name, the oldest first."""
-        seen = self._seen.get(name)
-        if seen is None:
-            return []
         return [
             Duplicate(time=instant_of(time), client=peer, kind=kind.value, status=status, worker=self._worker)
-            for time, peer, kind, status in seen.last
+            for time, peer, kind, status in self._seen.get(name, ())
         ]

@@ -28,7 +28,6 @@ from .forms import (
     ResolveCompleted,
     Result,
     Shown,
-    StateWord,
     Step,
     Story,
     Verb,
@@ -46,6 +45,8 @@ _QUERY = TypeAdapter(Query)
 _RESOLVE: TypeAdapter[Any] = TypeAdapter(Resolve)
 _BULK: TypeAdapter[Any] = TypeAdapter(BulkResolve)
 
+#: The fields of a bulk change that say which records are meant.
+_OF_A_WALK = set(Query.model_fields)
 _REFUSED = {
     Outcome.GONE: AdminProblem.UNKNOWN,
     Outcome.CHANGED: AdminProblem.CHANGED,
@@ -133,7 +134,7 @@ class Room:
 
     async def resolved_many(self, request: web.Request) -> web.Response:
         asked = cast(BulkCompleted | BulkReleased, await _body(request, _BULK))
-        page = await _asked(self._desk.walk(_walk_of(asked)))
+        page = await _asked(self._desk.walk(Query.model_validate(asked.model_dump(include=_OF_A_WALK))))
         answer = asked.answer if isinstance(asked, BulkCompleted) else None
         if asked.dry_run:
             results = [
@@ -203,17 +204,6 @@ def _would(record: Shown, release: bool) -> Outcome:
     if release and record.doubt == "lapsed" and record.version.startswith("1"):
         return Outcome.IN_FLIGHT
     return Outcome.WOULD
-
-
-def _walk_of(asked: BulkCompleted | BulkReleased) -> Query:
-    return Query(
-        route=asked.route,
-        since=asked.since,
-        until=asked.until,
-        state=StateWord.IN_DOUBT,
-        limit=asked.limit,
-        cursor=asked.cursor,
-    )
 
 
 def _query(request: web.Request) -> Query:
