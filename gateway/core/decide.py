@@ -14,7 +14,7 @@ from typing import assert_never
 from .fields import NONE, Fields, fields_of
 from .fingerprint import Counted, Difference, Fingerprint, counted, difference, differing_parts
 from .instant import instant
-from .key import SENT, Key, ScopePart, Unreadable, find, misnamed, plain_text
+from .key import SENT, Key, ScopePart, Unreadable, find, misnamed
 from .keyed import NO_STRING, Keyed, derived, keyed
 from .keyform import Weakness, weakness
 from .message import Lines, Request, Response
@@ -188,13 +188,6 @@ def _in_headers(fields: Fields, policy: Policy) -> Keyed | Unreadable | None:
     if weak is not None and (refused := rule.refusal(weak)) is not None:
         return refused
     return Keyed(key, SENT, weak)
-
-
-def plain_guard(value: bytes) -> Guard | None:
-    """The guard of a request whose one key field has this value, on a route that asks nothing more of its keys and has
-    no scope. None if the key is spelled in a rare way or looks weak: `admit` must say."""
-    text = plain_text(value)
-    return None if text is None or weakness(text) is not None else Guard(Key(text), ())
 
 
 def _without_key(method: bytes, policy: Policy) -> Pass | Refuse | None:

@@ -36,14 +36,6 @@ class Aside:
 
         return await self._loop.run_in_executor(self._thread, called)
 
-    async def hand(self, work: Callable[[], T], then: Callable[[T], None], broken: Callable[[], None]) -> None:
-        """Run `work`, and hand what it returns to `then`; `broken` is called where one of them is not ended."""
-        try:
-            then(await self.run(work))
-        except BaseException:
-            broken()
-            raise
-
     def close(self) -> None:
         """Begin no more; what is being done is waited for where the process ends."""
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -6,6 +6,24 @@ import re
 
 #: The size of a chunk, as its line begins. The parser takes any number of leading zeros, and refuses what is too large.
 _SIZE = re.compile(rb"[0-9A-Fa-f]+(?=[;\r\n \t])")
+#: The same spelled as nearly all clients do it: no leading zero, no extension.
+_PLAIN_SIZE = re.compile(rb"(0|[1-9A-Fa-f][0-9A-Fa-f]{0,6})\r\n")
+
+
+def whole_body(data: bytes, at: int) -> bytes | None:
+    """Return what the chunks hold that `data` has from `at` to its end. None if they are not one whole body in plain
+    chunks without trailers."""
+    chunks: list[bytes] = []
+    while (found := _PLAIN_SIZE.match(data, at)) is not None:
+        begins = found.end()
+        ends = begins + int(found[1], 16)
+        at = ends + 2
+        if data[ends:at] != b"\r\n":
+            return None
+        if ends == begins:
+            return b"".join(chunks) if at == len(data) else None
+        chunks.append(data[begins:ends])
+    return None
 
 
 class ChunkedBody:

@@ -31,13 +31,10 @@ from .direct import admit_directly
 from .door import Guarded, Head, Passing, Refused, too_large
 from .foreign import Http2, beginning
 from .likeness import Likeness, of_requests
-from .line import NEXT_WORD
+from .line import DROPPED, NEXT_WORD, Line, Visit, peer_of
 from .proxies import without_hearsay
-from .secure import peer_of
 from .shared import Shared
-from .turns import DROPPED, Turns
 from .upgrade import Parser, offered
-from .visit import Visit
 
 #: Bytes that a connection which is being closed still reads, and drops.
 _LINGER_BYTES = 4 << 20
@@ -56,7 +53,7 @@ _BEFORE_TARGET = re.compile(rb"[\r\n]*[^ ]+ +")
 _PREFACE = "Pause on PRI/Upgrade"
 
 
-class ClientConnection(Turns):
+class ClientConnection(Line):
     """One connection of a client."""
 
     def __init__(self, server: Shared) -> None:
@@ -101,8 +98,6 @@ class ClientConnection(Turns):
             return
         limit = server.full(peer)
         self._enter(peer)
-        if server.draining:  # he was let in at the last moment
-            server.loop.call_later(NEXT_WORD, self.drain)
         if limit is not None:  # one too many, which is told so before it has asked
             self._deafen()
             too_many = "Too many clients are connected."
@@ -113,8 +108,6 @@ class ClientConnection(Turns):
         self._transport, self._wire, self._certificate = transport, wire, certificate
         self._secure = True
         self._enter(peer_of(wire))
-        if self.server.draining:
-            self.server.loop.call_later(NEXT_WORD, self.drain)
 
     def _enter(self, peer: str) -> None:
         server, self._peer = self.server, peer
@@ -123,6 +116,8 @@ class ClientConnection(Turns):
             self._trusted = server.proxies.trusts(peer)
             self._doubted = not self._trusted
         self._since = self._checked = server.loop.time()
+        if server.draining:  # it was let in at the last moment
+            server.loop.call_later(NEXT_WORD, self.drain)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -143,23 +138,22 @@ class ClientConnection(Turns):
         if read is None or len(data) > server.door.bounds.head:
             return False
         self._since = server.loop.time()
-        if not (self._certificate or self.full or server.draining or server.proxies is not None):
-            admitted = admit_directly(server, self, self._peer, self._secure, read)
+        if self._doubted:
+            read = read[0], read[1], without_hearsay(read[2]), read[3]
+        method, target, fields, body = read
+        if not (self.full or server.draining):
+            peer = self._client(fields) if self._trusted else self._peer
+            admitted = admit_directly(server, self, peer, self._peer, self._secure, self._certificate, read)
             if admitted is not None:
                 direct, guarded = admitted
                 self._queue.append(direct)
                 server.driver.begin(guarded)
                 return True
-        method, target, fields, body = read
-        if self._doubted:
-            fields = without_hearsay(fields)
         head = Head(method, target, fields, "1.1", 0, self._certificate, self._secure)
         visit = self._seat(head, True)
         visit.complete = True
         if body:
-            visit.size = len(body)
-            if isinstance(visit.way, Guarded | Passing):
-                visit.chunks.append(body)
+            self._take_body(visit, body)
         self._turn()
         return True
 
@@ -291,7 +285,7 @@ class ClientConnection(Turns):
         socket = None if self._secure or self._wire is None else self._wire.get_extra_info("socket")
         if socket is not None:
             self._half = socket.fileno()
-            self.server.halves.watch(self._half, self)
+            self.server.halves.watch(self._half, self.abort)
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -302,7 +296,7 @@ class ClientConnection(Turns):
         self._parser = _SPENT
         self.server.forget(self, self._peer)
         if self._half >= 0:
-            self.server.halves.forget(self._half, self)
+            self.server.halves.forget(self._half, self.abort)
         queue, self._queue = self._queue, deque()
         self._reading = None
         for visit in queue:
@@ -380,11 +374,12 @@ class ClientConnection(Turns):
             self.pause()
 
     def on_body(self, data: bytes) -> None:
-        visit = self._reading
-        if visit is None:
-            return
-        self._since = self.server.loop.time()
-        self._fed = 0  # counted anew for what stands between and behind the chunks
+        if self._reading is not None:
+            self._since = self.server.loop.time()
+            self._fed = 0  # counted anew for what stands between and behind the chunks
+            self._take_body(self._reading, data)
+
+    def _take_body(self, visit: Visit, data: bytes) -> None:
         visit.size += len(data)
         if visit.tunnel is not None:
             visit.tunnel.request_body(data)

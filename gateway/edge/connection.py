@@ -13,7 +13,7 @@ import select
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import httptools
 
@@ -42,8 +42,10 @@ class Head:
     until_close: bool
 
 
-class Receiver(Protocol):
+class Receiver:
     """Whoever reads the response. Exactly one of `end` and `lost` comes last, and comes once."""
+
+    __slots__ = ()
 
     def interim(self, head: Head) -> None: ...
 
@@ -64,6 +66,7 @@ class Receiver(Protocol):
     def switched(self, head: Head, rest: bytes) -> bool:
         """A 101 came, and `rest` behind it. True if that was asked for: the connection is then handed over, and
         nothing more is told here."""
+        return False
 
     def pause_writing(self) -> None: ...
 
@@ -101,7 +104,8 @@ class Connection(asyncio.Protocol):
         self._head: Head | None = None
         #: What the last response looked like, where it can be said.
         self._like: Likeness | None = None
-        self._trailers: list[Field] = []
+        #: The fields behind the last chunk of the response that has just ended.
+        self.trailers: list[Field] = []
         self._switching: Head | None = None
         #: Names and values in turn, as the parser tells them: of a head, and behind it of the trailers.
         self._lines: list[bytes] = []
@@ -112,7 +116,8 @@ class Connection(asyncio.Protocol):
         self._parsed = False
         #: The parser was asked of this response.
         self._asked = False
-        self._early = False
+        #: Whether the response began before the request's last byte was written.
+        self.early = False
         self._head_bytes = 0
         self._interims = 0
         self._tainted = False
@@ -154,20 +159,10 @@ class Connection(asyncio.Protocol):
         return self._transport
 
     @property
-    def trailers(self) -> list[Field]:
-        """The fields behind the last chunk of the response that has just ended."""
-        return self._trailers
-
-    @property
     def wire(self) -> asyncio.Transport:
         """What the bytes go over in the end: this is what is paused."""
         assert self._wire is not None
         return self._wire
-
-    @property
-    def early(self) -> bool:
-        """Whether the response began before the request's last byte was written."""
-        return self._early
 
     def start(self, receiver: Receiver, *, bodiless: bool, data: bytes, more: bool = False) -> None:
         """Write a request, or its head and first bytes (`more` to come), and read its response.
@@ -182,8 +177,8 @@ class Connection(asyncio.Protocol):
         self._head = None
         self._bodiless = bodiless
         if self._asked:
-            self._asked = self._early = False
-            self._lines, self._trailers, self._reason = [], [], b""
+            self._asked = self.early = False
+            self._lines, self.trailers, self._reason = [], [], b""
             self._head_bytes = self._interims = 0
         self._writing = more
         self.served += 1
@@ -252,7 +247,7 @@ class Connection(asyncio.Protocol):
                 raise Malformed(f"a head, or trailers, of more than {HEAD_LIMIT} bytes")
         except httptools.HttpParserUpgrade as upgrade:
             head = self._switching
-            if head is None or self._early or not self._receiver.switched(head, data[upgrade.args[0] :]):
+            if head is None or self.early or not self._receiver.switched(head, data[upgrade.args[0] :]):
                 self._lose(LostReason.UPGRADED, "a 101 that nobody asked for")
             return
         except (httptools.HttpParserError, Malformed) as error:
@@ -350,7 +345,7 @@ class Connection(asyncio.Protocol):
         """The response was told, whole."""
         if self._paused:
             self.resume_reading()  # for its reader's sake; the next one, and its end, must be heard
-        if not (self._tainted or self._early or self._writing):
+        if not (self._tainted or self.early or self._writing):
             self._idle(self)  # if it is usable still
         else:
             self._tainted = True
@@ -364,7 +359,7 @@ class Connection(asyncio.Protocol):
             self._tainted = True
         elif self._wire is not None:
             # Told anew for the final response behind an interim one: only its own first byte says anything.
-            self._early = self._writing or self._wire.get_write_buffer_size() > 0
+            self.early = self._writing or self._wire.get_write_buffer_size() > 0
 
     def on_status(self, reason: bytes) -> None:
         if _CONTROL.search(reason):
@@ -419,7 +414,7 @@ class Connection(asyncio.Protocol):
         if self._head is not None and not self._whole:
             self._whole = self._parsed = True
             if self._lines:
-                self._trailers = pairs_in(self._lines)
+                self.trailers = pairs_in(self._lines)
 
     def _read_head(self, status: int) -> Head:
         fields = fields_in(self._lines)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ..core.decide import Guard
 from ..core.fields import Fields, fields_of
 from ..core.fingerprint import fingerprint
-from ..core.key import Key, plain_text, sent_name
-from ..core.keyform import weakness
+from ..core.key import Key, record_name, sent_name
 from ..core.message import Request
 from ..core.policy import Route
+from ..core.problem import Refusal
+from ..core.sent import with_key
 from ..engine.request import GuardedRequest
-from .door import CANONICAL_HERE, Framing, Guarded, Head, Met
-from .visit import Host, Visit
+from .door import CANONICAL_HERE, Guarded, Head, scope_of
+from .line import Line, Visit
 
 if TYPE_CHECKING:
     from .shared import Shared
@@ -31,7 +32,7 @@ class DirectVisit(Visit):
     complete = True
     keep_alive = True
 
-    def __init__(self, conn: Host, request: Request, route: Route, key: Key, started: float) -> None:
+    def __init__(self, conn: Line, request: Request, route: Route, key: Key, started: float) -> None:
         self._conn = conn
         self._request = request
         self._route = route
@@ -54,45 +55,45 @@ class DirectVisit(Visit):
 
 
 def admit_directly(
-    server: Shared, conn: Host, peer: str, secure: bool, read: tuple[bytes, bytes, Fields, bytes]
+    server: Shared,
+    conn: Line,
+    peer: str,
+    hop: str,
+    secure: bool,
+    certificate: bytes,
+    read: tuple[bytes, bytes, Fields, bytes],
 ) -> tuple[DirectVisit, GuardedRequest] | None:
-    """Make a guarded request of a message that was `read` whole. None, and nothing was done, if anything about it is
-    not plain, or its body does not fit."""
+    """Make a guarded request of a message that was `read` whole. `peer` asked, `hop` handed it on, over TLS if
+    `secure`; `certificate` is the SHA-256 of the client's, if it showed one. None, and nothing was done, if anything
+    about it is not plain, or its body does not fit."""
     method, target, fields, body = read
     door = server.door
     met = door.recall(method, target, fields)
-    if met is None:
-        return None
-    if met.direct is None:
-        met.direct = _is_direct(met, fields)
-    if not met.direct:
+    if met is None or met.passes is not None:
         return None
     route = met.route
     policy = route.policy
-    text, size = plain_text(fields.values[met.key]), len(body)
-    if text is None or weakness(text) is not None or size > policy.max_request or not door.knows(fields):
+    key, size = met.key_in(fields.values), len(body)
+    if key is None or policy.bound or size > policy.max_request or not door.budget.has_room(size):
         return None
-    if not door.budget.has_room(size) or (size >= CANONICAL_HERE and door.takes_long(route, body)):
+    if size >= CANONICAL_HERE and door.takes_long(route, body):
         return None
-    request = Request(method, target, fields, body, peer, peer, secure)
-    printed = fingerprint(request, policy.recipe, secret=door.secret)
+    scope = scope_of(route, fields, certificate) if policy.scope else ()
+    if isinstance(scope, Refusal):
+        return None
+    request = Request(method, target, fields, body, peer, hop, secure)
+    printed = fingerprint(request, policy.recipe, secret=door.secret, certificate=certificate)
+    if scope:
+        name = record_name(door.service, policy.namespace, scope, key, secret=door.secret)
+    else:
+        name = sent_name(door.service, policy.namespace, key.text, secret=door.secret)
     door.budget.take(size)
-    door.fits(fields, route)
-    key, driver = Key(text), server.driver
+    door.meet(fields, route)
+    driver = server.driver
     visit = DirectVisit(conn, request, route, key, driver.now())
-    name = sent_name(door.service, policy.namespace, text, secret=door.secret)
+    if policy.send_key:
+        request = request._replace(fields=with_key(fields, policy.send_key, key, name))
     return visit, driver.request(visit, request, route, key, name, printed)
-
-
-def _is_direct(met: Met, fields: Fields) -> bool:
-    policy = met.route.policy
-    return (
-        met.passes is None
-        and met.key >= 0
-        and fields.shape.made(Framing, Framing).length >= 0
-        and not policy.bound
-        and not policy.send_key
-    )
 
 
 __all__ = ["DirectVisit", "admit_directly"]

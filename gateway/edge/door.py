@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..core.decide import Guard, Later, Pass, PassReason, Refuse, admit, identify, plain_guard
+from ..core.decide import Guard, Later, Pass, PassReason, Refuse, admit, identify
 from ..core.fields import Fields, Shape
 from ..core.fingerprint import CANONICAL_JSON, counted, fingerprint, selects_account
-from ..core.key import DERIVED, Unreadable, record_name, shadowed
+from ..core.key import DERIVED, Key, ScopePart, Unreadable, plain_text, record_name, shadowed
+from ..core.keyform import weakness
 from ..core.limit import Limit
 from ..core.memo import make_room
 from ..core.message import Request, listed
 from ..core.policy import AMBIGUOUS, Missing, Mode, Route, RouteTable
 from ..core.problem import Problem, Refusal
-from ..core.scope import Prove, Tokens, nobody
+from ..core.scope import Prove, Tokens, nobody, shown
 from ..core.sent import with_key
 from ..core.source import Reader
 from ..core.values import value
@@ -28,7 +29,7 @@ from .authority import is_host
 from .budget import Budget
 from .fit import Fit
 from .intermediary import one_hop_less, origin_form, with_host
-from .published import Asterisk, Published
+from .published import Asterisk, Published, Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +82,7 @@ class Passing:
     would: Guard | Later | Refuse | None = None
 
 
-class Told:
-    """It asks the gateway itself: for the published policy, or for what the server can do."""
-
-    route: None = None
-
-    def __init__(self, published: Published | Asterisk) -> None:
-        self.published = published
-
-
-_ASTERISK = Told(Asterisk())
+_ASTERISK = Asterisk()
 
 
 @value
@@ -146,8 +138,18 @@ class Met:
     route: Route
     passes: Passing | None
     key: int = -1
-    #: Whether `edge.direct` takes such heads; None while that is not known.
-    direct: bool | None = None
+
+    def key_in(self, values: Sequence[bytes]) -> Key | None:
+        """The key of a request that is guarded, if it is spelled as most are, breaks no rule of the route, and shows
+        no weakness. None: `admit` must say."""
+        text, rule = plain_text(values[self.key]), self.route.policy.key_rule
+        if text is None or (rule.in_quotes and text is values[self.key]):
+            return None
+        if not rule.plain:
+            text = text if rule.format.canonical is None else rule.format.canonical(text)
+            if rule.fault(text):
+                return None
+        return Key(text) if weakness(text) is None else None
 
 
 #: Names, method, target, Host and version.
@@ -214,12 +216,12 @@ class Door:
         head.chunked = names.coding >= 0
         if met.passes is not None:
             return met.passes
-        guard = plain_guard(fields.values[met.key])
-        if guard is None:
+        key, scope = met.key_in(fields.values), scope_of(met.route, fields, head.certificate)
+        if key is None or isinstance(scope, Refusal):
             return self._look(head, names)
         if head.length is not None and head.length > met.route.policy.max_request:
             return Refused(too_large(met.route.policy.max_request), met.route)
-        return Guarded(met.route, guard)
+        return Guarded(met.route, Guard(key, scope))
 
     def recall(self, method: bytes, target: bytes, fields: Fields) -> Met | None:
         """What `look` remembers of such a head in HTTP/1.1."""
@@ -227,14 +229,6 @@ class Door:
         if not (names.plain or names.usual(values)):
             return None
         return self._met.get((fields.shape, method, target, values[names.host], "1.1"))
-
-    def knows(self, fields: Fields) -> bool:
-        """Whether guarded requests have had these names before."""
-        return fields.shape in self._shapes
-
-    def fits(self, fields: Fields, route: Route) -> None:
-        """Look whether what a request carries fits what its route binds."""
-        self._fit.look(fields, route)
 
     def _remember(self, like: _Like, head: Head, way: Way) -> None:
         """What was said of a plain head holds for others, unless its fields decide by what they say."""
@@ -246,8 +240,8 @@ class Door:
         elif isinstance(way, Guarded) and isinstance(way.guard, Guard):
             policy, at = way.route.policy, head.fields.shape.at
             places = [place for name in policy.headers for place in at.get(name, ())]
-            asks_more = policy.sources or policy.scope or not policy.key_rule.plain or policy.key_rule.in_quotes
-            met = None if asks_more or len(places) != 1 else Met(head.host, way.route, None, places[0])
+            reads_more = policy.sources or policy.tokens is not None  # a token is verified once, which takes long
+            met = None if reads_more or len(places) != 1 else Met(head.host, way.route, None, places[0])
         else:
             met = None
         if met is not None:
@@ -259,7 +253,7 @@ class Door:
         if fault is not None:
             return Refused(fault)
         if self._published is not None and self._published.asks(head.method, head.target):
-            return Told(self._published)
+            return self._published
         if head.target == b"*":
             return _ASTERISK
         route = self.table.match(head.method, head.host, head.target)
@@ -284,11 +278,11 @@ class Door:
                     return Refused(too_large(policy.max_request), route)
                 return Guarded(route, verdict)
 
-    def meet(self, head: Head, route: Route) -> None:
-        """Look at what a request carries that its route does not go by."""
-        if head.fields.shape not in self._shapes:
-            self._meet(head.fields.shape, route)
-        self._fit.look(head.fields, route)
+    def meet(self, fields: Fields, route: Route) -> None:
+        """Look at what a guarded request carries that its route does not go by."""
+        if fields.shape not in self._shapes:
+            self._meet(fields.shape, route)
+        self._fit.look(fields, route)
 
     def takes_long(self, route: Route, body: bytes) -> bool:
         """Whether `ask` reads so much that the loop should not wait for it."""
@@ -463,6 +457,12 @@ class Door:
         return None
 
 
+def scope_of(route: Route, fields: Fields, certificate: bytes) -> tuple[ScopePart, ...] | Refusal:
+    """What a request shows of its tenant, on a route that reads no tokens."""
+    scope = route.policy.scope
+    return shown(scope, fields, certificate, nobody) if scope else ()
+
+
 def too_large(limit: int) -> Refusal:
     """The refusal of a body that is over its limit."""
     return Refusal(Problem.BODY_TOO_LARGE, f"At most {limit} bytes are guarded.", limit=Limit.MAX_REQUEST)
@@ -472,4 +472,4 @@ def _malformed(why: str) -> Refusal:
     return Refusal(Problem.REQUEST_MALFORMED, why)
 
 
-__all__ = ["Bounds", "Door", "Guarded", "Head", "Passing", "Refused", "Told", "Way", "too_large"]
+__all__ = ["Bounds", "Door", "Guarded", "Head", "Passing", "Refused", "Way", "too_large"]

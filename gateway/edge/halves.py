@@ -10,13 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from typing import Protocol
-
-
-class Half(Protocol):
-    """A half-closed connection."""
-
-    def abort(self) -> None: ...
+from collections.abc import Callable
 
 
 class Halves:
@@ -25,10 +19,10 @@ class Halves:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll: select.epoll | None = None
-        self._watched: dict[int, Half] = {}
+        self._watched: dict[int, Callable[[], None]] = {}
 
-    def watch(self, descriptor: int, half: Half) -> None:
-        """Abort `half` once it is reset. Its socket is `descriptor`."""
+    def watch(self, descriptor: int, abort: Callable[[], None]) -> None:
+        """Call `abort` once the connection whose socket is `descriptor` is reset."""
         if not hasattr(select, "epoll"):
             return
         try:
@@ -38,18 +32,18 @@ class Halves:
             self._epoll.register(descriptor, select.EPOLLET)
         except OSError:  # no descriptor is left, or it has gone: nobody is watched
             return
-        self._watched[descriptor] = half
+        self._watched[descriptor] = abort
 
-    def forget(self, descriptor: int, half: Half) -> None:
+    def forget(self, descriptor: int, abort: Callable[[], None]) -> None:
         """It is gone, and the kernel has forgotten it with its socket; the descriptor may be another's by now."""
-        if self._watched.get(descriptor) is half:
+        if self._watched.get(descriptor) == abort:
             del self._watched[descriptor]
 
     def _look(self) -> None:
         assert self._epoll is not None
         for descriptor, event in self._epoll.poll(0):
-            if event & select.EPOLLERR and (half := self._watched.pop(descriptor, None)) is not None:
-                half.abort()
+            if event & select.EPOLLERR and (abort := self._watched.pop(descriptor, None)) is not None:
+                abort()
 
     def close(self) -> None:
         self._watched.clear()

@@ -4,8 +4,9 @@ A client sends heads with the same names again and again, and so does a service.
 expression is made of its names; a message that it matches, with exactly its body behind it, has been read. That is
 one call of the matcher instead of nine of ours by the parser. Whatever does not match goes to llhttp as if nobody had
 looked, so the expression may take too little, and never too much: one spelling of each line, no white space around a
-value, HTTP/1.1, a path as target, and nothing that speaks of framing but one Content-Length and a
-`Connection: keep-alive`. tests/edge/test_likeness.py holds it against llhttp.
+value, HTTP/1.1, a path as target, and nothing that speaks of framing but one Content-Length (of a request also one
+`Transfer-Encoding: chunked` instead) and a `Connection: keep-alive`. tests/edge/test_likeness.py holds it against
+llhttp.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.fields import Fields, Shape
+from .chunked import whole_body
 
 #: Making an expression takes a millisecond, as long as ten messages, so whoever sends ever new names must not have one
 #: made for each: one costs so much of a credit that every message which is parsed adds one to, up to a few of them.
@@ -22,28 +24,32 @@ COST = 16
 MOST = 4 * COST
 credit = MOST
 #: Fields with which a head is left to llhttp, which reads more out of them than their values.
-_LEFT_ALONE = frozenset(
-    (b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer", b"proxy-connection", b"http2-settings")
-)
+_LEFT_ALONE = frozenset((b"upgrade", b"expect", b"te", b"trailer", b"proxy-connection", b"http2-settings"))
 _REQUEST = rb"(POST|PUT|PATCH|DELETE|GET) (/[!-\"$-~]*) HTTP/1\.1\r\n"
 _RESPONSE = rb"HTTP/1\.1 (?!204|304)([2-9][0-9][0-9]) ([\t -~\x80-\xff]*)\r\n"
 _VALUE = rb"([!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)"
-_VALUES = {b"content-length": rb"(0|[1-9][0-9]{0,7})", b"connection": rb"([Kk]eep-[Aa]live)"}
+_VALUES = {
+    b"content-length": rb"(0|[1-9][0-9]{0,7})",
+    b"transfer-encoding": rb"(chunked)",
+    b"connection": rb"([Kk]eep-[Aa]live)",
+}
 
 
 class Likeness:
     """What messages with the names of `shape` look like. `match` is None until one was met that there was credit for,
     and for good where they are left to llhttp."""
 
-    __slots__ = ("_begins", "_left", "length", "match", "shape")
+    __slots__ = ("_begins", "_chunked", "_left", "length", "match", "shape")
 
     def __init__(self, shape: Shape, begins: bytes, must: bytes) -> None:
         at = shape.at
         self.shape = shape
         self._begins = begins
+        self._chunked = b"transfer-encoding" in at
         self._left = (
             len(at.get(must, ())) != 1
             or not _LEFT_ALONE.isdisjoint(at)
+            or (self._chunked and b"content-length" in at)
             or any(len(at.get(name, ())) > 1 for name in _VALUES)
         )
         lengths = at.get(b"content-length", ())
@@ -71,9 +77,14 @@ class Likeness:
         found = self.match(data)
         if found is None:
             return None
-        body = data[found.end() :]
-        if len(body) != (int(found[self.length]) if self.length else 0):
-            return None
+        if self._chunked:
+            body = whole_body(data, found.end())
+            if body is None:
+                return None
+        else:
+            body = data[found.end() :]
+            if len(body) != (int(found[self.length]) if self.length else 0):
+                return None
         first, second, *values = found.groups()
         return first, second, Fields(self.shape, values), body
 

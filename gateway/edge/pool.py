@@ -49,7 +49,7 @@ class Pool:
         if place.path:
             self.authority = place.host.encode()
         self._tasks = tasks
-        self._connector = Connector(place, lambda: Connection(self._fell_idle, self._ended))
+        self._connector = Connector(place, lambda: Connection(self.release, self._ended))
         self._idle_for = IDLE_FOR if place.tls is None else TLS_IDLE_FOR
         self._idle: list[Connection] = []
         self._open = 0
@@ -195,7 +195,8 @@ class Pool:
             self._open -= 1
             self._serve_next()
 
-    def _fell_idle(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
+        """A connection has fallen idle, or was given and not used after all."""
         if self._wanting and self.place.tls is not None:
             # A close_notify that came in one piece with the response has left the socket, and is told next.
             self.loop.call_soon(self._pass_on, connection)
@@ -217,10 +218,6 @@ class Pool:
             connection.abort()  # whoever waits is given another once this one has ended
         if self._queue:
             self._admit()
-
-    def release(self, connection: Connection) -> None:
-        """A connection that was given and not used after all."""
-        self._fell_idle(connection)
 
     def _ended(self, connection: Connection) -> None:
         if not connection.counted:

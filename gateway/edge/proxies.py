@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from ..core.fields import Fields, Shape, fields_of
+from ..core.memo import Memo
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -16,27 +17,29 @@ class Proxies:
 
     def __init__(self, networks: Iterable[Network]) -> None:
         self._networks = tuple(networks)
+        #: By its text: an address as text, empty if it is none, and whether it is one of them.
+        self._read = Memo(self._known, 1024, lambda text: len(text) <= 64)
 
     def trusts(self, peer: str) -> bool:
         """Whether `peer` is one of them."""
-        address = _address(peer)
-        return address is not None and self._has(address)
+        return self._read[peer][1]
 
     def client(self, peer: str, fields: Fields) -> str:
         """Who asked a trusted `peer`: of the addresses that the proxies wrote down, the last that is none of theirs.
         What stands left of it anybody may have written."""
         found = peer
         for member in reversed(b",".join(fields.all(b"x-forwarded-for")).split(b",")):
-            address = _address(member.strip(b" \t").decode("latin-1"))
-            if address is None:
-                break
-            found = str(address)
-            if not self._has(address):
+            address, trusted = self._read[member.strip(b" \t").decode("latin-1")]
+            found = address or found
+            if not trusted:
                 break
         return found
 
-    def _has(self, address: _Address) -> bool:
-        return any(address in network for network in self._networks)
+    def _known(self, text: str) -> tuple[str, bool]:
+        address = _address(text)
+        if address is None:
+            return "", False
+        return str(address), any(address in network for network in self._networks)
 
 
 def _address(text: str) -> _Address | None:

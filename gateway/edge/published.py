@@ -31,7 +31,19 @@ class Page:
         self.head = b"ETag: %b\r\nCache-Control: public, max-age=%d\r\n" % (self.etag, FRESH)
 
 
-class Published:
+class Told:
+    """It asks the gateway itself: for the published policy, or for what the server can do."""
+
+    route: None = None
+
+    def answer(
+        self, method: bytes, host: bytes, fields: Fields, *, connection: bytes, wall: int, origin: bytes
+    ) -> tuple[int, bytes]:
+        """The status and bytes of the response. `wall` is in milliseconds since 1970."""
+        raise NotImplementedError
+
+
+class Published(Told):
     """The documents of one configuration, by what a request's Host matches."""
 
     def __init__(self, path: bytes, routes: Sequence[Route]) -> None:
@@ -62,7 +74,6 @@ class Published:
     def answer(
         self, method: bytes, host: bytes, fields: Fields, *, connection: bytes, wall: int, origin: bytes
     ) -> tuple[int, bytes]:
-        """The status and bytes of the response. `wall` is in milliseconds since 1970."""
         page = self.page(host)
         head = page.head + b"Date: %b\r\n" % http_date(wall // 1000) + origin + connection
         if _has(fields, page.etag):
@@ -71,13 +82,12 @@ class Published:
         return 200, b"%b%b%b\r\n%b" % (status_line(200), head, framing, b"" if method == b"HEAD" else page.body)
 
 
-class Asterisk:
+class Asterisk(Told):
     """The answer to `OPTIONS *`, which asks for what the server as a whole can do (RFC 9110 §9.3.7)."""
 
     def answer(
         self, method: bytes, host: bytes, fields: Fields, *, connection: bytes, wall: int, origin: bytes
     ) -> tuple[int, bytes]:
-        """As `Published.answer`."""
         date = b"Date: %b\r\n" % http_date(wall // 1000)
         return 204, b"%b%b%b%b%b\r\n" % (status_line(204), ALLOW, date, origin, connection)
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from hashlib import sha256
-from typing import Protocol, cast
+from typing import cast
 
 from ..core.limit import Limit
 from ..tasks import Tasks
-from .line import NEXT_WORD
+from .client import ClientConnection
+from .line import NEXT_WORD, peer_of
 from .shared import Shared
 
 #: The first byte of a TLS record that begins a handshake (RFC 8446 §5.1).
@@ -31,28 +31,13 @@ _NOT_TLS = (
 )
 
 
-class Secured(Protocol):
-    """The connection that there is after the handshake."""
-
-    def secured(self, transport: asyncio.Transport, wire: asyncio.Transport, certificate: bytes) -> None: ...
-
-    def data_received(self, data: bytes) -> None: ...
-
-    def eof_received(self) -> bool: ...
-
-    def connection_lost(self, error: Exception | None) -> None: ...
-
-
 class Gatekeeper(asyncio.Protocol):
-    """Waits for a client's first bytes, and makes a connection of `make` once TLS is spoken."""
+    """Waits for a client's first bytes, and makes its connection once TLS is spoken."""
 
-    def __init__(
-        self, shared: Shared, context: ssl.SSLContext, tasks: Tasks, make: Callable[[], asyncio.Protocol]
-    ) -> None:
+    def __init__(self, shared: Shared, context: ssl.SSLContext, tasks: Tasks) -> None:
         self._shared = shared
         self._context = context
         self._tasks = tasks
-        self._make = make
         self._wire: asyncio.Transport | None = None
         self._peer = ""
         self._began = 0.0
@@ -131,9 +116,8 @@ class Gatekeeper(asyncio.Protocol):
         self._hand_over(cast(asyncio.Transport, secure), wire, early)
 
     def _hand_over(self, secure: asyncio.Transport, wire: asyncio.Transport, early: _Early) -> None:
-        protocol = self._make()
-        connection = cast(Secured, protocol)
-        secure.set_protocol(protocol)
+        connection = ClientConnection(self._shared)
+        secure.set_protocol(connection)
         connection.secured(secure, wire, certificate_of(secure))
         if early.data:
             connection.data_received(early.data)
@@ -202,9 +186,3 @@ def certificate_of(secure: asyncio.Transport) -> bytes:
     none."""
     shown = secure.get_extra_info("ssl_object").getpeercert(binary_form=True)
     return sha256(shown).digest() if shown else b""
-
-
-def peer_of(transport: asyncio.Transport) -> str:
-    """The address of whoever is connected; empty where it has none (a Unix socket)."""
-    peer = transport.get_extra_info("peername")
-    return peer[0] if isinstance(peer, tuple) else ""

@@ -52,7 +52,7 @@ class Server:
         shared, tasks = self.shared, self._tasks
         if tls is None:
             return lambda: ClientConnection(shared)
-        return lambda: Gatekeeper(shared, tls(), tasks, lambda: ClientConnection(shared))
+        return lambda: Gatekeeper(shared, tls(), tasks)
 
     def _add(self, listener: asyncio.Server) -> None:
         self._listeners.append(listener)

@@ -14,15 +14,14 @@ from ..shadow import Shadows
 from ..tasks import Tasks
 from .aside import Aside
 from .descriptors import Descriptors
-from .door import Door, Head
+from .door import Door
 from .halves import Halves
 from .likeness import Likeness
 from .origins import Origins
 from .outbox import Outbox
 from .pool import Pool
 from .proxies import Proxies
-from .upgrade import PROTOCOLS
-from .wire import PLAIN, RequestHeads
+from .wire import RequestHeads
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,40 +57,26 @@ class Member(Protocol):
     def check(self, now: float) -> None: ...
 
 
+@dataclass(eq=False)
 class Shared:
     """The rooms behind, and the connections that there are."""
 
-    def __init__(
-        self,
-        door: Door,
-        driver: Driver,
-        shadows: Shadows,
-        tasks: Tasks,
-        pools: dict[str, Pool],
-        clock: Clock,
-        observer: Observer,
-        descriptors: Descriptors,
-        patience: Patience | None = None,
-        *,
-        protocols: frozenset[bytes] = PROTOCOLS,
-        heads: RequestHeads = PLAIN,
-        origins: Origins | None = None,
-        proxies: Proxies | None = None,
-    ) -> None:
+    door: Door
+    driver: Driver
+    shadows: Shadows
+    tasks: Tasks
+    pools: dict[str, Pool]
+    clock: Clock
+    observer: Observer
+    descriptors: Descriptors
+    patience: Patience
+    protocols: frozenset[bytes]
+    heads: RequestHeads
+    origins: Origins | None
+    proxies: Proxies | None
+
+    def __post_init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.door = door
-        self.driver = driver
-        self.shadows = shadows
-        self.tasks = tasks
-        self.pools = pools
-        self.clock = clock
-        self.observer = observer
-        self.descriptors = descriptors
-        self.patience = patience or Patience()
-        self.protocols = protocols
-        self.heads = heads
-        self.origins = origins
-        self.proxies = proxies
         self.connections: set[Member] = set()
         self._from: Counter[str] = Counter()
         self.draining = False
@@ -100,7 +85,7 @@ class Shared:
         self.outbox = Outbox(self.loop)
         self.aside = Aside(self.loop)
         self.halves = Halves(self.loop)
-        self.longest_head = door.bounds.head + door.bounds.target
+        self.longest_head = self.door.bounds.head + self.door.bounds.target
         self.emptied: asyncio.Event | None = None
 
     def take_up(
@@ -117,10 +102,6 @@ class Shared:
         self.protocols = protocols
         self.origins = origins
         self.proxies = proxies
-
-    def exposes(self, head: Head) -> bytes:
-        """What an answer of the service tells the browser, besides what the service itself does."""
-        return b"" if self.origins is None else self.origins.exposes(head.method, head.fields)
 
     def full(self, peer: str) -> Limit | None:
         """What a connection of `peer` would be too many for. A trusted proxy brings everybody, and what comes over a

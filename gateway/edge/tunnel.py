@@ -15,7 +15,7 @@ from ..core.fields import Field, fields_of
 from ..core.message import RETURNED, Request, listed, returned_lines
 from ..core.outcome import LostReason, NotSentReason
 from ..core.problem import Label, Problem, Refusal
-from .connection import Connection, Head
+from .connection import Connection, Head, Receiver
 from .origins import ALLOWS
 from .pool import Pool
 from .render import status_line
@@ -53,7 +53,7 @@ class Guest(Protocol):
         """Read the request's body again."""
 
 
-class Tunnel:
+class Tunnel(Receiver):
     """One unguarded request."""
 
     guarded = False
@@ -148,16 +148,16 @@ class Tunnel:
             if self._connection is None and not self._complete and not self._over:
                 self._guest.hold_body()
 
-    def guest_gone(self) -> None:
+    def detach(self) -> None:
         if not self._over:
             self._stop()
 
-    def guest_full(self) -> None:
+    def pause(self) -> None:
         self._client_full = True
         if self._connection is not None and not self._over:
             self._connection.pause_reading()
 
-    def guest_ready(self) -> None:
+    def resume(self) -> None:
         self._client_full = False
         if self._connection is not None and not self._over:
             self._connection.resume_reading()

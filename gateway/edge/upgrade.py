@@ -15,9 +15,6 @@ from ..core.fields import Fields
 from ..core.message import listed, named_by_connection
 from .connection import Connection
 
-#: What a request may be upgraded to where the file does not say otherwise.
-PROTOCOLS = frozenset((b"websocket",))
-
 #: Seconds that a service may take for the last bytes of a client that has left.
 _LAST = 30.0
 

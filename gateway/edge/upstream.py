@@ -24,7 +24,7 @@ from ..core.streams import StreamTypes
 from ..failpoints import Point
 from ..ports import Sink
 from .budget import Budget
-from .connection import Connection, Head
+from .connection import Connection, Head, Receiver
 from .pool import Pool
 from .wire import RequestHeads, sized
 
@@ -89,7 +89,7 @@ class GuardedUpstream:
 Way = tuple[GuardedUpstream, Request, int, frozenset[int]]
 
 
-class GuardedAttempt:
+class GuardedAttempt(Receiver):
     """The attempt, as `ports.Attempt` says; also the receiver of its response."""
 
     __slots__ = (
@@ -204,25 +204,12 @@ class GuardedAttempt:
 
     # ── From the connection ───────────────────────────────────────────────────────────────────────
 
-    def interim(self, head: Head) -> None: ...
-
-    def fed(self) -> None: ...
-
-    def switched(self, head: Head, rest: bytes) -> bool:
-        return False  # no guarded request asks for it
-
-    def pause_writing(self) -> None: ...
-
-    def resume_writing(self) -> None: ...
-
     def head(self, head: Head) -> None:
         if failpoints.armed:
             failpoints.reach(Point.HEAD_READ)
         self._head = head
-        if is_stream(head, self._streams):
-            self._overflow(Completeness.STREAM)
-        elif head.length is not None and head.length > self._limit:
-            self._overflow(Completeness.OVER_LIMIT)
+        if (form := unstorable(head, self._streams, self._limit)) is not None:
+            self._overflow(form)
 
     def body(self, data: bytes) -> None:
         if self.stream is not None:
@@ -479,15 +466,19 @@ class LiveStream:
             self._pool.deadlines.clear(self, self._tick)
 
 
-def is_stream(head: Head, types: StreamTypes) -> bool:
-    """Whether a response is a stream: it does not declare its length, and its fields show what it is."""
+def unstorable(head: Head, types: StreamTypes, limit: int) -> Completeness | None:
+    """Why a response with this head cannot be stored; None if it can, unless it turns out to be too long. A stream
+    does not declare its length, and its fields show what it is."""
+    if head.length is not None and head.length > limit:
+        return Completeness.OVER_LIMIT
     if not (head.chunked or head.until_close):
-        return False
+        return None
     fields = head.fields
     at = fields.shape.at
-    if any(types.match(fields.values[position]) for position in at.get(b"content-type", ())):
-        return True
-    return b"x-accel-buffering" in at and any(value.lower() == b"no" for value in fields.all(b"x-accel-buffering"))
+    streams = any(types.match(fields.values[position]) for position in at.get(b"content-type", ())) or (
+        b"x-accel-buffering" in at and any(value.lower() == b"no" for value in fields.all(b"x-accel-buffering"))
+    )
+    return Completeness.STREAM if streams else None
 
 
 def _declares_body(request: Request) -> bool:

@@ -18,7 +18,7 @@ from .aside import Aside
 from .connection import Head as ResponseHead
 from .door import Door, Guarded, Head, Passing, Refused, too_large
 from .tunnel import Tunnel
-from .upstream import is_stream
+from .upstream import unstorable
 
 Told = TypeVar("Told", bound=Callable[..., None])
 
@@ -101,7 +101,7 @@ class Watch:
         body = b"".join(self._chunks)
         self._let_go()
         guarded = Guarded(way.route, would)
-        self._door.meet(self._head, way.route)
+        self._door.meet(self._head.fields, way.route)
         if self._door.takes_long(way.route, body):
             self._shadows.tasks.start(self._ask_aside(guarded, body))
         else:
@@ -131,10 +131,9 @@ class Watch:
     @quietly
     def response_head(self, head: ResponseHead) -> None:
         self._response = head
-        if is_stream(head, self._way.route.policy.streams):
-            self._not_kept(Completeness.STREAM)
-        elif head.length is not None and head.length > self._way.route.policy.max_response:
-            self._not_kept(Completeness.OVER_LIMIT)
+        policy = self._way.route.policy
+        if (form := unstorable(head, policy.streams, policy.max_response)) is not None:
+            self._not_kept(form)
 
     @quietly
     def response_body(self, size: int) -> None:
@@ -147,6 +146,7 @@ class Watch:
         assert self._response is not None
         whole = Completeness.UNTIL_CLOSE if self._response.until_close else Completeness.WHOLE
         self._conclude(self._answered(self._form or whole))
+        self._passed()
 
     def _answered(self, completeness: Completeness) -> Answered:
         assert self._response is not None
@@ -163,6 +163,7 @@ class Watch:
     def ended(self, outcome: Outcome | None) -> None:
         """Nothing whole came back; None: the client left, and the tunnel with it."""
         self._conclude(self._answered(self._form) if outcome is None and self._form is not None else outcome)
+        self._passed()
 
     def _conclude(self, outcome: Outcome | None) -> None:
         if not self._over:
@@ -170,8 +171,8 @@ class Watch:
             if self._shadow is not None:
                 self._shadow.ended(outcome)
 
-    def finish(self) -> None:
-        """It has passed. (An exchange begins with a whole body: a request that broke off would have had none.)"""
+    def _passed(self) -> None:
+        """Nothing more comes. (An exchange begins with a whole body: a request that broke off would have had none.)"""
         if self._shadow is None:
             self.blind = True
             self._let_go()
@@ -203,20 +204,17 @@ class WatchedTunnel(Tunnel):
         super().request_end(trailers)
         self._watch.request_end()
 
-    def guest_gone(self) -> None:
+    def detach(self) -> None:
         if not self._over:
             self._watch.ended(None if self._connection is not None else NotSent(NotSentReason.STOPPED))
-        super().guest_gone()
-        self._watch.finish()
+        super().detach()
 
     def unconnected(self, reason: NotSentReason, detail: str) -> None:
         self._watch.ended(NotSent(reason, detail))
         super().unconnected(reason, detail)
-        self._watch.finish()
 
     def switched(self, head: ResponseHead, rest: bytes) -> bool:
         self._watch.ended(Lost(LostReason.UPGRADED, status=head.status))
-        self._watch.finish()
         return super().switched(head, rest)
 
     def head(self, head: ResponseHead) -> None:
@@ -231,16 +229,13 @@ class WatchedTunnel(Tunnel):
         if not self._over:
             self._watch.response_end()
         super().end()
-        self._watch.finish()
 
     def lost(self, reason: LostReason, detail: str) -> None:
         self._watch.ended(Lost(reason, detail, self.status))
         super().lost(reason, detail)
-        self._watch.finish()
 
     def due(self) -> None:
         sent, before = self._connection is not None, self._over
         super().due()
         if self._over and not before:
             self._watch.ended(Lost(LostReason.TIMEOUT) if sent else NotSent(NotSentReason.NO_CONNECTION))
-            self._watch.finish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -124,6 +124,73 @@ async def both_ways(warm: Warm, does: Callable[[str], Awaitable[Response]]) -> t
     warm.admission.direct = True
     assert set(warm.admission.keys) == {KEYS[0]}
     return direct, general
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of request: what it carries, and the configuration that makes something of it."""
+
+    policy: str = ""
+    top: str = ""
+    spell: str = "%s"
+    fields: tuple[tuple[str, str], ...] = ()
+    chunked: bool = False
+
+    def request(self, key: str) -> bytes:
+        if not self.chunked:
+            return request(key=self.spell % key, body=BODY, fields=self.fields)
+        coded = ("Transfer-Encoding", "chunked")
+        sized = request(key=self.spell % key, fields=[*self.fields, coded]).replace(b"Content-Length: 0\r\n", b"")
+        return sized + b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (5, BODY[:5], len(BODY) - 5, BODY[5:])
+
+
+KINDS = {
+    "plain": Kind(),
+    "a quoted key": Kind(spell='"%s"'),
+    "a quoted key, as the route asks": Kind("key: {format: sf-string}", spell='"%s"'),
+    "a key of a format": Kind("key: {format: uuid}"),
+    "a chunked body": Kind(chunked=True),
+    "a page elsewhere": Kind(top="cors: {origins: ['https://shop.test']}", fields=(("Origin", "https://shop.test"),)),
+    "a trusted proxy": Kind(top="trusted_proxies: [127.0.0.0/8]", fields=(("X-Forwarded-For", "192.0.2.7"),)),
+    "no trusted proxy": Kind(top="trusted_proxies: [10.0.0.0/8]", fields=(("X-Forwarded-For", "192.0.2.7"),)),
+    "a trace": Kind(fields=(("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),)),
+    "canonical JSON": Kind("fingerprint: {body: canonical-json}", fields=(("Content-Type", "application/json"),)),
+    "a scope": Kind("scope: ['header:X-Tenant']", fields=(("X-Tenant", "one"),)),
+    "a field for the service": Kind("send_key: {to: header:X-Request-Key, as: uuid}"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_each_kind_of_request_comes_to_the_same(hand: ByHand, admission: Admission, kind: str) -> None:
+    """The service gets the same request, the client the same response. Each way finds the record of the other."""
+    sends = KINDS[kind]
+    async with edge(configuration(hand.url, policy=sends.policy, top=sends.top)) as gate:
+        client = await gate.connect()
+        await client.send(sends.request(KEYS[2]))
+        peer = await hand.accept()
+        heads, first, replays = [], [], []
+        for key in (KEYS[2], KEYS[0], KEYS[1]):
+            if key != KEYS[2]:
+                admission.direct = key == KEYS[0]
+                await client.send(sends.request(key))
+            heads.append(await peer.head())
+            assert await peer.read(len(BODY)) == BODY
+            await peer.answer(b"once", 201, b"Access-Control-Allow-Origin: *\r\n")
+            first.append(shape(await client.read()))
+        assert admission.keys == [KEYS[0]]
+        for key in KEYS[:2]:
+            admission.direct = key == KEYS[1]
+            await client.send(sends.request(key))
+            replays.append(await client.read())
+        assert admission.keys == KEYS[:2]
+        assert all(replay.replayed for replay in replays)
+        assert shape(replays[0]) == shape(replays[1])
+        assert first[1] == first[2] == first[0]
+        sent = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+        assert sent.sub(b"", heads[1]) == sent.sub(b"", heads[2])
+        await gate.settled()
+        lines = [line for line in gate.running.lines if "verdict" in line]
+        assert len({line["peer"] for line in lines}) == 1
 
 
 OF_THE_MOMENT = (b"date", b"idempotency-expires", b"idempotency-first-seen", b"x-request-id")

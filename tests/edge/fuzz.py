@@ -19,8 +19,8 @@ import uvloop
 
 from gateway.core.decide import SAFE
 from gateway.edge.client import ClientConnection
+from gateway.edge.line import Visit
 from gateway.edge.shared import Shared
-from gateway.edge.visit import Visit
 from tests.edge.stand import Edge, edge, eventually
 from tests.harness import Origin, configuration
 

@@ -272,7 +272,7 @@ async def test_a_connection_that_is_full_at_once_does_not_let_the_client_go_on(o
         assert not guest.read
         tunnel.resume_writing()
         assert guest.read
-        tunnel.guest_gone()
+        tunnel.detach()
 
 
 class Sink:

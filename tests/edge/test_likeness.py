@@ -34,6 +34,41 @@ LINES = [
 ENDS = [b"\r\n", b"\n", b"\r", b"\r\n ", b" \r\n", b"\t\r\n"]
 COLONS = [b": ", b":", b":  ", b" : ", b":\t"]
 BODIES = [b"", b"12345", b"1234", b"123456", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]
+CHUNKS = [
+    b"0\r\n", b"\r\n", b"5\r\n12345\r\n", b"a\r\n1234567890\r\n", b"A\r\n0\r\n\r\n12345\r\n", b"5;a=b\r\n12345\r\n",
+    b"05\r\n12345\r\n", b"00\r\n", b"5 \r\n12345\r\n", b"5\n12345\n", b"4\r\n12345\r\n", b"6\r\n12345\r\n",
+    b"+5\r\n12345\r\n", b"0x5\r\n12345\r\n", b"X: 1\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"10000000\r\n",
+]  # fmt: skip
+WHOLE = b"5\r\n12345\r\nA\r\n1234567890\r\n0\r\n\r\n"
+
+
+CHUNKED = [(b"Host", b": ", b"x", b"\r\n"), (b"Transfer-Encoding", b": ", b"chunked", b"\r\n")]
+
+
+@pytest.mark.parametrize("method", [b"POST", b"GET"])
+def test_a_whole_body_in_chunks_is_read(method: bytes) -> None:
+    """What most clients send needs no parser."""
+    like = ready(of_requests(Shape((b"Host", b"Transfer-Encoding"))))
+    assert like is not None
+    head = method + b" /pay HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    read = like.read(head + WHOLE)
+    assert read is not None
+    assert read[3] == b"123451234567890"
+    assert [like.read(head + WHOLE[:-size]) for size in range(1, len(WHOLE))] == [None] * (len(WHOLE) - 1)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(st.lists(st.sampled_from(CHUNKS), max_size=4))
+def test_a_body_in_chunks_is_read_as_llhttp_reads_it(chunks: list[bytes]) -> None:
+    """Of some pieces of chunks, those that are taken for a body are one, and end where llhttp sees its end."""
+    like = ready(of_requests(Shape((b"Host", b"Transfer-Encoding"))))
+    data = b"POST /pay HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join((*chunks, b"0\r\n\r\n"))
+    assert like is not None
+    read = like.read(data)
+    if read is not None:
+        heard = Heard(httptools.HttpRequestParser, data)
+        assert (heard.before, heard.messages) == (1, 2)
+        assert heard.said == (b"/pay", list(read[2]), read[3])
 
 
 class Heard:
@@ -95,7 +130,7 @@ def ready(made: Likeness) -> Likeness | None:
         min_size=1,
         max_size=4,
     ),
-    st.sampled_from(BODIES),
+    st.sampled_from([*BODIES, WHOLE]) | st.lists(st.sampled_from(CHUNKS), max_size=4).map(b"".join),
     st.lists(
         st.tuples(st.integers(0, 200), st.sampled_from([b"", b"\x00", b"\r\n", b" ", b":", b"\xff", b"0"])), max_size=2
     ),
@@ -104,6 +139,9 @@ def ready(made: Likeness) -> Likeness | None:
 @example(LINES[0], [(b"Host", b": ", b"x", b"\r\n"), (b"Content-Length", b": ", b"5", b"\r\n")], b"12345", [], True)
 @example(LINES[10], [(b"X", b": ", b"a: b", b"\r\n"), (b"Content-Length", b": ", b"5", b"\r\n")], b"12345", [], True)
 @example(LINES[0], [(b"Host", b": ", b"x", b"\r\n"), (b"X", b": ", b"a: b", b"\r\n")], b"", [], True)
+@example(LINES[0], CHUNKED, WHOLE, [], True)
+@example(LINES[0], CHUNKED, WHOLE[:-2], [], True)
+@example(LINES[0], CHUNKED, WHOLE + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", [], True)
 def test_what_is_read_is_what_llhttp_reads(
     line: bytes,
     fields: list[tuple[bytes, bytes, bytes, bytes]],
@@ -148,13 +186,15 @@ def test_ever_new_names_have_no_expression_each(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     "names",
     [
-        [b"X"], [b"Host", b"host"], [b"Host", b"Content-Length", b"content-length"], [b"Host", b"Transfer-Encoding"],
+        [b"X"], [b"Host", b"host"], [b"Host", b"Content-Length", b"content-length"],
+        [b"Host", b"Transfer-Encoding", b"Content-Length"], [b"Host", b"Transfer-Encoding", b"transfer-encoding"],
         [b"Host", b"Upgrade", b"Connection"], [b"Host", b"Expect"], [b"Host", b"Connection", b"connection"],
     ],
 )  # fmt: skip
 def test_what_speaks_of_framing_is_left_to_llhttp(names: list[bytes]) -> None:
-    """Nothing is guessed about a head that says more than its length."""
+    """Nothing is guessed about a head that says more than how its body is framed."""
     assert ready(of_requests(Shape(tuple(names)))) is None
+    assert ready(of_responses(Shape((b"Transfer-Encoding",)))) is None
 
 
 #: With a name that no other test sends.

@@ -11,8 +11,8 @@ from gateway.core.outcome import LostReason
 from gateway.core.record import Done, Found
 from gateway.edge.budget import Budget
 from gateway.edge.deadlines import Deadlines
+from gateway.edge.line import Visit
 from gateway.edge.upstream import LiveStream
-from gateway.edge.visit import Visit
 from gateway.engine.driver import Driver
 from gateway.engine.machine import Phase
 from gateway.ports import Nobody

@@ -274,7 +274,7 @@ def test_a_tail_that_cannot_be_read_costs_the_claimant_not_its_summary() -> None
 
 
 def test_the_body_of_a_claimant_that_left_is_given_back() -> None:
-    from gateway.edge.visit import Visit
+    from gateway.edge.line import Visit
 
     given = []
 

@@ -18,9 +18,9 @@ import gateway.core.decide as decide
 import gateway.core.policy as policy
 import gateway.core.record as record
 import gateway.edge.client as client
+import gateway.edge.line as lines
 import gateway.edge.server as server
 import gateway.edge.upstream as upstream
-import gateway.edge.visit as visits
 import gateway.engine.acquisition as acquisition
 import gateway.engine.driver as driver
 import gateway.engine.exchange as exchange
@@ -106,7 +106,7 @@ def holder_without_state() -> None:
 def cancel_on_disconnect() -> None:
     """The run of a request ends with its client."""
     running: dict[Any, Any] = {}
-    begin, leave = driver.Driver.begin, visits.Visit.leave
+    begin, leave = driver.Driver.begin, lines.Visit.leave
 
     def begun(self: Any, request: Any) -> None:
         running[request.client] = self, request
@@ -121,7 +121,7 @@ def cancel_on_disconnect() -> None:
                     each.cut()
 
     driver.Driver.begin = begun  # type: ignore[method-assign]
-    visits.Visit.leave = left  # type: ignore[method-assign]
+    lines.Visit.leave = left  # type: ignore[method-assign]
 
 
 @defect
