@@ -162,7 +162,77 @@ class Seat:
     places: tuple[tuple[tuple[str, int], ...] | int, ...]
 
 
-class App:
+class Lifecycle:
+    """The part that a process of its own and the parent of several workers share: addresses, the admin listener,
+    signals, and the configuration that is read anew. A subclass sets `log` and `observer`, and has `reload`."""
+
+    log: Log
+    observer: Observer
+
+    def __init__(self, settings: Settings, out: TextIO | None) -> None:
+        self.settings = settings
+        self.clock = HostClock()
+        self._out = out or sys.stdout
+        self._as_json = settings.log.format == "json" or (settings.log.format == "auto" and not self._out.isatty())
+        self.addresses: list[tuple[str, int]] = []
+        self.admin_addresses: list[tuple[str, int]] = []
+        self._stack = AsyncExitStack()
+        self._reloading = asyncio.Lock()
+        self._upkeep = Tasks(lambda error: self.observer.alarm("reading the configuration failed", error=repr(error)))
+
+    async def reload(self) -> None:
+        """Read the file anew, and go by it. Raises Refused."""
+        raise NotImplementedError
+
+    async def reread(self) -> str:
+        """As `reload`; says why not, to the log too."""
+        return await attempted(self.reload, self.observer)
+
+    def _on_signals(self, stop: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._upkeep.start(self.reread()))
+
+    def _bind_unix(self, path: str, mode: int) -> socket.socket:
+        sock = unix.bind(path, mode)
+        self._stack.callback(sock.close)
+        self._stack.callback(unix.remove, path, unix.inode(path))
+        return sock
+
+    async def _start_admin(
+        self, desk: Desk, app: Callable[[Callable[[web.Application], None], Gatekeeper], web.Application]
+    ) -> None:
+        settings = self.settings
+        audit = Audit(settings.audit, self.clock, self.log.say)
+        room = Room(desk, self._names, audit, lambda: settings_shown(self.settings))
+        gatekeeper = Gatekeeper(settings.admin_token, settings.admin.loopback)
+        runner = web.AppRunner(app(room.add, gatekeeper), access_log=None, handle_signals=False)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, settings.admin.host, settings.admin.port).start()
+        self.admin_addresses = [tuple(bound[:2]) for bound in runner.addresses]
+
+    def _names(self) -> Names:
+        return Names(self.settings.service.encode(), self.settings.routes.routes, self.settings.secret)
+
+    def _announce(self, store: str, note: str, **facts: object) -> None:
+        self.log.say(
+            "info",
+            "listening",
+            addresses=shown(self.addresses),
+            admin=shown(self.admin_addresses),
+            store=store,
+            service=self.settings.service,
+            **facts,
+        )
+        for text in filter(None, (note, *self.settings.notes)):
+            self.log.say("note", text)
+        for warning in host_warnings(self.settings):
+            self.log.say("warning", warning)
+
+
+class App(Lifecycle):
     """One gate, from its settings. `start`, then `serve` until a signal, or `stop`."""
 
     def __init__(
@@ -175,15 +245,12 @@ class App:
         seat: Seat | None = None,
     ) -> None:
         """`plan`: where the settings came from, to be read anew."""
-        self.settings = settings
-        self.clock = HostClock()
-        out = out or sys.stdout
-        as_json = settings.log.format == "json" or (settings.log.format == "auto" and not out.isatty())
+        super().__init__(settings, out)
         full = settings.log.keys == "full"
         if seat is None:
-            self.log = Log(out, self.clock, as_json=as_json, keys=full)
+            self.log = Log(self._out, self.clock, as_json=self._as_json, keys=full)
         else:
-            self.log = WorkerLog(seat.worker, out, self.clock, as_json=as_json, keys=full)
+            self.log = WorkerLog(seat.worker, self._out, self.clock, as_json=self._as_json, keys=full)
         self._seat = seat
         self.tally = Tally()
         worker = None if seat is None else seat.worker
@@ -211,11 +278,7 @@ class App:
         self.tally.findings = lambda: dict.fromkeys((found.name for found in store.findings), 1)
         if isinstance(store, RedisStore):
             self.readiness.accept = store.accept
-        self.addresses: list[tuple[str, int]] = []
-        self.admin_addresses: list[tuple[str, int]] = []
         self._plan = plan
-        self._reloading = asyncio.Lock()
-        self._upkeep = Tasks(lambda error: self.observer.alarm("reading the configuration failed", error=repr(error)))
         self._waiting = Tasks(lambda error: self.observer.alarm("waiting for the store failed", error=repr(error)))
         self._issuers = Issuers(
             self.clock,
@@ -227,7 +290,6 @@ class App:
         self.readiness.exhausted = lambda: self._descriptors.out
         self._pools: dict[str, Pool] = {}
         self._retired: list[Pool] = []
-        self._stack = AsyncExitStack()
         self._server: Server | None = None
         self._driver: Driver | None = None
         self._upstreams: dict[str, Upstream] = {}
@@ -315,22 +377,11 @@ class App:
                 await self._take(server, number, place)
             self.readiness.started = True
         else:
-            await self._start_admin()
+            await self._start_admin(self.desk, partial(admin_app, self.readiness, self.tally))
             for number in range(len(settings.listen)):
                 await self._listen(server, number)
             self.readiness.started = True
-            self.log.say(
-                "info",
-                "listening",
-                addresses=shown(self.addresses),
-                admin=shown(self.admin_addresses),
-                store=self.store.kind,
-                service=settings.service,
-            )
-            for note in filter(None, (self.readiness.note, *settings.notes)):
-                self.log.say("note", note)
-            for warning in host_warnings(settings):
-                self.log.say("warning", warning)
+            self._announce(self.store.kind, self.readiness.note)
         if failpoints.armed:
             self.observer.alarm(
                 "a failpoint is armed: this process kills or stops itself on purpose. Unset ONCEGATE_FAILPOINT outside "
@@ -373,10 +424,7 @@ class App:
         listener, tls = self.settings.listen[number], self._papers(number)
         address = listener.address
         if isinstance(address, UnixPath):
-            sock = unix.bind(address.path, listener.mode)
-            self._stack.callback(sock.close)
-            self._stack.callback(unix.remove, address.path, unix.inode(address.path))
-            await server.listen_on(sock, tls=tls)
+            await server.listen_on(self._bind_unix(address.path, listener.mode), tls=tls)
             self.addresses.append((str(address), 0))
         else:
             self.addresses += await server.listen(address.host, address.port, tls=tls)
@@ -453,37 +501,16 @@ class App:
             await self.take_up(settings)
             self.log.say("info", READ_ANEW, routes=len(settings.routes.routes))
 
-    def _hung_up(self) -> None:
-        self._upkeep.start(self.reread())
-
-    async def reread(self) -> str:
-        """As `reload`; says why not, to the log too."""
-        return await attempted(self.reload, self.observer)
-
-    async def _start_admin(self) -> None:
-        room = operators(lambda: self.settings, self.desk, self.clock, self.log)
-        app = admin_app(self.readiness, self.tally, room.add, gatekeeper(self.settings))
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
-        address = self.settings.admin
-        site = web.TCPSite(runner, address.host, address.port)
-        await site.start()
-        self.admin_addresses = [tuple(bound[:2]) for bound in runner.addresses]
-
     async def serve(self) -> Stopped:
         """Until SIGTERM or SIGINT; then drain. A second signal ends the process at once."""
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
 
         def asked() -> None:
             if stop.is_set():
                 os._exit(1)
             stop.set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, asked)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        self._on_signals(asked)
         await stop.wait()
         return await self.stop()
 
@@ -539,21 +566,6 @@ def _proxies(settings: Settings) -> Proxies | None:
     return None if settings.trusted_proxies is None else Proxies(settings.trusted_proxies)
 
 
-def operators(settings: Callable[[], Settings], desk: Desk, clock: Clock, log: Log) -> Room:
-    """The rooms of operators before this desk, which go by the settings as they are at the moment."""
-
-    def names() -> Names:
-        now = settings()
-        return Names(now.service.encode(), now.routes.routes, now.secret)
-
-    return Room(desk, names, Audit(settings().audit, clock, log.say), lambda: settings_shown(settings()))
-
-
-def gatekeeper(settings: Settings) -> Gatekeeper:
-    """Who lets operators in."""
-    return Gatekeeper(settings.admin_token, settings.admin.loopback)
-
-
 def _place(upstream: UpstreamSettings) -> Place:
     tls = None if upstream.tls is None else Tls(upstream.tls.context, upstream.tls.server_name)
     return Place(
@@ -578,14 +590,12 @@ def shown(addresses: list[tuple[str, int]]) -> str:
 
 __all__ = [
     "App",
+    "Lifecycle",
     "Seat",
     "Stopped",
     "StoreUnusable",
     "expect",
-    "gatekeeper",
     "host_warnings",
     "open_store",
-    "operators",
     "settle_in",
-    "shown",
 ]

@@ -16,18 +16,15 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TextIO
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from .. import __version__
-from ..app import ONE_GATEWAY, Stopped, expect, gatekeeper, host_warnings, operators, shown
-from ..clock import HostClock
-from ..edge import unix
+from ..app import ONE_GATEWAY, Lifecycle, Stopped, expect
 from ..ops.admin import Guarded, Ready, admin_app_of
 from ..ops.capture import capture
 from ..ops.log import Log
@@ -35,7 +32,7 @@ from ..ops.merged import Merged
 from ..ops.metrics import Tally
 from ..ops.observers import Observers
 from ..plan import Plan
-from ..reload import READ_ANEW, Refused, attempted, read_anew
+from ..reload import READ_ANEW, Refused, read_anew
 from ..settings import Listener, Settings, UnixPath
 from ..tasks import Tasks
 from .channel import Channel
@@ -122,49 +119,39 @@ class Worker:
             self.process.send_signal(number)
 
 
-class Parent:
+class Parent(Lifecycle):
     """`serve` is all of its life."""
 
     def __init__(
         self, plan: Plan, settings: Settings, count: int, *, accept_new_keys: bool = False, out: TextIO | None = None
     ) -> None:
+        super().__init__(settings, out)
         self._plan = plan
-        self._settings = settings
         self._accept_new_keys = accept_new_keys
-        self._clock = HostClock()
-        out = out or sys.stdout
-        as_json = settings.log.format == "json" or (settings.log.format == "auto" and not out.isatty())
-        self._log = Log(out, self._clock, as_json=as_json)
-        capture(self._log)
+        self.log = Log(self._out, self.clock, as_json=self._as_json)
+        capture(self.log)
         tally = self._tally = Tally()
         expect(tally, settings)
-        self._observer = Observers(tally, self._log)
+        self.observer = Observers(tally, self.log)
         self._workers = [Worker(number) for number in range(1, count + 1)]
         self._deaths = 0
         self._merged = Merged(tally, self._families)
         self._asked = 0
-        self._addresses: list[Bound] = []
         #: Of each listener its addresses, or of a Unix socket the descriptor that workers are handed.
         self._places: list[list[Bound] | int] = []
-        self._admin: list[Bound] = []
         self._started = False
         self._ready = False
         self._stop = asyncio.Event()
         self._failed: GaveUp | None = None
         self._graceless = 0
-        self._stack = AsyncExitStack()
-        self._reloading = asyncio.Lock()
-        self._upkeep = Tasks(lambda error: self._observer.alarm("reading the configuration failed", error=repr(error)))
         self._tasks = Tasks(lambda error: self._fail(GaveUp(1, f"a worker could not be kept: {error!r}")))
 
     async def serve(self) -> int:
         try:
-            for listener in self._settings.listen:
+            for listener in self.settings.listen:
                 self._reserve(listener)
-            await self._start_admin()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, self._asked_to_stop)
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hung_up)
+            await self._start_admin(WorkersDesk(self._ask_a_desk, self._ask_every_desk), partial(admin_app_of, self))
+            self._on_signals(self._asked_to_stop)
             for worker in self._workers:
                 self._tasks.start(self._keep(worker))
             await self._stop.wait()
@@ -172,7 +159,7 @@ class Parent:
         finally:
             self._signal(signal.SIGKILL)
             await self._stack.aclose()
-            self._log.close()
+            self.log.close()
         if self._failed is not None:
             raise self._failed
         return 1 if self._graceless else 0
@@ -180,28 +167,15 @@ class Parent:
     def _reserve(self, listener: Listener) -> None:
         address = listener.address
         if isinstance(address, UnixPath):
-            sock = unix.bind(address.path, listener.mode)
-            self._stack.callback(sock.close)
-            self._stack.callback(unix.remove, address.path, unix.inode(address.path))
-            self._places.append(sock.fileno())
-            self._addresses.append((str(address), 0))
+            self._places.append(self._bind_unix(address.path, listener.mode).fileno())
+            self.addresses.append((str(address), 0))
             return
         bound: list[Bound] = []
         for each in reserve(address.host, address.port):
             self._stack.callback(each.close)
             bound.append(each.getsockname()[:2])
         self._places.append(bound)
-        self._addresses += bound
-
-    async def _start_admin(self) -> None:
-        desk = WorkersDesk(self._ask_a_desk, self._ask_every_desk)
-        room = operators(lambda: self._settings, desk, self._clock, self._log)
-        app = admin_app_of(self, room.add, gatekeeper(self._settings))
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, self._settings.admin.host, self._settings.admin.port).start()
-        self._admin = [tuple(bound[:2]) for bound in runner.addresses]
+        self.addresses += bound
 
     # ── The end ───────────────────────────────────────────────────────────────────────────────────
 
@@ -223,17 +197,17 @@ class Parent:
     async def _end(self) -> None:
         """All together: accept no more, and answer what is in flight."""
         await self._upkeep.cancel()
-        grace = self._settings.grace / 1000
+        grace = self.settings.grace / 1000
         if self._failed is None:
-            self._log.say("info", "stopping", workers=self._up, grace_s=grace)
+            self.log.say("info", "stopping", workers=self._up, grace_s=grace)
             self._signal(signal.SIGTERM)
         if await self._tasks.finish(grace + _OVERTIME):
-            self._observer.alarm("workers did not end in time, and were killed")
+            self.observer.alarm("workers did not end in time, and were killed")
             self._signal(signal.SIGKILL)
         await self._tasks.finish(_LINGER)
         if self._failed is None:
             ends = [worker.stopped for worker in self._workers if worker.stopped is not None]
-            self._log.say("info", str(Stopped(sum(cut for cut, _ in ends), sum(left for _, left in ends))))
+            self.log.say("info", str(Stopped(sum(cut for cut, _ in ends), sum(left for _, left in ends))))
 
     # ── One worker after the other ────────────────────────────────────────────────────────────────
 
@@ -241,7 +215,7 @@ class Parent:
         """Somebody is at this place, until all stop."""
         pause = _FIRST
         while True:
-            began = self._clock.now()
+            began = self.clock.now()
             try:
                 pid, status = await self._one(worker)
                 ended = worker.gave_up[1] if worker.gave_up else _how(status)
@@ -251,15 +225,15 @@ class Parent:
                 # Before it has clients a worker needs no grace.
                 if worker.stopped is None and status != -signal.SIGTERM and self._failed is None:
                     self._graceless += 1
-                    self._observer.alarm("a worker died while it stopped", worker=worker.number, ended=ended)
+                    self.observer.alarm("a worker died while it stopped", worker=worker.number, ended=ended)
                 return
             if not self._started and status > 0:
                 self._fail(GaveUp(*(worker.gave_up or (status, f"a worker could not start: {ended}"))))
                 return
-            if self._clock.now() - began > _STEADY:
+            if self.clock.now() - began > _STEADY:
                 pause = _FIRST
             self._deaths += 1
-            self._observer.alarm(
+            self.observer.alarm(
                 "a worker died; another is started in its place",
                 worker=worker.number,
                 pid=pid,
@@ -328,7 +302,7 @@ class Parent:
         if "up" in told:
             worker.up = True
             assert worker.process is not None
-            self._log.say("info", "a worker serves", worker=worker.number, pid=worker.process.pid)
+            self.log.say("info", "a worker serves", worker=worker.number, pid=worker.process.pid)
             if worker.plan is not self._plan:  # it was on its way when the file was read anew
                 self._upkeep.start(self._catch_up(worker))
             if not self._started and self._up == len(self._workers):
@@ -336,19 +310,7 @@ class Parent:
 
     def _all_up(self) -> None:
         self._started = True
-        self._log.say(
-            "info",
-            "listening",
-            addresses=shown(self._addresses),
-            admin=shown(self._admin),
-            store=self._kind,
-            service=self._settings.service,
-            workers=len(self._workers),
-        )
-        for note in filter(None, (self._note, *self._settings.notes)):
-            self._log.say("note", note)
-        for warning in host_warnings(self._settings):
-            self._log.say("warning", warning)
+        self._announce(self._kind, self._note, workers=len(self._workers))
 
     # ── What they are asked ───────────────────────────────────────────────────────────────────────
 
@@ -358,7 +320,7 @@ class Parent:
 
     @property
     def _kind(self) -> str:
-        return "sqlite" if self._settings.store.startswith("sqlite:") else "redis"
+        return "sqlite" if self.settings.store.startswith("sqlite:") else "redis"
 
     @property
     def _note(self) -> str:
@@ -387,19 +349,12 @@ class Parent:
 
     # ── The configuration read anew ───────────────────────────────────────────────────────────────
 
-    def _hung_up(self) -> None:
-        self._upkeep.start(self.reread())
-
-    async def reread(self) -> str:
-        """As `reload`; says why not, to the log too."""
-        return await attempted(self.reload, self._observer)
-
     async def reload(self) -> None:
         """Read the file anew, and let all workers go by it. Raises Refused; what it was read for is taken up by none
         then, or where that is said by some."""
         async with self._reloading:
-            plan, settings = await read_anew(self._plan, self._settings)
-            self._plan, self._settings = plan, settings
+            plan, settings = await read_anew(self._plan, self.settings)
+            self._plan, self.settings = plan, settings
             expect(self._tally, settings)
             answers = await self._ask("reload", _READING, plan=plan.as_json())
             for worker, answer in answers:
@@ -412,14 +367,14 @@ class Parent:
             ]
             if behind:
                 raise Refused(f"not every worker took it up; read it again ({'; '.join(behind)})")
-            self._log.say("info", READ_ANEW, routes=len(settings.routes.routes), workers=len(answers))
+            self.log.say("info", READ_ANEW, routes=len(settings.routes.routes), workers=len(answers))
 
     async def _catch_up(self, worker: Worker) -> None:
         async with self._reloading:
             plan = self._plan
             answer = await self._ask_one(worker, "reload", _READING, plan=plan.as_json())
             if answer is None or answer["why"]:
-                self._observer.alarm("a worker goes by an older configuration", worker=worker.number)
+                self.observer.alarm("a worker goes by an older configuration", worker=worker.number)
             else:
                 worker.plan = plan
 
