@@ -11,36 +11,23 @@ JSON is ignored (RFC 8259 §8.1).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
 import rfc8785
 
+from .entity import INDEX, no_constant
+
 #: Levels of arrays and objects. A bound of our own: that of the interpreter depends on who calls, and the same body
 #: must be canonical on every way.
 DEEPEST = 128
 
-#: RFC 6901 §3: empty, or reference tokens behind slashes, in which `~` stands only before 0 or 1.
-_POINTER = re.compile(r"(?:/(?:[^/~]|~[01])*)+")
-#: RFC 6901 §4: an array's index has no leading zero.
-_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 #: Integers of fewer characters are exact as doubles.
 _SHORT_INTEGER = 16
 
-Pointer = tuple[str, ...]
-
-
-class _NoForm(ValueError):
-    """This body has no canonical form."""
-
-
-def pointer(text: str) -> Pointer:
-    """The tokens of a JSON Pointer. Raises ValueError where `text` is none, or points at the whole document."""
-    if not _POINTER.fullmatch(text):
-        raise ValueError("a JSON Pointer begins with a slash, and ~ is written ~0")
-    return tuple(token.replace("~1", "/").replace("~0", "~") for token in text.split("/")[1:])
+#: The tokens of a JSON Pointer (`entity.steps`).
+Pointer = Sequence[str]
 
 
 def canonical(body: bytes, ignored: Sequence[Pointer] = ()) -> bytes | None:
@@ -61,7 +48,7 @@ def canonical(body: bytes, ignored: Sequence[Pointer] = ()) -> bytes | None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise _NoForm("a name stands twice in an object")
+        raise ValueError("a name stands twice in an object")
     return found
 
 
@@ -70,26 +57,22 @@ def _integer(text: str) -> int | float:
 
 
 def _number(text: str) -> float:
-    """Raises _NoForm where a double does not hold what is written."""
+    """Raises ValueError where a double does not hold what is written."""
     number = float(text)
     shortest = repr(number)
     if shortest != text and (shortest in ("inf", "-inf") or Decimal(shortest) != Decimal(text)):
-        raise _NoForm("a number is not a double")
+        raise ValueError("a number is not a double")
     return number
-
-
-def _constant(name: str) -> None:
-    raise _NoForm(f"{name} is not JSON")
 
 
 #: Strict: a control character within a string is no JSON (RFC 8259 §7).
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_integer, parse_float=_number, parse_constant=_constant, strict=True
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_number, parse_constant=no_constant, strict=True
 )
 
 
 def _measured(value: Any) -> None:
-    """Raises _NoForm where `value` is too deep."""
+    """Raises ValueError where `value` is too deep."""
     level = [value] if type(value) in _HOLDERS else []
     for _ in range(DEEPEST):
         if not level:
@@ -101,7 +84,7 @@ def _measured(value: Any) -> None:
             if type(each) in _HOLDERS
         ]
     if level:
-        raise _NoForm("it is nested too deeply")
+        raise ValueError("it is nested too deeply")
 
 
 _HOLDERS = (dict, list)
@@ -115,7 +98,7 @@ def _leave_out(value: Any, ignored: Iterable[Pointer]) -> None:
         holder = _followed(value, tokens[:-1])
         if isinstance(holder, dict) and tokens[-1] in holder:
             members.append((holder, tokens[-1]))
-        elif isinstance(holder, list) and _INDEX.fullmatch(tokens[-1]) and int(tokens[-1]) < len(holder):
+        elif isinstance(holder, list) and INDEX.fullmatch(tokens[-1]) and int(tokens[-1]) < len(holder):
             elements.setdefault(id(holder), (holder, set()))[1].add(int(tokens[-1]))
     for found, name in members:
         found.pop(name, None)
@@ -129,11 +112,8 @@ def _followed(value: Any, tokens: Pointer) -> Any:
     for token in tokens:
         if isinstance(value, dict):
             value = value.get(token)
-        elif isinstance(value, list) and _INDEX.fullmatch(token) and int(token) < len(value):
+        elif isinstance(value, list) and INDEX.fullmatch(token) and int(token) < len(value):
             value = value[int(token)]
         else:
             return None
     return value
-
-
-__all__ = ["DEEPEST", "Pointer", "canonical", "pointer"]

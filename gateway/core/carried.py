@@ -9,17 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 from .entity import steps
 from .fields import Field
 from .key import Unreadable, find
-from .keyed import Keyed, keyed
-from .keyform import KeyRule
+from .keyed import NO_RULE, Keyed, keyed
 from .message import Request
 from .policy import Policy
 from .source import Place, Reader, Source
-
-_ANY_KEY = KeyRule()
 
 
 def carrying(method: bytes, target: bytes, policy: Policy) -> Iterator[Request]:
@@ -35,7 +33,7 @@ def carrying(method: bytes, target: bytes, policy: Policy) -> Iterator[Request]:
 def found_in(request: Request, policy: Policy) -> Keyed | Unreadable | None:
     """The key that a route of this policy finds there, whatever form it asks keys to have."""
     if policy.sources:
-        return keyed(Reader(request), policy.sources, _ANY_KEY)
+        return keyed(Reader(request), policy.sources, NO_RULE)
     key = find(request.fields, policy.headers)
     return key if key is None or isinstance(key, Unreadable) else Keyed(key)
 
@@ -49,8 +47,8 @@ def stretched(target: bytes, policy: Policy) -> bytes:
 
 def _with(method: bytes, target: bytes, sources: tuple[Source, ...]) -> Request | None:
     fields: list[Field] = []
-    query: list[str] = []
-    form: list[str] = []
+    query: list[tuple[str, str]] = []
+    form: list[tuple[str, str]] = []
     document: dict[str, Any] = {}
     segments = target.count(b"/")
     for number, source in enumerate(sources, 1):
@@ -61,9 +59,9 @@ def _with(method: bytes, target: bytes, sources: tuple[Source, ...]) -> Request 
             case Place.COOKIE:
                 fields.append((b"cookie", f"{name}={text}".encode()))
             case Place.QUERY:
-                query.append(f"{_escaped(name)}={text}")
+                query.append((name, text))
             case Place.FORM:
-                form.append(f"{_escaped(name)}={text}")
+                form.append((name, text))
             case Place.BODY:
                 if not _put(document, steps(name), text):
                     return None
@@ -76,18 +74,9 @@ def _with(method: bytes, target: bytes, sources: tuple[Source, ...]) -> Request 
         fields.append((b"content-type", b"application/json"))
     elif form:
         fields.append((b"content-type", b"application/x-www-form-urlencoded"))
-    body = json.dumps(document) if document else "&".join(form)
-    return Request(method, target + _behind(query), tuple(fields), body.encode())
-
-
-def _behind(query: list[str]) -> bytes:
-    return b"?" + "&".join(query).encode() if query else b""
-
-
-def _escaped(name: str) -> str:
-    return "".join(
-        f"%{octet:02X}" if not chr(octet).isalnum() or octet > 127 else chr(octet) for octet in name.encode()
-    )
+    body = json.dumps(document) if document else urlencode(form)
+    behind = f"?{urlencode(query)}" if query else ""
+    return Request(method, target + behind.encode(), tuple(fields), body.encode())
 
 
 def _put(document: dict[str, Any], path: list[str] | tuple[str, ...], text: str) -> bool:
@@ -97,6 +86,3 @@ def _put(document: dict[str, Any], path: list[str] | tuple[str, ...], text: str)
         if not isinstance(document, dict):
             return False
     return bool(path) and document.setdefault(path[-1], text) == text
-
-
-__all__ = ["carrying", "found_in", "stretched"]

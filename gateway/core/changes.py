@@ -7,7 +7,9 @@ not. So requests are made up that tell the routes of both configurations apart, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from enum import Enum
 from itertools import islice, product
 
@@ -91,7 +93,7 @@ def _with_key(probe: Probe, table: RouteTable, route: Route) -> Probe:
     target = stretched(probe.target, route.policy)
     if table.match(probe.method, probe.host, target) is not route:
         target = probe.target
-    return Probe(probe.method, probe.host, target, where)
+    return replace(probe, target=target, keyed=where)
 
 
 def _by_path(*routes: Route | None) -> bool:
@@ -158,7 +160,8 @@ def _named(old: Policy, new: Policy, probe: Probe, show: Callable[[int], str]) -
         text = "another format of keys: a retry whose key is not in the format's canonical spelling runs again"
         yield Effect.FORGETS, "key", text
     if old.missing is Missing.DERIVE:
-        if _derives_otherwise(old, new):
+        # What binds a derived key is part of who sends the request.
+        if new.missing is not Missing.DERIVE or _derived_from(old) != _derived_from(new):
             moment = show(old.derive.window)
             text = f"keys are derived otherwise, or no more: a double click within {moment} of the change runs again"
             yield Effect.FORGETS, "missing", text
@@ -216,11 +219,6 @@ def _fate(
     return None
 
 
-def _derives_otherwise(old: Policy, new: Policy) -> bool:
-    """Whether what had no key is given another than before. What binds it is part of who sends it."""
-    return new.missing is not Missing.DERIVE or _derived_from(old) != _derived_from(new)
-
-
 def _derived_from(policy: Policy) -> list[tuple[object, ...]]:
     """The parts of a derived key, each with what decides how it is read."""
     recipe = policy.recipe
@@ -252,16 +250,12 @@ def probes(*tables: RouteTable) -> Iterator[Probe]:
     """Requests for each route of these tables, and for whatever any two of their paths have in common."""
     matches = [route.match for table in tables for route in table.routes]
     paths = _paths(sorted({match.path for match in matches}))
-    hosts = sorted({host for match in matches if match.host for host in _hosts(match.host)} | {"any.example"})
+    below = (re.sub(r"^\*\.", "some.", match.host) for match in matches if match.host)
+    hosts = sorted({*below, "any.example"})
     named = {method for match in matches for method in match.methods or ()}
     methods = [b"POST", *sorted({b"PATCH", *named} - {b"POST"})]
     every = product(paths, hosts, methods)
     return (Probe(method, host.encode("latin-1"), path.encode()) for path, host, method in islice(every, MOST))
-
-
-def _hosts(pattern: str) -> list[str]:
-    """Hosts of a pattern: itself, or for `*.` one below it; and one that a narrower pattern may take from it."""
-    return [pattern.replace("*.", "some.", 1)] if pattern.startswith("*.") else [pattern]
 
 
 def _paths(patterns: list[str]) -> list[str]:

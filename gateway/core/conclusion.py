@@ -37,7 +37,15 @@ def settlement_of(
     """Return the settlement of `claim`. `elapsed` counts from the claim, in milliseconds; `wall` is the time of day in
     milliseconds since 1970. `answer` is stored in place of what a replay needs of the response."""
     if verdict.kind is Kind.KEEP:
-        answer = answer or _stored(verdict, outcome, policy)
+        if answer is None:
+            assert isinstance(outcome, Answered)
+            answer = remembered(
+                outcome.response,
+                keep=policy.keep_headers,
+                drop=policy.drop_headers,
+                tombstone=verdict.tombstone,
+                more=outcome_line(outcome.response),
+            )
         if isinstance(claim, NewClaim) and answer.body is not None and not trace:
             return NewKeep(claim, answer.status, answer.head, answer.body, wall)
         return records.keep(record_of(claim), answer, wall=wall, trace=trace)
@@ -54,17 +62,6 @@ def record_of(claim: Record | NewClaim) -> Record:
 def first_seen(claim: Record | NewClaim) -> int:
     """Return the instant of the first claim of the key, in milliseconds since 1970."""
     return claim.first_seen if isinstance(claim, Record) else claim.wall
-
-
-def _stored(verdict: Settle, outcome: Outcome, policy: Policy) -> Answer:
-    assert isinstance(outcome, Answered)
-    return remembered(
-        outcome.response,
-        keep=policy.keep_headers,
-        drop=policy.drop_headers,
-        tombstone=verdict.tombstone,
-        more=outcome_line(outcome.response),
-    )
 
 
 def claimant_reply(
@@ -179,18 +176,3 @@ def status_of(outcome: Outcome) -> int:
             return 0
         case _:
             assert_never(outcome)
-
-
-__all__ = [
-    "UNREMEMBERED",
-    "claimant_reply",
-    "first_seen",
-    "not_sent",
-    "outcome_unknown",
-    "record_of",
-    "settlement_of",
-    "status_of",
-    "unfinished",
-    "unsettled_label",
-    "waiters_reply",
-]

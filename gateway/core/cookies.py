@@ -143,6 +143,3 @@ def telling(names: tuple[str, ...]) -> Callable[[Sequence[bytes]], list[bytes]]:
         return found
 
     return told
-
-
-__all__ = ["INFRASTRUCTURE", "cookies", "telling"]

@@ -8,10 +8,9 @@ settle   something came back from the upstream: keep, release or hold?
 from __future__ import annotations
 
 from enum import Enum, StrEnum
-from functools import lru_cache
 from typing import assert_never
 
-from .fields import NONE, Fields, fields_of
+from .fields import Fields, fields_of
 from .fingerprint import Counted, Difference, Fingerprint, counted, difference, differing_parts
 from .instant import instant
 from .key import SENT, Key, ScopePart, Unreadable, find, misnamed
@@ -296,33 +295,15 @@ def settle(outcome: Outcome, policy: Policy) -> Settle:
         case Answered():
             return _settle_answer(outcome, policy)
         case NotSent():
-            return Settle(Kind.RELEASE, _NOT_SENT[outcome.reason])
+            return _NOT_SENT[outcome.reason]
         case Lost():
-            return Settle(Kind.HOLD, *_LOST[outcome.reason])
+            return _LOST.get(outcome.reason, _BROKEN)
         case _:
             assert_never(outcome)
 
 
 #: Fields of a response by which its status may come to mean something else.
 SAYS = frozenset((b"idempotency-outcome", b"retry-after"))
-
-
-def kept(policy: Policy) -> frozenset[int]:
-    """The statuses of whole responses that `settle` keeps for this policy if none of SAYS is there, and for which
-    `outcome_line` is empty."""
-    return _kept(policy.release, policy.hold, policy.keep, policy.keep_only)
-
-
-@lru_cache(maxsize=256)
-def _kept(
-    release: frozenset[int], hold: frozenset[int], keep: frozenset[int], keep_only: frozenset[int] | None
-) -> frozenset[int]:
-    policy = Policy(release=release, hold=hold, keep=keep, keep_only=keep_only)
-    return frozenset(
-        status
-        for status in range(200, UNDEFINED)
-        if status not in _DOUBTFUL and settle(Answered(Response(status, NONE)), policy) == _PLAIN_KEEP
-    )
 
 
 #: Statuses that are released or held by default.
@@ -368,26 +349,17 @@ def _settle_answer(answered: Answered, policy: Policy) -> Settle:
                 return _HOLD_STATUS
     if answered.completeness is Completeness.WHOLE:
         return _PLAIN_KEEP if declared is None else Settle(Kind.KEEP, Reason.DECLARED)
-    return Settle(Kind.KEEP, _TOMBSTONE[answered.completeness], tombstone=True)
+    return _TOMBSTONE[answered.completeness]
 
 
 _TOMBSTONE = {
-    Completeness.OVER_LIMIT: Reason.OVER_LIMIT,
-    Completeness.STREAM: Reason.STREAM,
-    Completeness.UNTIL_CLOSE: Reason.UNTIL_CLOSE,
+    each: Settle(Kind.KEEP, Reason(each.value), tombstone=True)
+    for each in Completeness
+    if each is not Completeness.WHOLE
 }
-_NOT_SENT = {
-    NotSentReason.UNREACHABLE: Reason.UNREACHABLE,
-    NotSentReason.NO_CONNECTION: Reason.NO_CONNECTION,
-    NotSentReason.TOO_LATE: Reason.TOO_LATE,
-    NotSentReason.STOPPED: Reason.STOPPED,
-}
-#: reason, whether a tombstone, and the doubt that is written
+_NOT_SENT = {each: Settle(Kind.RELEASE, Reason(each.value)) for each in NotSentReason}
+_BROKEN = Settle(Kind.HOLD, Reason.LOST, doubt=Doubt.LOST)
 _LOST = {
-    LostReason.CLOSED: (Reason.LOST, False, Doubt.LOST),
-    LostReason.MALFORMED: (Reason.LOST, False, Doubt.LOST),
-    LostReason.EARLY: (Reason.LOST, False, Doubt.LOST),
-    LostReason.UPGRADED: (Reason.LOST, False, Doubt.LOST),
-    LostReason.TIMEOUT: (Reason.TIMEOUT, False, Doubt.TIMEOUT),
-    LostReason.STOPPED: (Reason.STOPPED, False, Doubt.STOPPED),
+    LostReason.TIMEOUT: Settle(Kind.HOLD, Reason.TIMEOUT, doubt=Doubt.TIMEOUT),
+    LostReason.STOPPED: Settle(Kind.HOLD, Reason.STOPPED, doubt=Doubt.STOPPED),
 }

@@ -26,7 +26,6 @@ class Purpose(bytes, Enum):
     DERIVED = b"oncegate/derived"
 
 
-_PERSON = {purpose: bytes(purpose.value) for purpose in Purpose}
 #: Most parts are short; making their prefixes anew was a fifth of a fingerprint's cost.
 _PREFIXES = 512
 #: A body up to this size is copied rather than digested in pieces.
@@ -55,7 +54,7 @@ def framed(part: bytes) -> bytes:
 @lru_cache(maxsize=64)
 def _fresh(purpose: Purpose, secret: bytes) -> blake2b:
     """To be copied: setting one up anew costs as much as digesting a request."""
-    return blake2b(digest_size=32, key=secret, person=_PERSON[purpose])
+    return blake2b(digest_size=32, key=secret, person=purpose.value)
 
 
 def body_digest(kind: bytes, segments: Sequence[bytes], secret: bytes = b"") -> bytes:

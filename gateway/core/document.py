@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .fingerprint import CREDENTIALS, DEFAULT_BIND
+from .decide import settle
+from .fields import NONE, Fields, fields_of
+from .fingerprint import DEFAULT_BIND
 from .key import LONGEST
 from .keyform import ANY, WeakKeys
-from .message import ALWAYS_REPLAYED, CHALLENGES, NEVER_REPLAYED
-from .policy import HELD, RELEASED, UNDEFINED, Missing, OnDoubt, Policy, Route, StoreDown
+from .message import ALWAYS_REPLAYED, CHALLENGES, CREDENTIALS, NEVER_REPLAYED, Response
+from .outcome import Answered
+from .policy import UNDEFINED, Missing, OnDoubt, Policy, Route, StoreDown
 from .problem import Label, Problem
+from .record import Kind
 from .source import Place
 
 #: Of the document's form. A client that knows it ignores members that it does not know.
@@ -52,14 +56,11 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         "version": VERSION,
         "unsafe_methods_only": True,
         "response_fields": _RESPONSE_FIELDS,
-        "problems": [problem_of(each) for each in _PROBLEMS],
+        "problems": [
+            {"type": each.type, "status": each.status, "title": each.title, "retry": each.retry} for each in _PROBLEMS
+        ],
         "routes": [route_of(each) for each in listed],
     }
-
-
-def problem_of(problem: Problem) -> dict[str, Any]:
-    """What a refusal looks like, and whether the same request may be sent again."""
-    return {"type": problem.type, "status": problem.status, "title": problem.title, "retry": problem.retry}
 
 
 def route_of(route: Route) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def route_of(route: Route) -> dict[str, Any]:
 
 def rules_of(policy: Policy) -> dict[str, Any]:
     """What holds for the requests of a guarded route. Durations in seconds, sizes in bytes."""
+    kept = policy.keep_headers
     return {
         "key": {
             "in": [f"header:{_title(name)}" for name in policy.headers],
@@ -99,9 +101,9 @@ def rules_of(policy: Policy) -> dict[str, Any]:
         "window_seconds": policy.window / 1000,
         "kept": {
             "max_body_bytes": policy.max_response,
-            "only_fields": None if policy.keep_headers is None else _names(policy.keep_headers | ALWAYS_REPLAYED),
-            "not_fields": _names(
-                NEVER_REPLAYED | policy.drop_headers | (CHALLENGES if policy.keep_headers is None else frozenset())
+            "only_fields": None if kept is None else sorted(map(_title, kept | ALWAYS_REPLAYED)),
+            "not_fields": sorted(
+                map(_title, NEVER_REPLAYED.union(policy.drop_headers, CHALLENGES if kept is None else ()))
             ),
             "otherwise": _conflict(Problem.RESPONSE_NOT_KEPT),
         },
@@ -161,33 +163,22 @@ def _key(policy: Policy) -> dict[str, Any]:
 
 def _meanings(policy: Policy) -> dict[str, Any]:
     """Describe what the statuses of answers mean. `only_kept` is None unless every other answer frees the key."""
-    only = policy.keep_only
-    if only is not None:
-        return {
-            "only_kept": _statuses(only),
-            "key_is_free_again": _statuses(frozenset(range(200, UNDEFINED)) - only),
-            "outcome_is_unknown": [],
-            "503_with_retry_after": "answer" if 503 in only else "key_is_free_again",
-            "600_to_999": "key_is_free_again",
-        }
+
+    def meaning(status: int, fields: Fields = NONE) -> str:
+        return _MEANINGS[settle(Answered(Response(status, fields)), policy).kind]
+
+    means = {status: meaning(status) for status in range(200, UNDEFINED)}
     return {
-        "only_kept": None,
-        "key_is_free_again": _statuses((RELEASED | policy.release) - policy.hold - policy.keep),
-        "outcome_is_unknown": _statuses((HELD | policy.hold) - policy.release - policy.keep),
-        "503_with_retry_after": _with_retry_after(policy),
-        "600_to_999": "outcome_is_unknown",
+        "only_kept": None if policy.keep_only is None else sorted(policy.keep_only),
+        "key_is_free_again": [status for status, each in means.items() if each == _MEANINGS[Kind.RELEASE]],
+        "outcome_is_unknown": [status for status, each in means.items() if each == _MEANINGS[Kind.HOLD]],
+        "503_with_retry_after": meaning(503, _RETRY_AFTER),
+        "600_to_999": meaning(UNDEFINED),
     }
 
 
-def _with_retry_after(policy: Policy) -> str:
-    for statuses, meaning in (
-        (policy.release, "key_is_free_again"),
-        (policy.hold, "outcome_is_unknown"),
-        (policy.keep, "answer"),
-    ):
-        if 503 in statuses:
-            return meaning
-    return "key_is_free_again"
+_MEANINGS = {Kind.KEEP: "answer", Kind.RELEASE: "key_is_free_again", Kind.HOLD: "outcome_is_unknown"}
+_RETRY_AFTER = fields_of(((b"retry-after", b"1"),))
 
 
 def _conflict(problem: Problem) -> dict[str, Any]:
@@ -210,10 +201,6 @@ def _source(source: str) -> str:
     return f"header:{_title(name.encode('latin-1'))}" if kind == "header" else source
 
 
-def _names(names: Iterable[bytes]) -> list[str]:
-    return sorted(map(_title, names))
-
-
 _SPELLED = {b"x-api-key": "X-API-Key", b"etag": "ETag", b"www-authenticate": "WWW-Authenticate"}
 
 
@@ -224,7 +211,3 @@ def _title(name: bytes) -> str:
 
 def _text(value: bytes) -> str:
     return value.decode("latin-1")
-
-
-def _statuses(found: frozenset[int]) -> list[int]:
-    return sorted(found)

@@ -23,7 +23,8 @@ MOST_VALUES = 250_000
 MOST_FIELDS = 10_000
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
+#: RFC 6901 §4: an array's index has no leading zero.
+INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 _PART_NAME = re.compile(rb';[ \t]*name=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]+))', re.IGNORECASE)
 _OTHERWISE_NAMED = re.compile(rb";[ \t]*(?:name\*|filename\*?)[ \t]*=", re.IGNORECASE)
 
@@ -41,25 +42,17 @@ class _Doubled(dict[str, Any]):
         self.twice = {name for name, times in count.items() if times > 1}
 
 
-class _Fraction:
-    """Any number that is not an integer as it is spelled: 1.0, 1e3."""
-
-
-_FRACTION = _Fraction()
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     return made if len(made) == len(pairs) else _Doubled(pairs)
 
 
-def _no_constant(name: str) -> None:
+def no_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python's decoder knows. Raises ValueError."""
     raise ValueError(f"{name} is no JSON")
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=lambda _: _FRACTION, parse_constant=_no_constant, strict=True
-)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=no_constant, strict=True)
 
 
 def parsed(body: bytes) -> Any | Unreadable:
@@ -89,7 +82,7 @@ def pointed(document: Any, pointer: str) -> Found:
             if step not in here:
                 return None
             here = here[step]
-        elif isinstance(here, list) and _INDEX.fullmatch(step):
+        elif isinstance(here, list) and INDEX.fullmatch(step):
             if int(step) >= len(here):
                 return None
             here = here[int(step)]
@@ -114,7 +107,7 @@ def _scalar(found: Any) -> Found:
                 return b"%d" % found
             except ValueError:  # more digits than Python writes
                 return Unreadable("it is a number of thousands of digits")
-        case _Fraction():
+        case float():  # as it is spelled: 1.0, 1e3
             return Unreadable("it is a number with a fraction or an exponent; send a string")
     return Unreadable("it is an object or an array")
 
@@ -203,17 +196,3 @@ def _named(head: bytes) -> tuple[bytes, bool] | None:
         return None
     quoted, token = names[0][0]
     return re.sub(rb"\\(.)", rb"\1", quoted) or token, _OTHERWISE_NAMED.search(dispositions[0]) is not None
-
-
-__all__ = [
-    "MOST_FIELDS",
-    "MOST_VALUES",
-    "Found",
-    "form_field",
-    "parameter",
-    "parsed",
-    "pointed",
-    "steps",
-    "without_fields",
-    "without_parameters",
-]

@@ -48,7 +48,7 @@ class Shape:
 
 
 class Block:
-    """Some lines of a shape, written by one formatting."""
+    """Some lines of a shape, each ended by CRLF, written by one formatting."""
 
     __slots__ = ("pick", "template")
 
@@ -56,10 +56,6 @@ class Block:
         #: Takes the values that `pick` picks.
         self.template = b"".join(names[position].replace(b"%", b"%%") + b": %b\r\n" for position in which)
         self.pick = picker(which)
-
-    def of(self, values: Sequence[bytes]) -> bytes:
-        """The lines, each ended by CRLF."""
-        return self.template % self.pick(values)
 
 
 def picker(which: tuple[int, ...]) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:

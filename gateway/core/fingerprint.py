@@ -21,11 +21,11 @@ from typing import NamedTuple
 from . import canonical
 from .cookies import telling
 from .digest import Purpose, begun, body_digest, digest, framed, tag
-from .entity import without_fields, without_parameters
+from .entity import steps, without_fields, without_parameters
 from .fields import NONE, Fields, Shape, fields_of, picker
 from .host import site
 from .memo import Memo
-from .message import OPERATION_FIELDS, Request
+from .message import CREDENTIALS, OPERATION_FIELDS, Request
 from .multipart import PLAIN, multipart
 
 #: In a route's `bind`: the default set of credentials.
@@ -36,9 +36,6 @@ _QUERY, _FORM = "query:", "form:"
 #: Version of how requests are digested, a part of every recipe's id. With version 1 the whole Host counted,
 #: OPERATION_FIELDS did not, and some boundaries of multipart bodies did.
 VERSION = b"2"
-
-#: Bound unless a route says otherwise.
-CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
 
 _ABSENT = b"\x00"
 _NOTHING: Mapping[str, bytes | None] = MappingProxyType({})
@@ -103,7 +100,7 @@ class Recipe:
         object.__setattr__(self, "hosted", self.beyond_site if self.host else None)
         object.__setattr__(self, "parts", parts)
         pointers = (each for each in self.ignore if each.startswith("/"))
-        object.__setattr__(self, "pointers", tuple(map(canonical.pointer, pointers)))
+        object.__setattr__(self, "pointers", tuple(tuple(steps(each)) for each in pointers))
         for name, place in (("parameters", _QUERY), ("form_fields", _FORM)):
             named = (each.removeprefix(place).encode() for each in self.ignore if each.startswith(place))
             object.__setattr__(self, name, frozenset(named))
@@ -139,6 +136,8 @@ class _Names:
 
 
 _Counts = tuple[int, int, int, tuple[bytes, ...]]
+#: Method, host, target, content type and content coding, as parts.
+_Front = tuple[bytes, bytes, bytes, bytes, bytes]
 
 
 class Fingerprint(NamedTuple):
@@ -217,10 +216,12 @@ def fingerprint(
         front, tags = begun
         hasher = front.copy()
         body = body_digest(b"raw", (request.body,), secret)
-        hasher.update(framed(body))
-        tags += body[:2]
     else:
-        hasher, tags = _digested(content or _counted(request, recipe, names.counts, asked), secret)
+        content = content or _counted(request, recipe, names.counts, asked)
+        hasher, tags = _before(content[:5], secret)
+        body = body_digest(content.kind, content.segments, secret)
+    hasher.update(framed(body))
+    tags += body[:2]
     for name in recipe.headers:
         chosen = _present(fields.all(name))
         hasher.update(framed(chosen))
@@ -233,10 +234,10 @@ def fingerprint(
 
 
 def _asked(
-    method: bytes, counts: _Counts, values: tuple[bytes, ...], hosted: bytes | None
-) -> tuple[bytes, bytes, tuple[bytes, ...], bytes, bytes, bool]:
-    """Read the fields that every fingerprint takes in: the method and the host as parts, the types, both and the
-    codings as parts, and whether the body is one to be digested whole whatever it says."""
+    method: bytes, target: bytes, counts: _Counts, values: tuple[bytes, ...], hosted: bytes | None
+) -> tuple[_Front, tuple[bytes, ...], bool]:
+    """Read the fields that every fingerprint takes in: the parts before the body, the types, and whether the body is
+    one to be digested whole whatever it says."""
     stripped = tuple(value.strip(b" \t") for value in values)
     hosts, types, codings, selecting = counts
     behind = hosts + types + codings
@@ -244,14 +245,9 @@ def _asked(
     if selecting:  # neither a method nor a name of a field holds a line feed, nor a name a colon
         chosen = zip(selecting, stripped[behind:], strict=True)
         method = b"\n".join((method, *(name + b":" + value for name, value in chosen)))
-    return (
-        method,
-        _hosted(stripped[:hosts], hosted),
-        kinds,
-        _present(kinds),
-        _present(stripped[hosts + types : behind]),
-        len(kinds) != 1 or kinds[0][: len(_MULTIPART)].lower() != _MULTIPART,
-    )
+    host, coded = _hosted(stripped[:hosts], hosted), stripped[hosts + types : behind]
+    whole = len(kinds) != 1 or kinds[0][: len(_MULTIPART)].lower() != _MULTIPART
+    return (method, host, target, _present(kinds), _present(coded)), kinds, whole
 
 
 def _hosted(hosts: Sequence[bytes], hosted: bytes | None) -> bytes:
@@ -267,11 +263,12 @@ def _hosted(hosts: Sequence[bytes], hosted: bytes | None) -> bytes:
 
 
 def _counted(request: Request, recipe: Recipe, counts: _Counts, values: tuple[bytes, ...]) -> Counted:
-    method, host, types, content_type, content_encoding, whole = _asked(request.method, counts, values, recipe.hosted)
+    target = _less_parameters(request.target, recipe.parameters) if recipe.parameters else request.target
+    front, types, whole = _asked(request.method, target, counts, values, recipe.hosted)
+    method, host, target, content_type, content_encoding = front
     kind, segments = b"raw", [request.body]
     if not whole or recipe.body == CANONICAL_JSON or recipe.form_fields:
         content_type, kind, segments = _body(types, request.body, recipe, coded=content_encoding != _ABSENT)
-    target = _less_parameters(request.target, recipe.parameters) if recipe.parameters else request.target
     return Counted(method, host, target, content_type, content_encoding, kind, segments)
 
 
@@ -281,32 +278,18 @@ def _less_parameters(target: bytes, names: frozenset[bytes]) -> bytes:
     return path if kept is None else path + mark + kept
 
 
-def _digested(content: Counted, secret: bytes) -> tuple[blake2b, bytes]:
-    """The digest of a request and the tags of its parts, up to its body."""
-    hasher, tags = _before(*content[:5], secret)
-    body = body_digest(content.kind, content.segments, secret)
-    hasher.update(framed(body))
-    return hasher, tags + body[:2]
-
-
-def _before(
-    method: bytes, host: bytes, target: bytes, content_type: bytes, content_encoding: bytes, secret: bytes
-) -> tuple[blake2b, bytes]:
+def _before(parts: _Front, secret: bytes) -> tuple[blake2b, bytes]:
     """The digest and the tags of all that stands before the body."""
-    parts = {b"method": method, b"host": host, b"target": target}
-    parts |= {b"content-type": content_type, b"content-encoding": content_encoding}
-    return (
-        begun(Purpose.REQUEST, parts.values(), secret),
-        b"".join(tag(name, part, secret) for name, part in parts.items()),
-    )
+    named = zip(_ALWAYS, parts, strict=False)
+    return begun(Purpose.REQUEST, parts, secret), b"".join(tag(name.encode(), part, secret) for name, part in named)
 
 
 def _begin(
     asked: tuple[bytes, bytes, _Counts, tuple[bytes, ...], bytes | None, bytes],
 ) -> tuple[blake2b, bytes] | None:
     method, target, counts, values, hosted, secret = asked
-    method, host, _, content_type, content_encoding, whole = _asked(method, counts, values, hosted)
-    return _before(method, host, target, content_type, content_encoding, secret) if whole else None
+    front, _, whole = _asked(method, target, counts, values, hosted)
+    return _before(front, secret) if whole else None
 
 
 #: `_before`, to be copied: many requests of a service share it. None if the body says what counts of its type.

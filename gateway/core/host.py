@@ -32,6 +32,3 @@ def beyond_site(pattern: str) -> bytes:
     """The `match.host` of a route if it names an address or a port, which `site` leaves out; else nothing."""
     written = pattern.encode("latin-1")
     return b"" if site(written) == written else written
-
-
-__all__ = ["beyond_site", "site"]

@@ -91,6 +91,3 @@ def _shown(keys: Keys) -> str:
 def dumped(value: dict[str, Any]) -> bytes:
     """JSON in the one spelling that is compared and pinned."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=True).encode()
-
-
-__all__ = ["FORMAT", "Identity", "Keys", "dumped"]

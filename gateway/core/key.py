@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from .digest import Purpose, begun, digest, framed
 from .fields import fields_of
-from .message import OPERATION_FIELDS, Lines, named_by_connection
+from .message import CREDENTIALS, FRAMING, OPERATION_FIELDS, Lines, named_by_connection
 from .values import value
 
 #: Longest key, in characters after unquoting.
@@ -23,20 +23,7 @@ LONGEST = 255
 DEFAULT_HEADERS = (b"idempotency-key", b"x-idempotency-key")
 
 #: What `Connection` may not name on a request: a proxy would strip it before we, or the upstream, read it.
-_NOT_PER_HOP = frozenset(
-    (
-        b"authorization",
-        b"x-api-key",
-        b"api-key",
-        b"cookie",
-        b"content-length",
-        b"transfer-encoding",
-        b"content-type",
-        b"content-encoding",
-        b"host",
-        *OPERATION_FIELDS,
-    )
-)
+_NOT_PER_HOP = FRAMING.union(CREDENTIALS, OPERATION_FIELDS, (b"cookie", b"content-type", b"content-encoding", b"host"))
 
 _BARE = re.compile(rb"[\x21-\x7e]+")
 #: What most clients send: the bare form, and nothing else to be looked at.
@@ -181,31 +168,20 @@ def record_name(
     route's name is in it: renaming or reordering routes forgets no key.
     """
     if not scope:
-        return _name(service, namespace, origin, secret, key.text)
-    parts = [service, namespace, origin, len(scope).to_bytes(2, "little")]
-    for part in scope:
-        parts += part
-    parts.append(key.text)
-    return _spelled(digest(Purpose.NAME, parts, secret))
-
-
-def sent_name(service: bytes, namespace: bytes, text: bytes, *, secret: bytes = b"") -> bytes:
-    """As `record_name`, of a key of this text that a client sent, without a scope."""
-    return _name(service, namespace, SENT, secret, text)
-
-
-def _name(service: bytes, namespace: bytes, origin: bytes, secret: bytes, text: bytes) -> bytes:
-    hasher = _namespace(service, namespace, origin, secret).copy()
-    hasher.update(framed(text))
-    return _spelled(hasher.digest())
+        hasher = _namespace(service, namespace, origin, secret).copy()
+        hasher.update(framed(key.text))
+        digested = hasher.digest()
+    else:
+        parts = [service, namespace, origin, len(scope).to_bytes(2, "little")]
+        for part in scope:
+            parts += part
+        parts.append(key.text)
+        digested = digest(Purpose.NAME, parts, secret)
+    return b2a_base64(digested, newline=False).translate(_URLSAFE)[:43]
 
 
 #: From the alphabet of RFC 4648 §4 to that of §5.
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
-
-
-def _spelled(digested: bytes) -> bytes:
-    return b2a_base64(digested, newline=False).translate(_URLSAFE)[:43]
 
 
 @lru_cache(maxsize=1024)

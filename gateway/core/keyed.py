@@ -13,13 +13,12 @@ from enum import StrEnum
 
 from .digest import Purpose, body_digest, digest, framed
 from .fingerprint import Counted
-from .key import COMPOSITE, DERIVED, LONGEST, SENT, Key, Unreadable, read
+from .key import COMPOSITE, DERIVED, LONGEST, SENT, Key, Unreadable, plain, read
 from .keyform import KeyRule, Weakness, weakness
 from .source import Place, Reader, Source
 from .values import value
 
 _PRINTABLE = re.compile(rb"[\x20-\x7e]+")
-_BARE = re.compile(rb'(?!")[\x21-\x7e]+')
 
 
 @value
@@ -41,7 +40,7 @@ def keyed(reader: Reader, sources: Sequence[Source], rule: KeyRule) -> Keyed | U
     weak: list[Weakness | None] = []
     by_client = minted(sources)
     for source in sources:
-        found = _part(reader, source, rule if source in by_client else _NO_RULE)
+        found = _part(reader, source, rule if source in by_client else NO_RULE)
         if isinstance(found, Unreadable):
             return found if len(sources) == 1 else Unreadable(f"of its part {source}: {found.why}")
         if found is None:
@@ -59,7 +58,8 @@ def keyed(reader: Reader, sources: Sequence[Source], rule: KeyRule) -> Keyed | U
     return rule.refusal(weakly) or Keyed(Key(text), origin, weakly)
 
 
-_NO_RULE = KeyRule()
+#: The rule of a part that no client mints.
+NO_RULE = KeyRule()
 
 
 def minted(sources: Sequence[Source]) -> list[Source]:
@@ -106,7 +106,7 @@ def quoted(text: bytes) -> bytes:
 
 def written(key: Key) -> bytes:
     """A key as the value of a field: bare where that reads back as the same key."""
-    return key.text if _BARE.fullmatch(key.text) else quoted(key.text)
+    return key.text if plain(key.text) else quoted(key.text)
 
 
 # ── Derived ───────────────────────────────────────────────────────────────────────────────────────
@@ -161,6 +161,3 @@ def _said(
         case Part.CREDENTIALS:
             return credentials
     return reader.read(part)
-
-
-__all__ = ["NO_STRING", "Derive", "Keyed", "Part", "derived", "keyed", "minted", "quoted", "written"]

@@ -30,13 +30,9 @@ class Format:
     canonical: Callable[[bytes], bytes] | None = field(default=None, compare=False, repr=False)
 
 
-def _any(_: bytes) -> bool:
-    return True
-
-
-ANY = Format("any", _any)
+ANY = Format("any", lambda _: True)
 #: Decided where the key is read: its text alone does not tell whether it stood in quotes.
-SF_STRING = Format("sf-string", _any)
+SF_STRING = Format("sf-string", ANY.matches)
 #: RFC 9562 §4 writes UUIDs in small letters, the specification of ULIDs writes them in capitals.
 UUID = Format("uuid", _UUID.fullmatch, bytes.lower)
 ULID = Format("ulid", _ULID.fullmatch, bytes.upper)
@@ -150,16 +146,3 @@ class KeyRule:
         if weak is None or self.weak is WeakKeys.COUNT:
             return None
         return Unreadable(f"it {_WEAKLY[weak]}; draw a UUID", weak)
-
-
-__all__ = [
-    "ANY",
-    "SF_STRING",
-    "ULID",
-    "UUID",
-    "Format",
-    "KeyRule",
-    "WeakKeys",
-    "Weakness",
-    "weakness",
-]

@@ -32,6 +32,9 @@ HOP_BY_HOP = frozenset(
 #: Framing is made anew by the gate on each side (RFC 9112 §6), so it never travels either.
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
+#: Bound to a key unless a route says otherwise.
+CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
+
 #: Fields that select the operation which a request asks for, beside its method and target: a method sent as a field
 #: (`X-HTTP-Method-Override` and its variants, Rest.li), a remote procedure (SOAP 1.1, AWS, Next.js), or the event type
 #: of a webhook (GitHub, GitLab, Gitea, Bitbucket, Shopify, WooCommerce, CloudEvents). A retry repeats all of them.
@@ -109,10 +112,7 @@ def values(fields: Lines, name: bytes) -> list[bytes]:
 
 def listed(fields: Lines, name: bytes) -> list[bytes]:
     """The members of a comma-separated list field (RFC 9110 §5.6.1), in lower case."""
-    members: list[bytes] = []
-    for each in values(fields, name):
-        members.extend(member.strip(b" \t").lower() for member in each.split(b","))
-    return [member for member in members if member]
+    return [member for each in values(fields, name) for member in _members(each)]
 
 
 def preferred_wait(fields: Lines) -> int | None:
@@ -142,12 +142,14 @@ def named_by_connection(fields: Lines) -> frozenset[bytes]:
     return frozenset(listed(fields, b"connection"))
 
 
-def _members(value: bytes) -> frozenset[bytes]:
-    return frozenset(name for member in value.split(b",") if (name := member.strip(b" \t").lower()))
+def _members(value: bytes) -> list[bytes]:
+    return [name for member in value.split(b",") if (name := member.strip(b" \t").lower())]
 
 
 #: The members of one `Connection` field. Clients send few values of it.
-_named = Memo(_members, 256, lambda value: len(value) <= 512)
+_named: Memo[bytes, frozenset[bytes]] = Memo(
+    lambda value: frozenset(_members(value)), 256, lambda value: len(value) <= 512
+)
 
 
 def forwarded(fields: Lines) -> list[Field]:

@@ -178,6 +178,3 @@ def _inner(part: bytes, deepest: int) -> tuple[bytes, list[bytes]] | None:
         return None
     shape, segments = _described(cut, deepest - 1)
     return shape, [head[: types[0].start()] + _without_boundary(types[0][0]) + head[types[0].end() :], *segments]
-
-
-__all__ = ["PLAIN", "Multipart", "form", "multipart"]

@@ -213,11 +213,6 @@ _BROKEN = re.compile(r"%(?![0-9a-fA-F]{2})")
 _RAW = re.compile("[\x80-\xff]")
 
 
-def path_of(target: bytes) -> str:
-    """The path of a request target in origin form, as it was spelled."""
-    return target.partition(b"?")[0].decode("latin-1")
-
-
 def normalised(path: str) -> str:
     """`path` with unreserved escapes decoded, slashes merged and dot segments removed (as nginx and Go do it)."""
     if "%" not in path and "//" not in path and "/." not in path:
@@ -337,7 +332,7 @@ class RouteTable:
 
     def _match(self, asked: tuple[bytes, bytes, bytes]) -> Route | Ambiguous | None:
         method, host, target = asked
-        path = path_of(target)
+        path = target.partition(b"?")[0].decode("latin-1")
         if not path.isascii():  # a service may read such a byte as its escape, as which routes spell it
             path = _RAW.sub(lambda found: f"%{ord(found[0]):02X}", path)
         if "%" not in path and "//" not in path and "/." not in path and "#" not in path:
@@ -372,11 +367,3 @@ def host_matcher(pattern: str) -> Callable[[str], object]:
     if pattern.startswith("*."):
         return re.compile(r"[^:/]+\." + re.escape(pattern[2:]) + port).fullmatch
     return re.compile(re.escape(pattern) + port).fullmatch
-
-
-def statuses(values: Sequence[int]) -> frozenset[int]:
-    """Final status codes; raises ValueError naming the first that is none."""
-    for value in values:
-        if not 200 <= value <= 599:
-            raise ValueError(f"{value} is not a final status code (200–599)")
-    return frozenset(values)

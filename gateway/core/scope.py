@@ -157,6 +157,3 @@ def said(source: bytes, value: str, tokens: Tokens | None) -> bytes:
         return value.strip(" \t").encode("latin-1")
     except UnicodeEncodeError:
         return value.strip(" \t").encode()
-
-
-__all__ = ["ALGORITHMS", "CLIENT_CERT", "Claim", "Prove", "Proven", "Tokens", "Unproven", "nobody", "said", "shown"]

@@ -42,6 +42,3 @@ def with_key(fields: Fields, sends: Sequence[SendKey], key: Key, name: bytes) ->
 
 def _value(form: SentAs, key: Key, name: bytes) -> bytes:
     return written(key) if form is SentAs.KEY else str(uuid5(NAMESPACE, name.decode())).encode()
-
-
-__all__ = ["SendKey", "SentAs", "with_key"]

@@ -49,11 +49,6 @@ class Source:
         place, _, name = label.partition(":")
         return cls(Place(place), name)
 
-    @property
-    def in_body(self) -> bool:
-        """Whether the body must be there before it can be read."""
-        return self.place in (Place.BODY, Place.FORM)
-
 
 _UNPARSED = object()
 
@@ -68,20 +63,17 @@ class Reader:
         self._fields = fields_of(request.fields)
         self._document: Any = _UNPARSED
 
-    @property
-    def types(self) -> list[bytes]:
-        """The values of `Content-Type`."""
-        return self._fields.all(b"content-type")
-
     def read(self, source: Source) -> Found:
         """The octets that stand there; None where nothing does."""
         match source.place:
             case Place.HEADER:
-                return self._header(source.name)
+                return _single(self._fields.all(source.name.encode()), f"the field {source.name} is repeated")
             case Place.QUERY:
                 return entity.parameter(self.request.target.partition(b"?")[2], source.name, "the parameter")
             case Place.COOKIE:
-                return self._cookie(source.name.encode())
+                # RFC 6265 §4.2.1. Which of two cookies of one name counts, servers tell differently (§5.4).
+                found = cookies(self._fields.all(b"cookie"), source.name.encode())
+                return _single(found, "the cookie is there twice")
             case Place.PATH:
                 return self._segment(int(source.name))
             case Place.BODY:
@@ -90,22 +82,9 @@ class Reader:
                 coded = self._coded()
                 if coded is not None:
                     return coded
-                return entity.form_field(self.types, self.request.body, source.name)
+                return entity.form_field(self._fields.all(b"content-type"), self.request.body, source.name)
             case _:
                 assert_never(source.place)
-
-    def _header(self, name: str) -> Found:
-        found = self._fields.all(name.encode())
-        if len(found) > 1:
-            return Unreadable(f"the field {name} is repeated")
-        return found[0] if found else None
-
-    def _cookie(self, name: bytes) -> Found:
-        """RFC 6265 §4.2.1. Which of two cookies of one name counts, servers tell differently (§5.4)."""
-        found = cookies(self._fields.all(b"cookie"), name)
-        if len(found) > 1:
-            return Unreadable("the cookie is there twice")
-        return found[0] if found else None
 
     def _segment(self, number: int) -> Found:
         path = self.request.target.partition(b"?")[0]
@@ -136,9 +115,12 @@ class Reader:
         return None
 
 
+def _single(found: list[bytes], repeated: str) -> Found:
+    if len(found) > 1:
+        return Unreadable(repeated)
+    return found[0] if found else None
+
+
 def in_body(sources: Sequence[Source]) -> bool:
-    """Whether any of them needs the body."""
-    return any(source.in_body for source in sources)
-
-
-__all__ = ["Place", "Reader", "Source", "in_body"]
+    """Whether the body must be there before all of them can be read."""
+    return any(source.place in (Place.BODY, Place.FORM) for source in sources)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.decide import Guard
 from ..core.fields import Fields, fields_of
 from ..core.fingerprint import fingerprint
-from ..core.key import Key, record_name, sent_name
+from ..core.key import Key, record_name
 from ..core.message import Request
 from ..core.policy import Route
 from ..core.problem import Refusal
@@ -83,10 +83,7 @@ def admit_directly(
         return None
     request = Request(method, target, fields, body, peer, hop, secure)
     printed = fingerprint(request, policy.recipe, secret=door.secret, certificate=certificate)
-    if scope:
-        name = record_name(door.service, policy.namespace, scope, key, secret=door.secret)
-    else:
-        name = sent_name(door.service, policy.namespace, key.text, secret=door.secret)
+    name = record_name(door.service, policy.namespace, scope, key, secret=door.secret)
     door.budget.take(size)
     door.meet(fields, route)
     driver = server.driver

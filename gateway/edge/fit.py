@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from ..core.cookies import telling
 from ..core.fields import Fields, Shape
-from ..core.fingerprint import CREDENTIALS, DEFAULT_BIND
+from ..core.fingerprint import DEFAULT_BIND
+from ..core.message import CREDENTIALS
 from ..core.policy import Policy, Route
 
 #: Schemes of Authorization that answer a challenge or sign the time: no two tries carry the same.

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 from ..core.fields import Field, Fields, Shape, fields_of
-from ..core.fingerprint import CREDENTIALS
 from ..core.key import DEFAULT_HEADERS
 from ..core.message import (
+    CREDENTIALS,
     NEVER_FORWARDED,
     OPERATION_FIELDS,
     OWN_RESPONSE_FIELDS,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from ..core import canonical
+from ..core.entity import steps
 from ..core.scope import ALGORITHMS, CLIENT_CERT, Tokens
 from . import addresses, tls, values
 from .faults import short
@@ -61,7 +61,7 @@ def pointer(value: object) -> str:
         meant = text.removeprefix("body:").removeprefix("$.").removeprefix("/").replace(".", "/")
         raise ValueError(f"a JSON Pointer begins with a slash; use /{short(meant)}")
     try:
-        tokens = canonical.pointer(text)
+        tokens = steps(text)
     except ValueError:
         raise ValueError(f"~ is written ~0 in a JSON Pointer; use {re.sub('~(?![01])', '~0', text)}") from None
     if tokens[-1] == "-":

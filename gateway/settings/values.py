@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from ..core.fingerprint import DEFAULT_BIND
 from ..core.message import ALWAYS_REPLAYED, FRAMING, HOP_BY_HOP, NEVER_REPLAYED, OWN_RESPONSE_FIELDS
-from ..core.policy import glob, normalised, statuses
+from ..core.policy import glob, normalised
 from ..core.streams import DEFAULT, PATTERN
 from . import addresses, units
 from .faults import short
@@ -368,8 +368,9 @@ def source(value: object) -> str:
 def status(value: object) -> int:
     match value:
         case Scalar(text, Kind.TEXT | Kind.NUMBER) if re.fullmatch(r"[0-9]{1,6}", text):
-            statuses([int(text)])
-            return int(text)
+            if 200 <= int(text) <= 599:
+                return int(text)
+            raise ValueError(f"{int(text)} is not a final status code (200–599)")
     raise ValueError(f"expected a status such as 409, found {found(value)}")
 
 

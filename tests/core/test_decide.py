@@ -18,7 +18,6 @@ from gateway.core.decide import (
     Wait,
     admit,
     in_doubt,
-    kept,
     outcome_line,
     resolve,
     settle,
@@ -410,7 +409,6 @@ def test_a_status_that_http_does_not_define_is_held() -> None:
     assert {answered(status, completeness=Completeness.UNTIL_CLOSE) for status in undefined} == {LEFT}
     assert {answered(status, outcome(b"keep")) for status in undefined} == {KEPT_BY_WORD}
     assert {answered(status, outcome(b"no-effect")) for status in undefined} == {FREED_BY_WORD}
-    assert kept(HOLD).isdisjoint(undefined)
 
 
 def test_what_every_status_means_with_retry_after() -> None:
@@ -503,7 +501,6 @@ def test_only_some_statuses_are_kept(policy: Policy) -> None:
             assert answered(status, completeness=completeness, policy=policy).kind is verdict.kind
     over = answered(200, completeness=Completeness.OVER_LIMIT, policy=policy)
     assert over == Settle(Kind.KEEP, Reason.OVER_LIMIT, tombstone=True)
-    assert kept(policy) == policy.keep_only - {503}, "statuses that are held by default need the full decision"
 
 
 def test_what_is_declared_or_unknown_counts_before_the_statuses_that_are_kept() -> None:
@@ -530,7 +527,6 @@ def test_a_kept_answer_says_so_where_its_status_does_not() -> None:
     assert {said(status) for status in range(200, 1000)} == {b"", line}
     assert {said(status, outcome(b"keep")) for status in range(200, 1000)} == {line}
     assert {said(200, outcome(word)) for word in (b"unknown", b"no-effect", b"maybe")} == {b""}
-    assert kept(Policy(keep=frozenset((503, 404)))) == kept(HOLD), "these statuses need the full decision"
 
 
 def test_a_route_moves_no_other_status() -> None:

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.core.policy import AMBIGUOUS, Match, Policy, Route, RouteTable, glob, normalised, path_of, statuses
+from gateway.core.policy import AMBIGUOUS, Match, Policy, Route, RouteTable, glob, normalised
+from gateway.settings.source import Scalar
+from gateway.settings.values import status
 
 
 def route(name: str, path: str = "/**", host: str | None = None, methods: str = "", *, guard: bool = True) -> Route:
@@ -181,10 +183,12 @@ def test_a_route_matches_only_where_all_its_conditions_do() -> None:
 
 def test_statuses_of_a_policy_are_final_ones() -> None:
     """1xx never ends an exchange; the message names the value."""
-    assert statuses([200, 599, 200]) == {200, 599}
-    for bad in (199, 600, 100, 0, -1):
-        with pytest.raises(ValueError, match=f"^{bad} is not"):
-            statuses([500, bad])
+    assert [status(Scalar(good)) for good in ("200", "599")] == [200, 599]
+    for bad in ("199", "600", "100", "0"):
+        with pytest.raises(ValueError, match=f"^{bad} is not a final status code"):
+            status(Scalar(bad))
+    with pytest.raises(ValueError, match=r"^expected a status such as 409, found `-1`$"):
+        status(Scalar("-1"))
 
 
 def test_the_deadlines_of_an_exchange_follow_from_two_settings() -> None:
@@ -264,8 +268,9 @@ def test_how_a_path_is_read(spelled: str, plain: str) -> None:
 
 def test_only_the_path_of_a_target_is_read() -> None:
     """What stands behind the question mark leads nowhere."""
-    assert path_of(b"/a/b?c=//../%61?d") == "/a/b"
-    assert path_of(b"/caf\xc3\xa9") == "/caf\xc3\xa9"
+    table = RouteTable([route("plain", "/a/b"), route("escaped", "/caf%C3%A9")])
+    assert led(table, "/a/b?c=//../%61?d") == "plain"
+    assert led(table, "/caf\xc3\xa9") == led(table, "/caf\xc3\xa9?/a/b") == "escaped"
     table = RouteTable([route("a", "/a"), route("rest")])
     assert led(table, "/a?x=/../b//%61") == "a"
     assert led(table, "/b?/../a") == "rest"

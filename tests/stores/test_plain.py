@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from gateway.core import record as records
 from gateway.core.fields import fields_of
 from gateway.core.fingerprint import Fingerprint, Recipe, counted, fingerprint
-from gateway.core.key import Key, record_name, sent_name
 from gateway.core.message import Answer, Request
 from gateway.core.record import ClaimTerms, Done, Doubt, Found, NewClaim, NewKeep, State
 from gateway.ports import Nobody, StoreAway
@@ -149,14 +148,6 @@ def test_a_remembered_beginning_changes_no_fingerprint(
     printed = fingerprint(request, recipe, secret=secret, elsewhere=elsewhere)
     content = counted(request, recipe)
     assert printed == fingerprint(request, recipe, secret=secret, elsewhere=elsewhere, content=content)
-
-
-@given(st.binary(min_size=1, max_size=60), st.sampled_from([b"", b"secret"]))
-def test_a_sent_keys_name_is_its_records(text: bytes, secret: bytes) -> None:
-    """The same service, namespace and key: the same name."""
-    assert sent_name(b"shop", b"default", text, secret=secret) == record_name(
-        b"shop", b"default", (), Key(text), secret=secret
-    )
 
 
 class Pipe:
