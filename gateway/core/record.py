@@ -232,7 +232,7 @@ def replaced(found: Found | None, stamp: Stamp, to: Record | None) -> tuple[Done
     return found, Write.LEAVE
 
 
-def made_before(found: Found, claim: Record) -> bool:
+def made_before(found: Found, claim: Record | NewClaim) -> bool:
     """Whether `claim`, a takeover or an operator's answer, asked for again, was made and stands: then it is won."""
     record = found.record
     return record.holder == claim.holder and record.state is claim.state
@@ -309,12 +309,19 @@ class NewClaim:
 
     __slots__ = ("_record", "fingerprint", "holder", "terms", "wall")
 
+    state = State.IN_FLIGHT
+
     def __init__(self, terms: ClaimTerms, fingerprint: Fingerprint, holder: bytes, wall: int) -> None:
         self.terms = terms
         self.fingerprint = fingerprint
         self.holder = holder
         self.wall = wall
         self._record: Record | None = None
+
+    @property
+    def lease(self) -> int:
+        """The lease of its record, in milliseconds."""
+        return self.terms.lease
 
     @property
     def life(self) -> int:
@@ -341,10 +348,12 @@ class NewClaim:
 
 class NewKeep:
     """The Keep of a first claim that a store can write without a Record: a whole answer, and no trace. It has the
-    attributes of a `Settlement`. `wall` is the instant of the answer in milliseconds since 1970."""
+    attributes of a `Settlement`, and of its record those that a store writes besides the bytes. `wall` is the instant
+    of the answer in milliseconds since 1970."""
 
     __slots__ = ("_record", "body", "claim", "head", "status", "wall")
 
+    state = State.COMPLETED
     kind = Kind.KEEP
     movable = _MOVABLE[Kind.KEEP]
     tells_again = True
@@ -361,6 +370,16 @@ class NewKeep:
     def holder(self) -> bytes:
         """The holder of its claim."""
         return self.claim.holder
+
+    @property
+    def lease(self) -> int:
+        """The lease of its record, in milliseconds."""
+        return self.claim.terms.lease
+
+    @property
+    def life(self) -> int:
+        """The life of its record, in milliseconds: its window."""
+        return self.claim.terms.window
 
     @property
     def expires(self) -> int:

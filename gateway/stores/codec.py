@@ -63,9 +63,9 @@ STATE_AT = 1
 HOLDER_AT = 3
 HOLDER_END = 15
 
-#: Up to the two instants, each as its low 4 and its high 2 bytes.
-_WRITTEN = struct.Struct("<BBB12sH4s16s16sIHIH")
-_DURATIONS_AT = _WRITTEN.size
+#: The mark of a fingerprint is its recipe and both digests. Of each instant the low 4 bytes stand before the high 2.
+_FIXED = struct.Struct("<BBB12sH36sIHIH")
+_DURATIONS_AT = _FIXED.size
 _PARTS_AT = _DURATIONS_AT + 15
 _STATES = {int(state): state for state in State}
 _DOUBTS = {int(doubt): doubt for doubt in Doubt}
@@ -99,124 +99,80 @@ class Unreadable(ValueError):
     """Bytes that are no record of a version that this gate reads. Refused, never guessed at."""
 
 
+def _value(
+    version: int,
+    state: int,
+    attempt: int,
+    holder: bytes,
+    status: int,
+    mark: bytes,
+    first_seen: int,
+    expires: int,
+    durations: bytes,
+    tags: bytes,
+    *rest: bytes,
+) -> bytes:
+    """Return the bytes of a record. `state` holds the doubt too, and `rest` is what follows the tags."""
+    fixed = _FIXED.pack(
+        version, state, attempt, holder, status, mark,
+        first_seen & 0xFFFF_FFFF, first_seen >> 32, expires & 0xFFFF_FFFF, expires >> 32,
+    )  # fmt: skip
+    return b"".join((fixed, durations, _PARTS[len(tags)], tags, *rest))
+
+
+_IN_FLIGHT, _COMPLETED = int(State.IN_FLIGHT), int(State.COMPLETED)
+
+
 def encode(record: Record | NewClaim | NewKeep) -> bytes:
     """Return the bytes of a record. Those of a NewClaim or a NewKeep are the bytes of its `record`."""
     if isinstance(record, NewClaim):
-        form: PlainForm = record.terms.encoder or _form(record.terms)
-        return form.claim(*record.fingerprint, holder=record.holder, wall=record.wall)
+        terms = record.terms
+        claimed, _, label = terms.encoder or _prepared(terms)
+        mark, tags = record.fingerprint
+        wall = record.wall
+        return _value(1, _IN_FLIGHT, 1, record.holder, 0, mark, wall, wall + terms.life, claimed, tags, label)
     if isinstance(record, NewKeep):
-        claim = record.claim
-        form = claim.terms.encoder or _form(claim.terms)
-        return form.kept(
-            *claim.fingerprint,
-            holder=claim.holder,
-            first_seen=claim.wall,
-            wall=record.wall,
-            status=record.status,
-            head=record.head,
-            body=record.body,
-        )
-    fingerprint = record.fingerprint
-    first_seen, expires = record.first_seen, record.expires
-    header = b"".join(
-        (
-            _WRITTEN.pack(
-                2 if record.trace else 1,
-                record.state | record.doubt << 4,
-                record.attempt,
-                record.holder,
-                record.status,
-                fingerprint.recipe,
-                fingerprint.request,
-                fingerprint.credentials,
-                first_seen & 0xFFFF_FFFF,
-                first_seen >> 32,
-                expires & 0xFFFF_FFFF,
-                expires >> 32,
-            ),
-            _durations(record.life, record.lease, record.window),
-            _PARTS[len(fingerprint.tags)],
-            fingerprint.tags,
-            _label(record.route),
-            record.trace,
-        )
-    )
+        claim, head = record.claim, record.head
+        terms = claim.terms
+        _, kept, label = terms.encoder or _prepared(terms)
+        mark, tags = claim.fingerprint
+        return _value(
+            1, _COMPLETED, 1, claim.holder, record.status, mark, claim.wall, record.wall + terms.window,
+            kept, tags, label, b"\x01", len(head).to_bytes(4, "little"), head, record.body,
+        )  # fmt: skip
     answer = record.answer
-    if answer is None:
-        return header
-    return b"".join(
-        (
-            header,
-            b"\x00" if answer.body is None else b"\x01",
-            len(answer.head).to_bytes(4, "little"),
-            answer.head,
-            answer.body or b"",
-        )
+    mark, tags = record.fingerprint
+    rest = [_label(record.route), record.trace]
+    if answer is not None:
+        kept = b"\x00" if answer.body is None else b"\x01"
+        rest += kept, len(answer.head).to_bytes(4, "little"), answer.head, answer.body or b""
+    return _value(
+        2 if record.trace else 1,
+        record.state | record.doubt << 4,
+        record.attempt,
+        record.holder,
+        record.status,
+        mark,
+        record.first_seen,
+        record.expires,
+        _durations(record.life, record.lease, record.window),
+        tags,
+        *rest,
     )
+
+
+def _prepared(terms: ClaimTerms) -> tuple[bytes, bytes, bytes]:
+    """Prepare the durations of a claim and of a Keep and the label of a route, and cache them."""
+    made = terms.encoder = (
+        _durations(terms.life, terms.lease, terms.window),
+        _durations(terms.window, terms.lease, terms.window),
+        _label(terms.route),
+    )
+    return made
 
 
 _MARK_AT, _INSTANTS_AT = 17, 53
-_PLAIN = struct.Struct("<BBB12sH36sIHIH")
 _INSTANTS = struct.Struct("<IHIH")
-_CLAIM = (1, State.IN_FLIGHT.value, 1)
-_ANSWER = (1, State.COMPLETED.value, 1)
-
-
-class PlainForm:
-    """The plain records of one route: the bytes of `encode`, without a Record made for them."""
-
-    __slots__ = ("_claim_lives", "_durations_claimed", "_durations_kept", "_label", "_window")
-
-    def __init__(self, *, route: str, lease: int, life: int, window: int) -> None:
-        self._claim_lives = life
-        self._window = window
-        self._durations_claimed = _durations(life, lease, window)
-        self._durations_kept = _durations(window, lease, window)
-        self._label = _label(route)
-
-    def claim(self, mark: bytes, tags: bytes, *, holder: bytes, wall: int) -> bytes:
-        expires = wall + self._claim_lives
-        written = _PLAIN.pack(
-            *_CLAIM, holder, 0, mark, wall & 0xFFFF_FFFF, wall >> 32, expires & 0xFFFF_FFFF, expires >> 32
-        )
-        return b"".join((written, self._durations_claimed, _PARTS[len(tags)], tags, self._label))
-
-    def kept(
-        self,
-        mark: bytes,
-        tags: bytes,
-        *,
-        holder: bytes,
-        first_seen: int,
-        wall: int,
-        status: int,
-        head: bytes,
-        body: bytes,
-    ) -> bytes:
-        expires = wall + self._window
-        written = _PLAIN.pack(
-            *_ANSWER, holder, status, mark,
-            first_seen & 0xFFFF_FFFF, first_seen >> 32, expires & 0xFFFF_FFFF, expires >> 32,
-        )  # fmt: skip
-        return b"".join(
-            (
-                written,
-                self._durations_kept,
-                _PARTS[len(tags)],
-                tags,
-                self._label,
-                b"\x01",
-                len(head).to_bytes(4, "little"),
-                head,
-                body,
-            )
-        )
-
-
-def _form(terms: ClaimTerms) -> PlainForm:
-    """Prepare the form of a route's plain records, and cache it."""
-    form = terms.encoder = PlainForm(route=terms.route, lease=terms.lease, life=terms.life, window=terms.window)
-    return form
 
 
 def stored(value: bytes, mark: bytes) -> Stored | None:
@@ -278,9 +234,9 @@ def decode(value: bytes) -> Record:
     if len(value) < _PARTS_AT + 2:
         raise Unreadable(f"a record of {len(value)} bytes is too short to be one")
     (
-        version, state, attempt, holder, status, recipe, request, credentials,
+        version, state, attempt, holder, status, mark,
         seen_low, seen_high, expires_low, expires_high,
-    ) = _WRITTEN.unpack_from(value)  # fmt: skip
+    ) = _FIXED.unpack_from(value)  # fmt: skip
     if not 1 <= version <= VERSION:
         raise Unreadable(f"a record of version {version}; this gate reads versions 1 to {VERSION}")
     life, lease, window = _read_durations(value[_DURATIONS_AT:_PARTS_AT])
@@ -310,7 +266,7 @@ def decode(value: bytes) -> Record:
             _STATES[state & 15],
             holder,
             attempt,
-            Fingerprint(recipe + request + credentials, tags),
+            Fingerprint(mark, tags),
             label,
             seen_low | seen_high << 32,
             expires_low | expires_high << 32,

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ..awaitable import resolve, result_of
-from ..core.record import Done, Found, NewClaim, NewKeep, Record, Settlement, Stamp, State, made_before, refused
+from ..core.record import Done, Found, NewClaim, NewKeep, Record, Settlement, Stamp, made_before, refused
 from ..ports import (
     ClaimReply,
     Clock,
@@ -39,12 +39,13 @@ from ..ports import (
     RecordTooLarge,
     RecordUnreadable,
     StoreAway,
+    Stored,
     StoreFull,
     StoreUnusable,
     Subscription,
     WriteReply,
 )
-from .codec import HEADER, Unreadable, decode, encode, header, share_before
+from .codec import HEADER, Unreadable, decode, encode, header, share_before, stored
 from .findings import FULL, WRITES_REFUSED, ClaimRefusals, Finding, Severity, announce, unheard
 from .replies import deliver
 from .store_clock import CLOCK_STEPPED, StoreClock, host_boot
@@ -64,22 +65,26 @@ CREATE TABLE records (
 );
 CREATE INDEX records_by_expiry ON records (expires);
 """
-_CLAIM = """
-INSERT INTO records (name, state, holder, lease, life, expires, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-ON CONFLICT (name) DO UPDATE SET state = ?2, holder = ?3, lease = ?4, life = ?5, expires = ?6, value = ?7
-WHERE expires <= ?8 RETURNING 1
+#: Of each statement that writes: ?1 to ?6 are the name, state, holder, lease, life and value, ?7 is the store's time.
+_PUT = """
+INSERT OR REPLACE INTO records (name, state, holder, lease, life, expires, value)
+VALUES (?1, ?2, ?3, ?4, ?5, ?7 + ?5, ?6)
 """
-_PUT = "INSERT OR REPLACE INTO records (name, state, holder, lease, life, expires, value) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_CLAIM = """
+INSERT INTO records (name, state, holder, lease, life, expires, value) VALUES (?1, ?2, ?3, ?4, ?5, ?7 + ?5, ?6)
+ON CONFLICT (name) DO UPDATE SET state = ?2, holder = ?3, lease = ?4, life = ?5, expires = ?7 + ?5, value = ?6
+WHERE expires <= ?7
+"""
 _MOVE = """
-UPDATE records SET state = ?2, holder = ?3, lease = ?4, life = ?5, expires = ?6, value = ?7
-WHERE name = ?1 AND holder = ?8 AND state IN (?9, ?10) AND expires > ?11
-  AND (?12 IS NULL OR state <> 1 OR life - (expires - ?11) >= lease + ?12)
+UPDATE records SET state = ?2, holder = ?3, lease = ?4, life = ?5, expires = ?7 + ?5, value = ?6
+WHERE name = ?1 AND holder = ?8 AND state IN (?9, ?10) AND expires > ?7
+  AND (?11 IS NULL OR state <> 1 OR life - (expires - ?7) >= lease + ?11)
 """
 _DROP = """
-DELETE FROM records WHERE name = ?1 AND holder = ?2 AND state IN (?3, ?4) AND expires > ?5
-  AND (?6 IS NULL OR state <> 1 OR life - (expires - ?5) >= lease + ?6)
+DELETE FROM records WHERE name = ?1 AND holder = ?3 AND state IN (?4, ?5) AND expires > ?2
+  AND (?6 IS NULL OR state <> 1 OR life - (expires - ?2) >= lease + ?6)
 """
-_LOOK = "SELECT value, life, expires FROM records WHERE name = ? AND expires > ?"
+_LOOK = "SELECT value, life - (expires - ?2) FROM records WHERE name = ?1 AND expires > ?2"
 _WALK = "SELECT rowid, name, life, expires FROM records WHERE name > ? ORDER BY name LIMIT ?"
 #: The expiry is tested again: between the choice and the deletion the name may have been claimed anew.
 _SWEEP = """
@@ -114,6 +119,8 @@ _OF_THE_FILE = (
 )  # fmt: skip
 
 Work = Callable[[sqlite3.Connection, int], Any]
+#: Name, state, holder, lease, life and value of a record.
+_Row = tuple[bytes, int, bytes, int, int, bytes]
 #: The work, its reply, whether it is a claim, and the bytes of the record that it writes.
 _Item = tuple[Work, Callable[[Any], None], bool, int]
 #: Replies, each with the result that it receives.
@@ -141,6 +148,7 @@ class SqliteStore:
         boot: Callable[[], tuple[str, int]] = host_boot,
     ) -> None:
         self._path = Path(path).absolute()
+        self._folder = str(self._path.parent)
         self._clock = clock
         self._time = StoreClock(clock, boot)
         self._stepped: tuple[Finding, ...] = ()
@@ -154,7 +162,8 @@ class SqliteStore:
         self._most_pages = self._spare_pages = 0
         self._page_size = 4096
         self._short: str | None = None
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._calls: list[_Item] = []
+        self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._identity: tuple[int, int] | None = None
@@ -195,6 +204,7 @@ class SqliteStore:
     async def close(self) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
+            self._hand_over()
             self._queue.put(None)
             await asyncio.get_running_loop().run_in_executor(None, thread.join)
 
@@ -202,52 +212,53 @@ class SqliteStore:
         deliver(reply, self.available, self._observer)  # what makes it unavailable lasts until a restart
 
     def claim(self, name: bytes, claim: NewClaim | Record, reply: ClaimReply) -> None:
-        value = encode(claim)
-        record = claim.record if isinstance(claim, NewClaim) else claim
+        row = _row(name, claim)
+        assert row is not None
 
-        def work(db: sqlite3.Connection, now: int) -> Done | Found:
+        def work(db: sqlite3.Connection, now: int) -> Done | Found | Stored:
             if (short := self._room(db)) and _look(db, name, now) is None:
                 raise StoreFull(short)
-            if db.execute(_CLAIM, (*_row(name, record, value, now), now)).fetchall():
+            if db.execute(_CLAIM, (*row, now)).rowcount:
                 return Done.WON
-            found = _look(db, name, now)
-            assert found is not None
-            return Done.WON if made_before(found, record) else found
+            value, age = db.execute(_LOOK, (name, now)).fetchone()
+            if isinstance(claim, NewClaim) and (answer := stored(value, claim.fingerprint.mark)) is not None:
+                return answer
+            found = Found(decode(value), age)
+            return Done.WON if made_before(found, claim) else found
 
         self._do(work, reply, claims=True)
 
     def settle(self, name: bytes, settlement: Settlement | NewKeep, reply: WriteReply) -> None:
-        record = settlement.record
-        value = encode(settlement if isinstance(settlement, NewKeep) else record) if record is not None else b""
+        row = _row(name, settlement if isinstance(settlement, NewKeep) else settlement.record)
         movable = settlement.movable
-        where = (settlement.holder, movable[0], movable[-1])
+        where = (settlement.holder, int(movable[0]), int(movable[-1]), None)
 
         def work(db: sqlite3.Connection, now: int) -> Done | Found:
-            if _change(db, name, record, value, where, now, None):
+            if _change(db, name, row, where, now):
                 return Done.DONE
             found = _look(db, name, now)
             if found is not None:
                 return refused(found, settlement)
-            if not settlement.tells_again or record is None:
+            if not settlement.tells_again or row is None:
                 return Done.GONE
-            db.execute(_PUT, _row(name, record, value, now))
+            db.execute(_PUT, (*row, now))
             return Done.FORGOT
 
-        self._do(work, reply, size=len(value))
+        self._do(work, reply, size=_size(row))
 
     def compare_and_swap(self, name: bytes, precondition: Stamp, to: Record | None, reply: WriteReply) -> None:
-        value = encode(to) if to is not None else b""
-        where = (precondition.holder, precondition.state, precondition.state)
+        row, state = _row(name, to), int(precondition.state)
+        where = (precondition.holder, state, state, precondition.lapsed_for)
 
         def work(db: sqlite3.Connection, now: int) -> Done | Found:
-            if _change(db, name, to, value, where, now, precondition.lapsed_for):
+            if _change(db, name, row, where, now):
                 return Done.WON
             found = _look(db, name, now)
             if found is None:
                 return Done.GONE
             return Done.WON if to is not None and made_before(found, to) else found
 
-        self._do(work, reply, size=len(value))
+        self._do(work, reply, size=_size(row))
 
     def get(self, name: bytes, reply: GetReply) -> None:
         self._do(lambda db, now: _look(db, name, now), reply)
@@ -264,7 +275,16 @@ class SqliteStore:
         if self._thread is None or self._trouble:
             deliver(reply, StoreAway(self._trouble or "the store is closed", ambiguous=False), self._observer)
         else:
-            self._queue.put((work, reply, claims, size))
+            if not self._calls:
+                assert self._loop is not None
+                self._loop.call_soon(self._hand_over)
+            self._calls.append((work, reply, claims, size))
+
+    def _hand_over(self) -> None:
+        """Hand the calls of this turn of the loop to the writer's thread, which is woken once for all of them."""
+        calls, self._calls = self._calls, []
+        if calls:
+            self._queue.put(calls)
 
     # ── The writer's thread ───────────────────────────────────────────────────────────────────────
 
@@ -272,11 +292,11 @@ class SqliteStore:
         try:
             db = self._open_file()
         except Exception as error:  # whatever it is: somebody waits to hear how the opening went
-            self._tell([(opened, _unopened(self._path, error))])
+            self._in_loop(self._deliver, [(opened, _unopened(self._path, error))])
             return
         self._look_around(db)
         self._report_step()
-        self._tell([(opened, None)])
+        self._in_loop(self._deliver, [(opened, None)])
         try:
             while self._serve(db):
                 pass
@@ -288,18 +308,16 @@ class SqliteStore:
         batch: list[_Item] = []
         closing = False
         try:
-            item = self._queue.get(timeout=_SWEEP_EVERY)
-            while item is not None:
-                batch.append(item)
-                if len(batch) >= _BATCH:
+            while (calls := self._queue.get(timeout=_SWEEP_EVERY)) is not None:
+                batch += calls
+                if len(batch) >= _BATCH or self._queue.empty():
                     break
-                item = self._queue.get_nowait()
             else:
                 closing = True
         except queue.Empty:
             pass
-        if batch:
-            self._tell(self._commit(db, batch))
+        for first in range(0, len(batch), _BATCH):
+            self._in_loop(self._deliver, self._commit(db, batch[first : first + _BATCH]))
         if self._clock.now() - self._swept >= _SWEEP_EVERY:
             self._look_at_clock(db)
             self._sweep(db)
@@ -325,7 +343,7 @@ class SqliteStore:
                 except Unreadable as error:
                     results.append((reply, RecordUnreadable(str(error))))
                 except StoreFull as error:
-                    self._report(self._full(error.why))
+                    self._in_loop(self._found, self._full(error.why))
                     results.append((reply, error))
                 except RecordTooLarge as error:
                     results.append((reply, error))
@@ -356,7 +374,7 @@ class SqliteStore:
             else:
                 self._failed = True
                 if any(claims for _, _, claims, _ in batch) and (finding := self._refusal(error)) is not None:
-                    self._report(finding)
+                    self._in_loop(self._found, finding)
             return [(reply, away) for _, reply, _, _ in batch]
         return results
 
@@ -401,11 +419,11 @@ class SqliteStore:
             return False
         return True
 
-    def _tell(self, results: _Results) -> None:
-        """Hand the results of a batch to the loop, all in one hop."""
+    def _in_loop(self, call: Callable[[Any], None], argument: Any) -> None:
+        """Call this in the thread of the loop, soon."""
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._deliver, results)
+            self._loop.call_soon_threadsafe(call, argument)
         except RuntimeError:
             pass  # the loop is closed, and its callers with it
 
@@ -434,12 +452,7 @@ class SqliteStore:
 
     def _report_step(self) -> None:
         """Hand a step of the wall clock to the loop, or that it was undone."""
-        assert self._loop is not None
-        found = () if self._time.finding is None else (self._time.finding,)
-        try:
-            self._loop.call_soon_threadsafe(self._found_step, found)
-        except RuntimeError:
-            pass  # the loop is closed
+        self._in_loop(self._found_step, () if self._time.finding is None else (self._time.finding,))
 
     def _found_step(self, found: tuple[Finding, ...]) -> None:
         before, self._stepped = self._stepped, found
@@ -463,11 +476,11 @@ class SqliteStore:
             self._roll_back(db)
             finding = self._refusal(error)
         if finding is not None or self._refusals.finding is not None:
-            self._report(finding)
+            self._in_loop(self._found, finding)
 
     def _play(self, db: sqlite3.Connection) -> None:
         """Write as a claim would, and delete what was written. It has no name of a record, and has expired."""
-        db.execute(_PUT, (b"probe", 0, b"", 0, 0, 0, bytes(256)))
+        db.execute(_PUT, (b"probe", 0, b"", 0, 0, bytes(256), 0))
         db.execute("DELETE FROM records WHERE name = ?", (b"probe",))
 
     def _full(self, why: str) -> Finding:
@@ -485,15 +498,8 @@ class SqliteStore:
         text = f"SQLite refuses writes to {self._path}: {error}. {change}"
         return Finding(WRITES_REFUSED, Severity.REFUSE, text)
 
-    def _report(self, finding: Finding | None) -> None:
-        """Hand what was found to the loop; None if a claim would be accepted."""
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(self._found, finding)
-        except RuntimeError:
-            pass  # the loop is closed
-
     def _found(self, finding: Finding | None) -> None:
+        """Take what was found about new claims; None if one would be accepted."""
         before = self._refusals.findings
         if finding is None:
             self._refusals.accepted()
@@ -583,7 +589,7 @@ class SqliteStore:
             (pages,) = db.execute("PRAGMA page_count").fetchone()
             if self._most_pages - pages + _free(db) <= self._spare_pages:
                 return f"what is left of the max_bytes of {self._path} is kept for answers"
-        disk = os.statvfs(self._path.parent)
+        disk = os.statvfs(self._folder)
         room = disk.f_bavail * disk.f_frsize
         if disk.f_blocks and room <= _SPARE_ON_DISK and room + _free(db) * self._page_size <= _SPARE_ON_DISK:
             return f"what is left of the disk of {self._path} is kept for answers"
@@ -611,34 +617,30 @@ def _free(db: sqlite3.Connection) -> int:
     return free
 
 
-def _row(name: bytes, record: Record, value: bytes, now: int) -> tuple[Any, ...]:
-    return (name, int(record.state), record.holder, record.lease, record.life, now + record.life, value)
+def _row(name: bytes, record: Record | NewClaim | NewKeep | None) -> _Row | None:
+    """What is written of a record: its columns but for `expires`, which the time of the transaction decides."""
+    if record is None:
+        return None
+    return (name, int(record.state), record.holder, record.lease, record.life, encode(record))
+
+
+def _size(row: _Row | None) -> int:
+    """The bytes of the record that is written."""
+    return 0 if row is None else len(row[-1])
 
 
 def _change(
-    db: sqlite3.Connection,
-    name: bytes,
-    to: Record | None,
-    value: bytes,
-    where: tuple[bytes, State, State],
-    now: int,
-    lapsed_for: int | None,
+    db: sqlite3.Connection, name: bytes, row: _Row | None, where: tuple[bytes, int, int, int | None], now: int
 ) -> bool:
-    holder, first, second = where
-    if to is None:
-        cursor = db.execute(_DROP, (name, holder, int(first), int(second), now, lapsed_for))
-    else:
-        row = _row(name, to, value, now)
-        cursor = db.execute(_MOVE, (*row, holder, int(first), int(second), now, lapsed_for))
-    return cursor.rowcount > 0
+    """Write the row, or delete the record if it is None, if what stands is as `where` describes: its holder, one of two
+    states, and for how long it must be past its lease."""
+    command, values = (_DROP, (name,)) if row is None else (_MOVE, row)
+    return db.execute(command, (*values, now, *where)).rowcount > 0
 
 
 def _look(db: sqlite3.Connection, name: bytes, now: int) -> Found | None:
     row = db.execute(_LOOK, (name, now)).fetchone()
-    if row is None:
-        return None
-    value, life, expires = row
-    return Found(decode(value), life - (expires - now))
+    return None if row is None else Found(decode(row[0]), row[1])
 
 
 def _walk(db: sqlite3.Connection, start: bytes, most: int, now: int) -> Page:
