@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.record import (
-    Done,
+    Change,
     Found,
     NewClaim,
     NewKeep,
@@ -107,49 +107,45 @@ class MemoryStore:
         deliver(reply, not self._closed, self._observer)
 
     def claim(self, name: bytes, claim: NewClaim | Record, reply: ClaimReply) -> None:
-        self._do(reply, self._claim, name, claim.record if isinstance(claim, NewClaim) else claim)
+        record = claim.record if isinstance(claim, NewClaim) else claim
+        self._do(name, lambda found: claimed(found, record), reply, claims=True)
 
     def settle(self, name: bytes, settlement: Settlement | NewKeep, reply: WriteReply) -> None:
-        self._do(reply, self._settle, name, settlement)
+        self._do(name, lambda found: settled(found, settlement), reply)
 
     def compare_and_swap(self, name: bytes, precondition: Stamp, to: Record | None, reply: WriteReply) -> None:
-        self._do(reply, self._compare_and_swap, name, precondition, to)
+        self._do(name, lambda found: replaced(found, precondition, to), reply)
 
     def get(self, name: bytes, reply: GetReply) -> None:
-        self._do(reply, self._find, name)
+        self._do(name, lambda found: (found, Write.LEAVE), reply)
 
     def subscribe(self, name: bytes, notify: Callable[[], None]) -> Subscription:
         return Subscription()  # no other process writes here
 
-    def _do(self, reply: Callable[[Any], None], work: Callable[..., Any], *arguments: Any) -> None:
-        """Do the work now, and reply with its result: before returning, or in the next turn of the loop."""
+    def _do(
+        self,
+        name: bytes,
+        transition: Callable[[Found | None], tuple[Any, Change]],
+        reply: Callable[[Any], None],
+        *,
+        claims: bool = False,
+    ) -> None:
+        """Make a transition of the record now, and reply with its result: before returning, or in the next turn of the
+        loop."""
         if self._closed:
             result: Any = StoreAway("the store is closed", ambiguous=False)
         else:
-            try:
-                result = work(*arguments)
-            except StoreAway as away:
-                result = away
+            result, change = transition(self._find(name))
+            if claims and isinstance(change, Record) and self._full():
+                self._look()
+                if self._full():
+                    why = f"{len(self._records)} records with {self._bytes} bytes of answers are in memory"
+                    result, change = StoreFull(why), Write.LEAVE
+            self._write(name, change)
         if self._replies_soon:
             asyncio.get_running_loop().call_soon(deliver, reply, result, self._observer)
         else:
             deliver(reply, result, self._observer)
-
-    def _claim(self, name: bytes, claim: Record) -> Done | Found:
-        result, change = claimed(self._find(name), claim)
-        if isinstance(change, Record) and self._full():
-            self._look()
-            if self._full():
-                raise StoreFull(f"{len(self._records)} records with {self._bytes} bytes of answers are in memory")
-        return self._make(name, change, result)
-
-    def _settle(self, name: bytes, settlement: Settlement | NewKeep) -> Done | Found:
-        result, change = settled(self._find(name), settlement)
-        return self._make(name, change, result)
-
-    def _compare_and_swap(self, name: bytes, precondition: Stamp, to: Record | None) -> Done | Found:
-        result, change = replaced(self._find(name), precondition, to)
-        return self._make(name, change, result)
 
     async def walk(self, cursor: str, most: int) -> Page:
         start = cursor.encode()
@@ -158,10 +154,6 @@ class MemoryStore:
         records = tuple((name, Found(replace(seen.record, answer=None), seen.age)) for name, seen in found)
         on = names[-1].decode() if len(names) == most else ""
         return Page(records, on, len(names), 0, share_before(on))
-
-    def __len__(self) -> int:
-        self._sweep(len(self._ends))
-        return len(self._records)
 
     def _find(self, name: bytes) -> Found | None:
         entry = self._records.get(name)
@@ -174,7 +166,7 @@ class MemoryStore:
             return None
         return Found(record, record.life - round(left * 1000))
 
-    def _make(self, name: bytes, change: Record | Write, result: Done | Found) -> Done | Found:
+    def _write(self, name: bytes, change: Change) -> None:
         if isinstance(change, Record):
             ends = self._clock.now() + change.life / 1000
             self._drop(name)
@@ -184,7 +176,6 @@ class MemoryStore:
             self._sweep(_SWEEP)
         elif change is Write.DELETE:
             self._drop(name)
-        return result
 
     def _look(self) -> None:
         """Sweep, and report a change between full and not full."""

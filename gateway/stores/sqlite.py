@@ -213,7 +213,6 @@ class SqliteStore:
 
     def claim(self, name: bytes, claim: NewClaim | Record, reply: ClaimReply) -> None:
         row = _row(name, claim)
-        assert row is not None
 
         def work(db: sqlite3.Connection, now: int) -> Done | Found | Stored:
             if (short := self._room(db)) and _look(db, name, now) is None:
@@ -229,36 +228,48 @@ class SqliteStore:
         self._do(work, reply, claims=True)
 
     def settle(self, name: bytes, settlement: Settlement | NewKeep, reply: WriteReply) -> None:
-        row = _row(name, settlement if isinstance(settlement, NewKeep) else settlement.record)
+        to = settlement if isinstance(settlement, NewKeep) else settlement.record
         movable = settlement.movable
         where = (settlement.holder, int(movable[0]), int(movable[-1]), None)
+        again = settlement.tells_again
+        self._change(name, to, where, Done.DONE, lambda found: refused(found, settlement), reply, again=again)
+
+    def compare_and_swap(self, name: bytes, precondition: Stamp, to: Record | None, reply: WriteReply) -> None:
+        def stands(found: Found) -> Done | Found:
+            return Done.WON if to is not None and made_before(found, to) else found
+
+        state = int(precondition.state)
+        where = (precondition.holder, state, state, precondition.lapsed_for)
+        self._change(name, to, where, Done.WON, stands, reply)
+
+    def _change(
+        self,
+        name: bytes,
+        to: Record | NewKeep | None,
+        where: tuple[bytes, int, int, int | None],
+        done: Done,
+        stands: Callable[[Found], Done | Found],
+        reply: WriteReply,
+        *,
+        again: bool = False,
+    ) -> None:
+        """Write a record, or delete it if `to` is None, if what stands is as `where` describes: its holder, one of two
+        states, and for how long it must be past its lease. Reply `done`, or what `stands` makes of another record;
+        `again`: `to` is also written if there is none."""
+        row = None if to is None else _row(name, to)
+        command, values = (_DROP, (name,)) if row is None else (_MOVE, row)
 
         def work(db: sqlite3.Connection, now: int) -> Done | Found:
-            if _change(db, name, row, where, now):
-                return Done.DONE
-            found = _look(db, name, now)
-            if found is not None:
-                return refused(found, settlement)
-            if not settlement.tells_again or row is None:
+            if db.execute(command, (*values, now, *where)).rowcount:
+                return done
+            if (found := _look(db, name, now)) is not None:
+                return stands(found)
+            if row is None or not again:
                 return Done.GONE
             db.execute(_PUT, (*row, now))
             return Done.FORGOT
 
-        self._do(work, reply, size=_size(row))
-
-    def compare_and_swap(self, name: bytes, precondition: Stamp, to: Record | None, reply: WriteReply) -> None:
-        row, state = _row(name, to), int(precondition.state)
-        where = (precondition.holder, state, state, precondition.lapsed_for)
-
-        def work(db: sqlite3.Connection, now: int) -> Done | Found:
-            if _change(db, name, row, where, now):
-                return Done.WON
-            found = _look(db, name, now)
-            if found is None:
-                return Done.GONE
-            return Done.WON if to is not None and made_before(found, to) else found
-
-        self._do(work, reply, size=_size(row))
+        self._do(work, reply, size=0 if row is None else len(row[-1]))
 
     def get(self, name: bytes, reply: GetReply) -> None:
         self._do(lambda db, now: _look(db, name, now), reply)
@@ -342,10 +353,9 @@ class SqliteStore:
                     results.append((reply, work(db, now)))
                 except Unreadable as error:
                     results.append((reply, RecordUnreadable(str(error))))
-                except StoreFull as error:
-                    self._in_loop(self._found, self._full(error.why))
-                    results.append((reply, error))
-                except RecordTooLarge as error:
+                except StoreAway as error:
+                    if isinstance(error, StoreFull):
+                        self._in_loop(self._found, self._full(error.why))
                     results.append((reply, error))
                 except sqlite3.Error:
                     raise
@@ -367,7 +377,10 @@ class SqliteStore:
                 # What had been written to the log has left it: this record may find room there now. It is no claim, and
                 # made twice it is the same.
                 return self._commit(db, batch, again=True)
-            away = _translated(error, ambiguous=not undone)
+            if _code(error) == sqlite3.SQLITE_FULL and undone:
+                away: StoreAway = StoreFull(f"SQLite: {error}")
+            else:
+                away = StoreAway(f"SQLite: {error}", ambiguous=not undone)
             if _code(error) == sqlite3.SQLITE_TOOBIG or (again and not isinstance(away, StoreFull)):
                 away = RecordTooLarge(f"SQLite cannot write {size} bytes to {self._path}: {error}", size=size)
                 away.ambiguous = not undone
@@ -520,7 +533,7 @@ class SqliteStore:
             try:
                 return self._connect()
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in _LOCKED or self._clock.now() >= until:
+                if _code(error) not in _LOCKED or self._clock.now() >= until:
                     raise
             time.sleep(_OPEN_PAUSE)
 
@@ -617,25 +630,9 @@ def _free(db: sqlite3.Connection) -> int:
     return free
 
 
-def _row(name: bytes, record: Record | NewClaim | NewKeep | None) -> _Row | None:
+def _row(name: bytes, record: Record | NewClaim | NewKeep) -> _Row:
     """What is written of a record: its columns but for `expires`, which the time of the transaction decides."""
-    if record is None:
-        return None
     return (name, int(record.state), record.holder, record.lease, record.life, encode(record))
-
-
-def _size(row: _Row | None) -> int:
-    """The bytes of the record that is written."""
-    return 0 if row is None else len(row[-1])
-
-
-def _change(
-    db: sqlite3.Connection, name: bytes, row: _Row | None, where: tuple[bytes, int, int, int | None], now: int
-) -> bool:
-    """Write the row, or delete the record if it is None, if what stands is as `where` describes: its holder, one of two
-    states, and for how long it must be past its lease."""
-    command, values = (_DROP, (name,)) if row is None else (_MOVE, row)
-    return db.execute(command, (*values, now, *where)).rowcount > 0
 
 
 def _look(db: sqlite3.Connection, name: bytes, now: int) -> Found | None:
@@ -666,20 +663,13 @@ def _code(error: Exception) -> int:
     return code & 0xFF
 
 
-def _translated(error: sqlite3.Error, *, ambiguous: bool) -> StoreAway:
-    code = _code(error)
-    if code == sqlite3.SQLITE_FULL and not ambiguous:
-        return StoreFull(f"SQLite: {error}")
-    return StoreAway(f"SQLite: {error}", ambiguous=ambiguous)
-
-
 def _unopened(path: Path, error: Exception) -> Exception:
     """Turn what kept the file from being opened into StoreUnusable, with the cause; leave what is unforeseen."""
     if isinstance(error, OSError):
         return StoreUnusable(f"{path}: {error.strerror or error}. {_ANOTHER}")
     if not isinstance(error, sqlite3.Error):
         return error
-    code, name = getattr(error, "sqlite_errorcode", 0) & 0xFF, getattr(error, "sqlite_errorname", "")
+    code, name = _code(error), getattr(error, "sqlite_errorname", "")
     if code in _LOCKED:
         cause = (
             f"another program has held a lock on it for {_BUSY_TIMEOUT_MS // 1000} s, or its file system "
