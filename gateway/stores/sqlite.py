@@ -378,7 +378,7 @@ class SqliteStore:
                 # made twice it is the same.
                 return self._commit(db, batch, again=True)
             if _code(error) == sqlite3.SQLITE_FULL and undone:
-                away: StoreAway = StoreFull(f"SQLite: {error}")
+                away = StoreFull(f"SQLite: {error}")
             else:
                 away = StoreAway(f"SQLite: {error}", ambiguous=not undone)
             if _code(error) == sqlite3.SQLITE_TOOBIG or (again and not isinstance(away, StoreFull)):

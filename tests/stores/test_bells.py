@@ -339,14 +339,10 @@ class Moving:
     """Finds the first of several servers, until they are turned round."""
 
     order: list[Address]
+    promotable: None = None
 
     async def find(self) -> Address:
         return self.order[0]
-
-    async def promotable(self) -> None:
-        return None
-
-    async def close(self) -> None: ...
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -21,9 +21,8 @@ from gateway.stores.redis import RedisStore, Severity, Trust
 from gateway.stores.redis.findings import (
     evicts,
     judge,
-    no_file_behind_replicas,
+    no_file,
     no_memory_limit,
-    no_persistence,
     read_info,
     tempered,
 )
@@ -197,13 +196,14 @@ def test_the_findings_are_what_info_says() -> None:
     silent = evicts({"maxmemory": "1"})
     assert silent is not None
     assert (silent.name, silent.severity) == ("eviction-unknown", Severity.ADVISE)
-    assert no_persistence({"aof_enabled": "0", "connected_slaves": "1"}) is None
-    assert no_persistence({"aof_enabled": "1"}) is None
-    alone = no_file_behind_replicas({"aof_enabled": "0", "connected_slaves": "1"})
+    assert no_file({"aof_enabled": "1"}) is None
+    alone = no_file({"aof_enabled": "0", "connected_slaves": "1"})
     assert alone is not None
     assert (alone.name, alone.severity) == ("no-file-behind-replicas", Severity.ADVISE)
-    assert no_file_behind_replicas({"aof_enabled": "0", "connected_slaves": "0"}) is None
-    assert no_file_behind_replicas({"aof_enabled": "1", "connected_slaves": "1"}) is None
+    bare = no_file({"aof_enabled": "0", "connected_slaves": "0"})
+    assert bare is not None
+    assert bare.name == "no-persistence"
+    assert no_file({"aof_enabled": "1", "connected_slaves": "1"}) is None
     assert no_memory_limit({"maxmemory": "0"}) is not None
     bad = judge({"maxmemory": "1", "maxmemory_policy": "volatile-lru", "aof_enabled": "0", "connected_slaves": "0"})
     assert [found.severity for found in bad] == [Severity.REFUSE, Severity.WARN]

@@ -22,10 +22,9 @@ from .examine import Examined, examine
 from .findings import tempered
 from .marker import Trust
 from .servers import Address, Servers, Tls
-from .store import COMMANDS, RedisStore
+from .store import RedisStore
 
 __all__ = [
-    "COMMANDS",
     "Address",
     "Examined",
     "Finding",

@@ -146,18 +146,14 @@ class Bells:
         self,
         observer: Observer,
         where: Callable[[bytes], Ear | None],
-        moved: Callable[[Ear, RedisError], None] = lambda ear, error: None,
+        moved: Callable[[Ear, RedisError], None],
     ) -> None:
         self._observer = observer
         self._where = where
         self._moved = moved
         self._channels: dict[bytes, _Channel] = {}
         self._homeless: set[_Channel] = set()
-        self._closed = False
         self._refused = ""
-
-    async def close(self) -> None:
-        self._closed = True
 
     def subscribe(self, name: bytes, notify: Callable[[], None]) -> Subscription:
         """Subscribe to the record under this key."""
@@ -220,7 +216,7 @@ class Bells:
         self._homeless.discard(channel)
         if ear is None:
             self._homeless.add(channel)  # until the primaries are rearranged
-        elif not self._closed:
+        else:
             ear.begin()
             self._subscribe(channel)
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -34,12 +34,12 @@ from redis.crc import key_slot
 from ...ports import Observer, StoreAway, StoreUnusable
 from ...tasks import Tasks
 from ..findings import Finding, Severity
-from .bells import Bells, Ear
-from .fleet import sent_on
+from .bells import Ear
+from .fleet import Fleet, sent_on
 from .link import ask
 from .marker import Marker, Trust, marker_key
 from .pipeline import RedisError, Reply, pack
-from .primary import LOOK_EVERY, Common, Primary
+from .primary import LOOK_EVERY, Primary
 from .servers import Address, Fixed, Servers
 
 T = TypeVar("T")
@@ -133,7 +133,21 @@ def numbered(owner: Callable[[int], T | None]) -> dict[T, int]:
     return numbers
 
 
-class Cluster:
+async def _seen(address: Address, question: Awaitable[Reply]) -> View | str:
+    """What the node there sees, or why it does not say."""
+    try:
+        async with asyncio.timeout(_VOTES_WITHIN):
+            reply = await question
+        if isinstance(reply, RedisError):
+            return f"Redis at {address} refused CLUSTER SLOTS: {reply}"
+        return read_view(reply, address)
+    except TimeoutError:
+        return f"the node at {address} does not answer"
+    except (StoreAway, ValueError) as error:
+        return str(error)
+
+
+class Cluster(Fleet):
     """A store of many primaries."""
 
     def __init__(
@@ -145,18 +159,10 @@ class Cluster:
         say: Callable[..., None],
         changed: Callable[[], None],
     ) -> None:
-        self._servers = servers
-        self._observer = observer
-        self._prefix = prefix
-        self._trust = trust
-        self._told = changed
-        self.bells = Bells(observer, self._ear, self._ear_moved)
-        self._common = Common(servers, observer, self.bells, trust.check, say)
+        super().__init__(servers, observer, prefix, trust, say, changed)
         self._tasks = Tasks(lambda error: observer.alarm("looking at the cluster failed", error=repr(error)))
-        self._asking = Tasks(lambda _: None)  # whoever asked is told
         self._primaries: dict[Address, Primary] = {}
         self._wanted: dict[Address, float] = {}
-        self._mapped: tuple[Primary, ...] = ()
         self._slots: list[Primary | None] = [None] * SLOTS
         self._view: View | None = None
         self._nodes = dict.fromkeys(servers.hosts)
@@ -175,9 +181,7 @@ class Cluster:
         self._tasks.start(self._look_around())
 
     async def close(self) -> None:
-        await self.bells.close()
         await self._tasks.cancel()
-        await self._asking.cancel()
         await asyncio.gather(*(primary.close() for primary in self._primaries.values()))
 
     def of(self, key: bytes) -> Primary:
@@ -195,7 +199,7 @@ class Cluster:
         reply: Reply,
         *,
         claims: bool = False,
-        wrote: Callable[[Reply], bool] | None = None,
+        waits: bool = False,
     ) -> tuple[Primary, Reply]:
         for _ in range(REDIRECTED):
             told = sent_on(reply)
@@ -203,25 +207,13 @@ class Cluster:
                 return primary, reply
             primary = self._named(primary, told)
             await primary.reached(claims=claims)
-            reply = await primary.ask(commands, asking=told.code == "ASK", wrote=wrote)
+            reply = await primary.ask(commands, asking=told.code == "ASK", waits=waits)
         self._stale.set()
         raise StoreAway("the primaries of the cluster send us from one to another", ambiguous=False)
 
     @property
     def primaries(self) -> tuple[Primary, ...]:
         return tuple(sorted(self._mapped, key=lambda primary: primary.label))
-
-    @property
-    def trouble(self) -> str:
-        if not self._mapped:
-            return self._unknown
-        troubles = [primary.trouble for primary in self._mapped]
-        return "" if "" in troubles else troubles[0]
-
-    @property
-    def claims_refused(self) -> str:
-        refused = [primary.claims_refused for primary in self._mapped]
-        return "" if "" in refused else next(iter(refused), "")
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -239,10 +231,6 @@ class Cluster:
                 key=lambda each: list(Severity).index(each.severity),
             )
         )
-
-    @property
-    def flushes(self) -> int:
-        return sum(one.main.pipeline.flushes for one in self._mapped if one.main.pipeline is not None)
 
     def accept(self) -> bool:
         lost = [marker.accept() for marker in self._markers.values()]
@@ -285,9 +273,7 @@ class Cluster:
         return primary
 
     def _made(self, address: Address) -> Primary:
-        primary = Primary(
-            self._common, Fixed(address), None, self._primary_changed, label=str(address), ask=self._ask_marker
-        )
+        primary = Primary(self._common, Fixed(address), None, self._primary_changed, label=str(address))
         primary.main.address = address
         self._primaries[address] = primary
         self._wanted[address] = asyncio.get_running_loop().time()
@@ -328,8 +314,7 @@ class Cluster:
         mapped = {one.main.address for one in self._mapped}
         if len(mapped & views.keys()) * 2 <= len(mapped):
             others = [address for address in self._nodes if address not in views]
-            asking = (self._asking.start(ask(self._servers, address, b"CLUSTER", b"SLOTS")) for address in others)
-            views |= await self._asked(dict(zip(others, asking, strict=True)))
+            views |= await self._asked({each: ask(self._servers, each, b"CLUSTER", b"SLOTS") for each in others})
         if not any(view.ranges for view in views.values()):
             if views:
                 self._unknown = "no primary of the cluster has any slot"
@@ -341,28 +326,15 @@ class Cluster:
             self._apply(view, open_them=open_them)
         self._view = view
 
-    async def _asked(self, questions: Mapping[Address, asyncio.Future[Reply]]) -> dict[Address, View]:
+    async def _asked(self, questions: Mapping[Address, Awaitable[Reply]]) -> dict[Address, View]:
         """The views that came in time. Why the others did not is what is known of a cluster of which nothing is."""
-        if not questions:
-            return {}
-        try:
-            await asyncio.wait(questions.values(), timeout=_VOTES_WITHIN)
-        finally:
-            late = [question for question in questions.values() if question.cancel()]
-        if late:
-            await asyncio.wait(late, timeout=_VOTES_WITHIN)
         views = {}
-        for address, question in questions.items():
-            try:
-                if question.cancelled():
-                    raise ValueError(f"the node at {address} does not answer")
-                reply = question.result()
-                if isinstance(reply, RedisError):
-                    raise ValueError(f"Redis at {address} refused CLUSTER SLOTS: {reply}")
-                views[address] = read_view(reply, address)
-            except (StoreAway, ValueError) as error:
-                if self._view is None:
-                    self._unknown = str(error)
+        answers = await asyncio.gather(*(_seen(*each) for each in questions.items()))
+        for address, seen in zip(questions, answers, strict=True):
+            if isinstance(seen, View):
+                views[address] = seen
+            elif self._view is None:
+                self._unknown = seen
         return views
 
     def _apply(self, view: View, *, open_them: bool) -> None:
@@ -402,10 +374,6 @@ class Cluster:
             marker = Marker(key, self._trust, accepts=first and self._trust.accept_new_keys)
             self._markers[number] = marker
         return marker
-
-    async def _ask_marker(self, primary: Primary, packed: bytes) -> Reply:
-        reply = await primary.main.call(packed)
-        return (await self.follow(primary, (packed,), reply))[1]
 
     async def _take_over_the_others(self) -> None:
         """New keys were accepted: on markers too that stand where slots once were, or one of them would come back with

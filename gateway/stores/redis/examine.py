@@ -84,14 +84,13 @@ async def _one(servers: Servers, marker: bytes, identity: Identity | None, large
         found = (
             *lacks,
             *refusals,
-            *judge(link.info, servers.replicas, await finder.promotable(), cluster=servers.cluster),
+            *judge(link.info, servers.replicas, finder.promotable, cluster=servers.cluster),
         )
         if identity is not None and not lacks:
             found = (*await _of_marker(link, marker, identity), *found)
         return Examined(found, str(link.address), link.info)
     finally:
         await link.close()
-        await finder.close()
 
 
 async def _permitted(servers: Servers, link: Link, marker: bytes) -> tuple[Finding, ...]:
@@ -100,7 +99,7 @@ async def _permitted(servers: Servers, link: Link, marker: bytes) -> tuple[Findi
     played = (*greeting(servers, SCRIPT), *plays(servers, key), *subscribing(key))
 
     async def played_to(pipeline: Pipeline) -> tuple[Finding, ...]:
-        for command in login(servers):
+        for command in login(servers.user, servers.password):
             if isinstance(await pipeline.call(pack(*command)), RedisError):
                 return ()
         return await lacking(pipeline.call, played, servers, prefix_of(marker))

@@ -27,8 +27,7 @@ def judge(
         evicts(info),
         replicas_wrong(info, replicas, promotable),
         None if cluster else of_cluster(info),
-        no_persistence(info),
-        no_file_behind_replicas(info),
+        no_file(info),
         no_memory_limit(info),
     )
     return tuple(sorted(filter(None, found), key=lambda each: list(Severity).index(each.severity)))
@@ -130,24 +129,20 @@ def of_cluster(info: Info) -> Finding | None:
     )
 
 
-def no_persistence(info: Info) -> Finding | None:
-    """kill -9 of a server as Debian configures it kept none of three claims; with AOF, all three."""
-    if info.get("aof_enabled") != "0" or _number(info, "connected_slaves"):
+def no_file(info: Info) -> Finding | None:
+    """A server without an append-only file. kill -9 of one as Debian configures it kept none of three claims; with AOF,
+    all three. A primary with replicas that is killed, and started again before Sentinels promote another, is empty, and
+    its replicas empty themselves to follow it: a claim that `WAIT` had seen on all of them was won a second time.
+    Managed services never start a primary again, so that is advice."""
+    if info.get("aof_enabled") != "0":
         return None
-    return Finding(
-        "no-persistence",
-        Severity.WARN,
-        "it has neither an append-only file nor a replica: a crash forgets keys that it had acknowledged, back to its "
-        "last snapshot; CONFIG SET appendonly yes, or give it replicas and use durability=replicated",
-    )
-
-
-def no_file_behind_replicas(info: Info) -> Finding | None:
-    """A primary without a file that is killed, and started again before Sentinels promote another, is empty, and its
-    replicas empty themselves to follow it: a claim that `WAIT` had seen on all of them was won a second time. Managed
-    services never start a primary again, so this is advice."""
-    if info.get("aof_enabled") != "0" or not _number(info, "connected_slaves"):
-        return None
+    if not _number(info, "connected_slaves"):
+        return Finding(
+            "no-persistence",
+            Severity.WARN,
+            "it has neither an append-only file nor a replica: a crash forgets keys that it had acknowledged, back to "
+            "its last snapshot; CONFIG SET appendonly yes, or give it replicas and use durability=replicated",
+        )
     return Finding(
         "no-file-behind-replicas",
         Severity.ADVISE,

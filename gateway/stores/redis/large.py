@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +21,7 @@ from ..findings import Finding, Severity
 from .link import CONNECT_TIMEOUT, Link, logged_in, visit
 from .pipeline import Pipeline, RedisError, Reply, pack
 from .servers import Servers
+from .waited import Unacknowledged, unacknowledged, wrote
 
 #: Bytes of a command from which it has a connection of its own.
 LARGE = 512 << 10
@@ -114,10 +114,6 @@ def limits_of(reply: Reply, largest: int) -> tuple[Finding, ...]:
     return (Finding(RECORD_LIMIT, Severity.WARN, text),)
 
 
-class _Unacknowledged(StoreAway):
-    """Too few replicas have a write. One that is larger than their output buffer never reaches them."""
-
-
 class LargeWrites:
     """The large writes to the server that `main` is connected to."""
 
@@ -133,11 +129,9 @@ class LargeWrites:
         #: Failures in a row that say nothing else, and bytes of the smallest command among them.
         self._failures = self._failing = 0
 
-    async def call(
-        self, packed: bytes, *, replies: int = 1, wrote: Callable[[Reply], bool] | None = None, key: bytes = b""
-    ) -> Reply:
-        """The last of `replies` to a command. As `Waited.call` where `wrote` is given and the durability asks for
-        replicas. What was written under `key` is read back where the limits of a reply are unknown.
+    async def call(self, packed: bytes, *, replies: int = 1, waits: bool = False, key: bytes = b"") -> Reply:
+        """The last of `replies` to a command. As `Waited.call` if `waits` is set and the durability asks for replicas.
+        What was written under `key` is read back where the limits of a reply are unknown.
 
         Raises RecordTooLarge if the server never accepts it, or never returns it: then it may stand, and is to be
         overwritten.
@@ -154,7 +148,7 @@ class LargeWrites:
                 main, address, sent = self._main.pipeline, self._main.address, [False]
                 if main is None or address is None:
                     raise StoreAway(self._main.trouble, ambiguous=False)
-                write = partial(self._write, packed, replies, wrote, key, sent)
+                write = partial(self._write, packed, replies, waits, key, sent)
                 try:
                     reply = await visit(self._servers, address, write, within=within)
                 except RecordTooLarge:
@@ -182,8 +176,8 @@ class LargeWrites:
         await main.call(pack(b"PING"))
         self._failing = min(size, self._failing or size)
         self._failures += 1
-        if self._failures < (_UNACKNOWLEDGED if isinstance(away, _Unacknowledged) else _FAILURES):
-            if isinstance(away, _Unacknowledged):
+        if self._failures < (_UNACKNOWLEDGED if isinstance(away, Unacknowledged) else _FAILURES):
+            if isinstance(away, Unacknowledged):
                 raise away
             return
         self._learn(self._failing)
@@ -202,7 +196,7 @@ class LargeWrites:
         self,
         packed: bytes,
         replies: int,
-        wrote: Callable[[Reply], bool] | None,
+        waits: bool,
         key: bytes,
         sent: list[bool],
         pipeline: Pipeline,
@@ -221,14 +215,12 @@ class LargeWrites:
         reply = await pipeline.call(packed, replies)
         if replies > 1:
             reply = reply[-1]
-        if isinstance(reply, RedisError) or (wrote is not None and not wrote(reply)):
+        if isinstance(reply, RedisError) or (waits and not wrote(reply)):
             return reply
-        if wrote is not None and self._servers.replicas:
+        if waits and self._servers.replicas:
             acks = await pipeline.call(pack(b"WAIT", b"%d" % self._servers.replicas, b"%d" % self._servers.wait))
-            if isinstance(acks, RedisError):
-                raise StoreAway(f"Redis refused WAIT: {acks}", ambiguous=True)
-            if acks < self._servers.replicas:
-                raise _Unacknowledged(f"{acks} of {self._servers.replicas} replicas have the write", ambiguous=True)
+            if (away := unacknowledged(acks, self._servers.replicas)) is not None:
+                raise away
         if key and limits is None:
             await pipeline.call(pack(b"GET", key))
         return reply

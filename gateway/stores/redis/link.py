@@ -19,7 +19,7 @@ from .findings import Info, read_info
 from .permissions import line
 from .pipeline import Pipeline, RedisError, Reply, ReplyReceiver, Unasked, pack
 from .reasons import READ_ONLY, UNREACHABLE, Unreached, hung_up, refused, unreached
-from .servers import Address, Finder, Servers
+from .servers import Address, Finder, Servers, Tls
 
 T = TypeVar("T")
 
@@ -118,16 +118,9 @@ class Link:
 
     async def _connect(self) -> None:
         address = self.address = await self._finder.find()
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                pipeline = await _reach(self._servers, address, self._lost, self._unasked)
-                try:
-                    info = await _answered(self._greet(pipeline), self._servers, address, pipeline)
-                except BaseException:
-                    pipeline.abort("the handshake failed")
-                    raise
-        except OSError as error:  # TimeoutError is one
-            raise _unreached(self._servers, address, error) from error
+        pipeline, info = await _met(
+            self._servers, address, self._greet, within=CONNECT_TIMEOUT, lost=self._lost, unasked=self._unasked
+        )
         if not pipeline.usable:  # it was lost while we were on our way here, and nobody would tell us again
             raise StoreAway(f"Redis at {address} closed the connection", ambiguous=False)
         self.info = info
@@ -180,35 +173,42 @@ async def visit(
     servers: Servers, address: Address, does: Callable[[Pipeline], Awaitable[T]], *, within: float = CONNECT_TIMEOUT
 ) -> T:
     """What comes of a few words with a server, over a connection for them alone. Raises StoreAway."""
+    pipeline, result = await _met(servers, address, does, within=within)
+    pipeline.abort("it was asked")
+    return result
+
+
+async def _met(
+    servers: Servers,
+    address: Address,
+    does: Callable[[Pipeline], Awaitable[T]],
+    *,
+    within: float,
+    lost: Callable[[str], None] = lambda _: None,
+    unasked: Unasked | None = None,
+) -> tuple[Pipeline, T]:
+    """A new connection, and what came of the first words over it. Raises StoreAway, which names the server if it was
+    not reached, or hung up. `within`: the seconds for both; `lost` and `unasked`: the Pipeline's."""
     try:
         async with asyncio.timeout(within):
-            pipeline = await _reach(servers, address, lambda _: None, None)
+            pipeline = await reach(servers.tls, address, lost, unasked)
             try:
-                return await _answered(does(pipeline), servers, address, pipeline)
-            finally:
-                pipeline.abort("it was asked")
-    except OSError as error:
-        raise _unreached(servers, address, error) from error
+                return pipeline, await does(pipeline)
+            except BaseException as error:
+                usable = pipeline.usable
+                pipeline.abort("the handshake failed")
+                if usable or not isinstance(error, StoreAway):
+                    raise
+                reason = hung_up(error.why, servers.tls, socket=bool(address.path))
+                raise Unreached(reason.name, f"Redis at {address} {reason.why}") from error
+    except OSError as error:  # TimeoutError is one
+        reason = unreached(error, servers.tls, within=CONNECT_TIMEOUT)
+        raise Unreached(reason.name, f"Redis at {address} cannot be reached: {reason.why}") from error
 
 
-async def _answered(words: Awaitable[T], servers: Servers, address: Address, pipeline: Pipeline) -> T:
-    """The first words with a server. Raises StoreAway, which names it where it hung up instead."""
-    try:
-        return await words
-    except StoreAway as away:
-        if pipeline.usable:
-            raise
-        reason = hung_up(away.why, servers.tls, socket=bool(address.path))
-        raise Unreached(reason.name, f"Redis at {address} {reason.why}") from away
-
-
-def _unreached(servers: Servers, address: Address, error: OSError) -> Unreached:
-    reason = unreached(error, servers.tls, within=CONNECT_TIMEOUT)
-    return Unreached(reason.name, f"Redis at {address} cannot be reached: {reason.why}")
-
-
-async def _reach(servers: Servers, address: Address, lost: Callable[[str], None], unasked: Unasked | None) -> Pipeline:
-    loop, tls = asyncio.get_running_loop(), servers.tls
+async def reach(tls: Tls | None, address: Address, lost: Callable[[str], None], unasked: Unasked | None) -> Pipeline:
+    """A new connection to a server. Raises OSError. `lost` and `unasked`: the Pipeline's."""
+    loop = asyncio.get_running_loop()
     if address.path:
         _, pipeline = await loop.create_unix_connection(lambda: Pipeline(lost, unasked), address.path)
         return pipeline
@@ -221,15 +221,14 @@ async def _reach(servers: Servers, address: Address, lost: Callable[[str], None]
     return pipeline
 
 
-def login(servers: Servers) -> tuple[tuple[bytes, ...], ...]:
+def login(user: str, password: str) -> tuple[tuple[bytes, ...], ...]:
     """The command that says who we are, if we are anybody."""
-    user = (servers.user.encode(),) if servers.user else ()
-    return ((b"AUTH", *user, servers.password.encode()),) if servers.password else ()
+    return ((b"AUTH", *((user.encode(),) if user else ()), password.encode()),) if password else ()
 
 
 async def logged_in(servers: Servers, pipeline: Pipeline, *then: tuple[bytes, ...]) -> Reply:
     """Say who we are; the reply to the last of the commands behind that. Raises StoreAway where any is refused."""
-    commands = list(login(servers))
+    commands = list(login(servers.user, servers.password))
     if servers.database:
         commands.append((b"SELECT", b"%d" % servers.database))
     commands += [(b"CLIENT", b"SETNAME", b"oncegate"), *then]

@@ -71,7 +71,6 @@ class Pipeline(asyncio.Protocol):
         self._asked = 0
         #: When the first of what is unsent was asked.
         self._tick = 0.0
-        self.flushes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
@@ -109,7 +108,6 @@ class Pipeline(asyncio.Protocol):
         if unsent and self.usable:
             assert self._transport is not None
             self._written = self._asked
-            self.flushes += 1
             self._transport.write(b"".join(unsent) if len(unsent) > 1 else unsent[0])
 
     def data_received(self, data: bytes) -> None:

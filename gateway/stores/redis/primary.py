@@ -34,19 +34,20 @@ _LEFT = ("READONLY", "MASTERDOWN", "LOADING", "NOAUTH")
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What all primaries of a store have in common. `say` writes what is no alarm to the log."""
+    """What all primaries of a store have in common. `say` writes what is no alarm to the log; `ask` sends a command
+    about the marker of a primary, to it or to where the marker's slot is."""
 
     servers: Servers
     observer: Observer
     bells: Bells
     check: Check
     say: Callable[..., None]
+    ask: Callable[[Primary, bytes], Awaitable[Reply]]
 
 
 class Primary:
     """The server that `finder` finds. `changed` is called with it whenever it may have become fit or unfit; `label`
-    is what its findings call it; `ask` sends a command about its marker (a cluster's goes where the marker's slot
-    is)."""
+    is what its findings call it."""
 
     def __init__(
         self,
@@ -56,7 +57,6 @@ class Primary:
         changed: Callable[[Primary], None],
         *,
         label: str = "",
-        ask: Callable[[Primary, bytes], Awaitable[Reply]] | None = None,
     ) -> None:
         servers, observer = common.servers, common.observer
         self.label = label
@@ -67,7 +67,7 @@ class Primary:
         self.waited = Waited(servers, finder, observer, self._changed) if servers.replicas else None
         self.large = LargeWrites(servers, self.main)
         self.ear = Ear(servers, finder, observer, common.bells)
-        self._ask_marker = partial(ask, self) if ask is not None else self.main.call
+        self._ask_marker = partial(common.ask, self)
         self._tasks = Tasks(lambda error: observer.alarm("looking at Redis failed", error=repr(error)))
         self._promotable: int | None = None
         self._marker = marker
@@ -117,11 +117,6 @@ class Primary:
             raise StoreAway(self.trouble, ambiguous=False)
         if refused is not None:
             raise StoreRefused(str(refused))
-
-    @property
-    def refuses(self) -> bool:
-        """Whether `trusted` would raise."""
-        return self._refused is not None or self._met is not self.main.pipeline or self.down != ""
 
     def away(self, error: RedisError) -> StoreAway:
         """An error reply says that nothing was done. Some say that this server is the wrong one, or that its cluster
@@ -176,7 +171,6 @@ class Primary:
         if self.waited is not None:
             await self.waited.close()
         await self._tasks.cancel()  # last: a connection that is made begins one
-        await self._finder.close()
 
     async def reached(self, *, claims: bool) -> None:
         """Wait for a connection that is being made; where a claim is to go over it, until it may. Raises StoreAway."""
@@ -190,20 +184,18 @@ class Primary:
         if claims:
             self.trusted()
 
-    async def ask(
-        self, commands: tuple[bytes, ...], *, asking: bool, wrote: Callable[[Reply], bool] | None = None
-    ) -> Reply:
+    async def ask(self, commands: tuple[bytes, ...], *, asking: bool, waits: bool) -> Reply:
         """The reply to commands that another primary has sent here: the list of them where there are several. With
-        `asking` each is preceded by an ASKING: its slot is on its way here."""
+        `asking` each is preceded by an ASKING: its slot is on its way here. `waits`: as for `Fleet.follow`."""
         count = len(commands)
         if asking:
             commands = tuple(_ASKING + command for command in commands)
             count *= 2
         packed = b"".join(commands)
         if len(packed) >= LARGE:
-            return await self.large.call(packed, replies=count, wrote=wrote)
-        if wrote is not None and self.waited is not None:
-            return await self.waited.call(packed, wrote=wrote, replies=count)
+            return await self.large.call(packed, replies=count, waits=waits)
+        if waits and self.waited is not None:
+            return await self.waited.call(packed, replies=count)
         reply = await self.main.call(packed, count)
         if not asking:
             return reply
@@ -280,7 +272,7 @@ class Primary:
         """Once a second: is this still the server that takes writes, and is it still fit?"""
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            self._promotable = await self._finder.promotable()
+            self._promotable = self._finder.promotable
             link = self.main
             if link.pipeline is None:
                 continue

@@ -8,13 +8,13 @@ that kept the loop from being closed.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ports import StoreAway
 from ...tasks import Tasks
+from .link import login, reach
 from .pipeline import Pipeline, RedisError, Reply, pack
 from .reasons import NO_PRIMARY, UNREACHABLE, Unreached, hung_up, refused, unreached
 from .servers import Address, Finder, Fixed, Servers
@@ -52,7 +52,8 @@ class Sentinels:
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
-        self._replicas: int | None = None
+        #: How many replicas they know, up or down, as they said when they were last asked for the primary.
+        self.promotable: int | None = None
 
     async def find(self) -> Address:
         """Where the primary is now. Raises StoreAway where none of them knows."""
@@ -64,14 +65,8 @@ class Sentinels:
             names = [each.name for each in told.values() if isinstance(each, Unreached)]
             # One that answers says more than one that does not.
             raise Unreached(next((name for name in names if name != UNREACHABLE), UNREACHABLE), why)
-        self._replicas = word.replicas
+        self.promotable = word.replicas
         return word.address
-
-    async def promotable(self) -> int | None:
-        """How many replicas they know, up or down; as they said when they were last asked for the primary."""
-        return self._replicas
-
-    async def close(self) -> None: ...
 
     async def _told(self) -> dict[Address, Word | Unreached]:
         """What each of them says: its word, or why it has none. No more are waited for than can make a difference."""
@@ -95,11 +90,12 @@ class Sentinels:
 
     async def _asked(self, host: Address) -> Word | Unreached:
         """What one of them says of the primary; or why it does not answer, or knows none that is up."""
-        tls = self._servers.tls
+        # `server_name` is the primary's: a Sentinel is known by the host that the URL names.
+        tls = None if self._servers.tls is None else replace(self._servers.tls, server_name=None)
         pipeline: Pipeline | None = None
         try:
             async with asyncio.timeout(TIMEOUT):
-                pipeline = await self._reach(host)
+                pipeline = await reach(tls, host, lambda _: None, None)
                 return await self._question(pipeline)
         except OSError as error:  # TimeoutError and ssl.SSLError are
             return unreached(error, tls, within=TIMEOUT)
@@ -109,21 +105,10 @@ class Sentinels:
             if pipeline is not None:
                 pipeline.abort("the question was answered")
 
-    async def _reach(self, host: Address) -> Pipeline:
-        tls = self._servers.tls
-        context: ssl.SSLContext | None = None if tls is None else tls.context
-        # `server_name` is the primary's: a Sentinel is known by the host that the URL names.
-        name = None if tls is None else host.host
-        _, pipeline = await asyncio.get_running_loop().create_connection(
-            lambda: Pipeline(lambda _: None), host.host, host.port, ssl=context, server_hostname=name
-        )
-        return pipeline
-
     async def _question(self, pipeline: Pipeline) -> Word | Unreached:
         servers = self._servers
-        if servers.sentinel_password:
-            user = (servers.sentinel_user.encode(),) if servers.sentinel_user else ()
-            reply = await pipeline.call(pack(b"AUTH", *user, servers.sentinel_password.encode()))
+        for command in login(servers.sentinel_user, servers.sentinel_password):
+            reply = await pipeline.call(pack(*command))
             if isinstance(reply, RedisError):
                 return refused("AUTH", reply, "; check sentinel_user and sentinel_password in the store's URL")
         return _read(await pipeline.call(pack(b"SENTINEL", b"MASTER", servers.master.encode())))

@@ -56,22 +56,18 @@ class Finder(Protocol):
     async def find(self) -> Address:
         """Where it is now. Raises StoreAway where nobody knows."""
 
-    async def promotable(self) -> int | None:
+    @property
+    def promotable(self) -> int | None:
         """How many replicas could be promoted, as far as anybody but the server itself knows."""
-
-    async def close(self) -> None: ...
 
 
 class Fixed:
     """A server at an address that does not change."""
+
+    promotable = None
 
     def __init__(self, address: Address) -> None:
         self._address = address
 
     async def find(self) -> Address:
         return self._address
-
-    async def promotable(self) -> int | None:
-        return None
-
-    async def close(self) -> None: ...

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ...awaitable import result_of
 from ...core.record import (
     Done,
     Found,
@@ -43,7 +44,7 @@ from ...tasks import Tasks
 from ..codec import VERSION, Unreadable, decode, encode, stored
 from ..findings import Finding, unheard
 from ..replies import deliver
-from .fleet import REDIRECTS, Fleet, One, sent_on
+from .fleet import REDIRECTS, Fleet, sent_on
 from .large import LARGE, too_large
 from .link import LOOK, LOOK_SHA, SCRIPT, SHA
 from .marker import Trust
@@ -53,8 +54,6 @@ from .servers import Servers
 from .walk import walk
 
 _VERSION = b"%d" % VERSION
-#: A primary, and its reply.
-_Asked = tuple[Primary, Any]
 #: `SET key value NX GET PX life` and `PTTL key`: packed so, the commands that every request sends cost a third.
 _TAKE_AND_AGE = (
     b"*7\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$2\r\nNX\r\n$3\r\nGET\r\n$2\r\nPX\r\n$%d\r\n%b\r\n"
@@ -66,13 +65,6 @@ _KEEP = (
     b"*13\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n$%%d\r\n%%b\r\n$6\r\nchange\r\n$%d\r\n%b\r\n$12\r\n%%b\r\n"
     b"$%d\r\n%b\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n$1\r\n1\r\n$0\r\n\r\n$1\r\n%d\r\n"
 )
-
-#: What an administrator must allow besides the commands of the records.
-COMMANDS = (
-    "SET", "GET", "PTTL", "DEL", "EVALSHA", "EVAL", "SCRIPT|LOAD", "INFO", "SELECT", "CLIENT|SETNAME", "WAIT",
-    "SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE", "PING", "CLUSTER|SLOTS", "ASKING",
-    "SCAN", "GETRANGE",
-)  # fmt: skip
 
 
 class RedisStore:
@@ -94,7 +86,7 @@ class RedisStore:
         self._up = self._closed = False
         self._waiters: dict[object, tuple[Callable[[bool], None], asyncio.TimerHandle]] = {}
         self.tasks = Tasks(lambda error: observer.alarm("a call of Redis failed", error=repr(error)))
-        made: Callable[..., Fleet] = One
+        made = Fleet
         if servers.cluster:
             from .cluster import Cluster  # whose slots take 7 MiB of library
 
@@ -121,11 +113,6 @@ class RedisStore:
     @property
     def claims_refused(self) -> str:
         return self._fleet.claims_refused
-
-    @property
-    def flushes(self) -> int:
-        """Writes to the shared connections so far: what a trip is counted by."""
-        return self._fleet.flushes
 
     async def open(self) -> None:
         self._closed = False
@@ -171,10 +158,12 @@ class RedisStore:
         self.begin(_Settle(self, name, settlement, reply))
 
     def compare_and_swap(self, name: bytes, precondition: Stamp, to: Record | None, reply: WriteReply) -> None:
-        self.begin(_Swap(self, name, precondition, to, reply))
+        words = _change(precondition.holder, b"%d" % precondition.state, to, lapsed_for=precondition.lapsed_for)
+        takes = to is not None and to.state is State.IN_FLIGHT
+        self.begin(_Swap(self, name, reply, words, claims=takes, waits=to is not None))
 
     def get(self, name: bytes, reply: GetReply) -> None:
-        self.begin(_Get(self, name, reply))
+        self.begin(_Script(self, name, reply))
 
     def subscribe(self, name: bytes, notify: Callable[[], None]) -> Subscription:
         return self._fleet.bells.subscribe(self._prefix + name, notify)
@@ -193,7 +182,7 @@ class RedisStore:
             packed = call.packed(self._prefix + call.name)
             if len(packed) < LARGE:
                 if call.waits and primary.waited is not None:
-                    primary.waited.tell(packed, call, wrote=_wrote)
+                    primary.waited.tell(packed, call)
                 else:
                     primary.main.tell(packed, call.replies, call)
                 return
@@ -201,114 +190,6 @@ class RedisStore:
             call.end(away)
         else:
             call.go_on(None)
-
-    # ── Commands ──────────────────────────────────────────────────────────────────────────────────
-
-    async def claim_at(self, primary: Primary, name: bytes, claim: Record, reply: Reply) -> Done | Found:
-        """Claim at a primary. `reply` is that of the first trip, None before it."""
-        key = self._prefix + name
-        both = _taken(key, encode(claim), b"%d" % claim.life)
-        for _ in range(5):
-            if reply is None:
-                reply = await primary.main.call(both, 2)
-            value, left = said = reply
-            reply = None
-            if not (value is None or (type(value) is bytes and type(left) is int)) and sent_on(said):
-                # Neither was done, or the record was found and left between the two: both are asked again.
-                life = b"%d" % claim.life
-                each = pack(b"SET", key, encode(claim), b"NX", b"GET", b"PX", life), pack(b"PTTL", key)
-                primary, (value, left) = await self._fleet.follow(primary, each, said, claims=True)
-            if isinstance(value, RedisError):
-                return await self._claim_refused(name, primary, value)
-            if value is None:
-                return Done.WON if primary.waited is None else await self._cover(name, claim)
-            if left == -2:
-                continue  # it ended between the two commands
-            found = _found(primary, value, left)
-            record = found.record
-            if record.state is State.IN_FLIGHT:
-                if record.holder == claim.holder:
-                    # Asked again. The record is written again, or WAIT would not cover it.
-                    return await self._cover(name, claim)
-                if _doubtful(found):
-                    # The two commands are not one: it may have been settled between them. Look at both at once.
-                    seen = await self._get(name)
-                    if seen is None:
-                        continue
-                    return seen
-            return found
-        raise StoreAway("the record ended again and again while it was claimed", ambiguous=False)
-
-    async def _cover(self, name: bytes, claim: Record) -> Done:
-        """Write a claim of ours again, where it is still in flight; and see that the replicas have it."""
-        try:
-            _, reply = await self.script(name, b"again", claim.holder, waits=True)
-        except StoreAway as away:
-            raise StoreAway(away.why, ambiguous=True) from away  # it was made in any case
-        return _covered(reply)
-
-    async def settle_at(self, name: bytes, settlement: Settlement | NewKeep, asked: _Asked | None) -> Done | Found:
-        waits = settlement.kind is Kind.KEEP
-        try:
-            primary, reply = await self.script(name, *_settling(settlement), waits=waits, asked=asked)
-        except RecordTooLarge:
-            if (shorter := without_body(settlement)) is not None:
-                # It may stand, and be too large to be read: each look would end the connection for every request.
-                await self.script(name, *_change(settlement.holder, b"%d" % State.COMPLETED, shorter.record))
-            raise
-        return _settled(primary, settlement, reply)
-
-    async def _get(self, name: bytes) -> Found | None:
-        return _shown(*await self.script(name))
-
-    async def script(
-        self, name: bytes, *words: bytes, waits: bool = False, claims: bool = False, asked: _Asked | None = None
-    ) -> _Asked:
-        """Call the script; without words, that of a get. `waits`: what was written must be with the replicas, where
-        the durability asks for that; `claims`: a primary to which this is sent on must be one where claims may be
-        made. `asked`: the primary that was asked before, and its reply."""
-        key = self._prefix + name
-        sha, script, rest = _scripted(key, words)
-        packed, by_name = pack(b"EVALSHA", sha, *rest), True
-        primary, reply = (self._fleet.of(key), None) if asked is None else asked
-        while True:
-            if reply is not None:
-                pass
-            elif len(packed) >= LARGE:
-                reply = await primary.large.call(packed, wrote=_wrote if waits else None, key=key)
-            elif waits and primary.waited is not None:
-                reply = await primary.waited.call(packed, wrote=_wrote)
-            else:
-                reply = await primary.main.call(packed)
-            if isinstance(reply, RedisError):
-                if reply.code in REDIRECTS:
-                    wrote = _wrote if waits else None
-                    primary, reply = await self._fleet.follow(primary, (packed,), reply, claims=claims, wrote=wrote)
-                if isinstance(reply, RedisError):
-                    if by_name and reply.code == "NOSCRIPT":
-                        packed, by_name = pack(b"EVAL", script, *rest), False
-                        primary, reply = self._fleet.of(key), None
-                        continue
-                    raise too_large(reply, len(packed)) or primary.away(reply)
-            return primary, reply
-
-    async def _claim_refused(self, name: bytes, primary: Primary, error: RedisError) -> Found:
-        """A claim at a server that takes no writes for now, for want of room, of replicas or of a snapshot that
-        succeeded: a completed record can still be replayed."""
-        primary.wrote(error)
-        if error.code in ("OOM", "NOREPLICAS", "MISCONF"):
-            seen = await self._get(name)
-            if seen is not None:
-                return seen
-            if error.code == "OOM":
-                raise StoreFull(f"Redis: {error}")
-        if (refused := too_large(error, 0)) is not None:
-            raise refused
-        raise primary.away(error)
-
-
-def _taken(key: bytes, value: bytes, life: bytes) -> bytes:
-    return _TAKE_AND_AGE % (len(key), key, len(value), value, len(life), life, len(key), key)
 
 
 def _found(primary: Primary, value: bytes, left: int | RedisError) -> Found:
@@ -323,24 +204,13 @@ def _found(primary: Primary, value: bytes, left: int | RedisError) -> Found:
     return Found(record, record.life - left)
 
 
-def _doubtful(found: Found) -> bool:
-    """Whether a claim in flight has lapsed, or seems to, by two replies that were not one."""
-    return found.age < 0 or found.record.lapsed(found.age)
-
-
 def _scripted(key: bytes, words: tuple[bytes, ...]) -> tuple[bytes, bytes, tuple[bytes, ...]]:
     """The script of these words, by its digest and by its text, and its arguments."""
     return (SHA, SCRIPT, (b"1", key, words[0], _VERSION, *words[1:])) if words else (LOOK_SHA, LOOK, (b"1", key))
 
 
 def _change(
-    holder: bytes,
-    states: bytes,
-    to: Record | None,
-    *,
-    if_absent: bool = False,
-    lapsed_for: int | None = None,
-    made: bytes = b"",
+    holder: bytes, states: bytes, to: Record | None, *, if_absent: bool = False, lapsed_for: int | None = None
 ) -> tuple[bytes, ...]:
     """The script's words for a change."""
     return (
@@ -351,56 +221,13 @@ def _change(
         b"0" if to is None else b"%d" % to.life,
         b"1" if if_absent else b"0",
         b"" if lapsed_for is None else b"%d" % lapsed_for,
-        made,
+        b"" if to is None else b"%d" % to.state,
     )
-
-
-def _settling(settlement: Settlement | NewKeep) -> tuple[bytes, ...]:
-    record = settlement.record
-    return _change(
-        settlement.holder,
-        _MOVABLE[settlement.kind],
-        record,
-        if_absent=settlement.tells_again and record is not None,
-        made=b"" if record is None else b"%d" % record.state,
-    )
-
-
-def _swapping(stamp: Stamp, to: Record | None) -> tuple[bytes, ...]:
-    made = b"" if to is None else b"%d" % to.state
-    return _change(stamp.holder, b"%d" % stamp.state, to, lapsed_for=stamp.lapsed_for, made=made)
-
-
-def _settled(primary: Primary, settlement: Settlement | NewKeep, reply: Reply) -> Done | Found:
-    return refused(_found(primary, *reply), settlement) if isinstance(reply, list) else _SETTLED[reply]
-
-
-def _covered(reply: Reply) -> Done:
-    if reply != 1:
-        # It ended, or this connection's server is another one (a failover), which may hold what the first does not:
-        # nothing is known of the claim but that it may stand.
-        raise StoreAway("the claim was not found where it had been made", ambiguous=True)
-    return Done.WON
-
-
-def _swapped(primary: Primary, reply: Reply) -> Done | Found:
-    if isinstance(reply, list):
-        return _found(primary, *reply)
-    return Done.WON if reply == 1 else Done.GONE
-
-
-def _shown(primary: Primary, reply: Reply) -> Found | None:
-    return None if reply == 0 else _found(primary, *reply)
 
 
 #: The states that a settlement moves, as the script is told them.
 _MOVABLE = {kind: b"".join(b"%d" % state for state in Settlement(kind, b"", None).movable) for kind in Kind}
 _SETTLED = {1: Done.DONE, 2: Done.FORGOT, 0: Done.GONE}
-
-
-def _wrote(reply: Reply) -> bool:
-    """Whether the script changed something: 1 and 2, not 0 and not the record that stands in the way."""
-    return reply in (1, 2)
 
 
 # ── Calls of the port ─────────────────────────────────────────────────────────────────────────────
@@ -481,7 +308,8 @@ class _Claim(_Call):
         self.claim = claim
 
     def packed(self, key: bytes) -> bytes:
-        return _taken(key, encode(self.claim), b"%d" % self.claim.life)
+        value, life = encode(self.claim), b"%d" % self.claim.life
+        return _TAKE_AND_AGE % (len(key), key, len(value), value, len(life), life, len(key), key)
 
     def read(self, said: Reply) -> Any:
         value, left = said
@@ -493,112 +321,183 @@ class _Claim(_Call):
         if isinstance(claim, NewClaim) and (answer := stored(value, claim.fingerprint.mark)) is not None:
             return answer
         found = _found(self.primary, value, left)
-        record = found.record
-        mine = record.holder == claim.holder
-        return _MORE if record.state is State.IN_FLIGHT and (mine or _doubtful(found)) else found
+        return _MORE if self._unclear(found) else found
 
-    def more(self, said: Reply) -> Coroutine[Any, Any, Any]:
-        claim = self.claim
-        record = claim.record if isinstance(claim, NewClaim) else claim
-        return self.store.claim_at(self.primary, self.name, record, said)
+    def _unclear(self, found: Found) -> bool:
+        """Whether it is this very claim, or one that has lapsed, or seems to, by two replies that were not one."""
+        record = found.record
+        mine = record.holder == self.claim.holder
+        return record.state is State.IN_FLIGHT and (mine or found.age < 0 or record.lapsed(found.age))
 
     def go_on(self, said: Reply) -> None:
         if said is not None and said[0] is None:  # it is made, and counts once the replicas have it
-            self.store.begin(_Cover(self.store, self.name, self.claim.holder, self.reply))
+            self._cover(self.reply)
         else:
             super().go_on(said)
 
+    async def more(self, said: Reply) -> Any:
+        store, life = self.store, b"%d" % self.claim.life
+        key = store._prefix + self.name
+        for _ in range(5):
+            value, left = said = await self.primary.main.call(self.packed(key), 2) if said is None else said
+            if value is not None and sent_on(said):
+                # Neither was done, or the record was found and left between the two: both are asked again.
+                each = pack(b"SET", key, encode(self.claim), b"NX", b"GET", b"PX", life), pack(b"PTTL", key)
+                self.primary, (value, left) = await store._fleet.follow(self.primary, each, said, claims=True)
+            said = None
+            if isinstance(value, RedisError):
+                return await self._refused(value)
+            if value is None:
+                return Done.WON if self.primary.waited is None else await result_of(self._cover)
+            if left == -2:
+                continue  # it ended between the two commands
+            found = _found(self.primary, value, left)
+            if not self._unclear(found):
+                return found
+            if found.record.holder == self.claim.holder:
+                # Asked again. The record is written again, or WAIT would not cover it.
+                return await result_of(self._cover)
+            # The two commands are not one: it may have been settled between them. Look at both at once.
+            if (seen := await result_of(store.get, self.name)) is not None:
+                return seen
+        raise StoreAway("the record ended again and again while it was claimed", ambiguous=False)
 
-class _Cover(_Call):
-    """As `RedisStore._cover`, the end of a claim."""
+    def _cover(self, reply: ClaimReply) -> None:
+        self.store.begin(_Cover(self.store, self.name, reply, (b"again", self.claim.holder), waits=True))
 
-    __slots__ = ("holder",)
+    async def _refused(self, error: RedisError) -> Found:
+        """Claimed at a server that takes no writes for now, for want of room, of replicas or of a snapshot that
+        succeeded: a completed record can still be replayed."""
+        self.primary.wrote(error)
+        if error.code in ("OOM", "NOREPLICAS", "MISCONF"):
+            seen: Found | None = await result_of(self.store.get, self.name)
+            if seen is not None:
+                return seen
+            if error.code == "OOM":
+                raise StoreFull(f"Redis: {error}")
+        raise too_large(error, 0) or self.primary.away(error)
 
-    def __init__(self, store: RedisStore, name: bytes, holder: bytes, reply: ClaimReply) -> None:
-        super().__init__(store, name, reply, claims=False, waits=True)
-        self.holder = holder
+
+class _Script(_Call):
+    """A call of the script. Without words it is that of a get."""
+
+    __slots__ = ("words",)
+
+    def __init__(
+        self,
+        store: RedisStore,
+        name: bytes,
+        reply: Callable[[Any], None],
+        words: tuple[bytes, ...] = (),
+        *,
+        claims: bool = False,
+        waits: bool = False,
+    ) -> None:
+        super().__init__(store, name, reply, claims=claims, waits=waits)
+        self.words = words
 
     def packed(self, key: bytes) -> bytes:
-        return _pack(key, (b"again", self.holder))
+        sha, _, rest = _scripted(key, self.words)
+        return pack(b"EVALSHA", sha, *rest)
+
+    def shown(self, reply: Reply) -> Any:
+        """The result by the script's reply. Raises StoreAway."""
+        return None if reply == 0 else _found(self.primary, *reply)
 
     def read(self, said: Reply) -> Any:
-        return _MORE if isinstance(said, RedisError) else _covered(said)
+        return _MORE if isinstance(said, RedisError) else self.shown(said)
 
-    async def more(self, said: Reply) -> Done:
-        asked = _asked(self.primary, said)
-        _, reply = await self.store.script(self.name, b"again", self.holder, waits=True, asked=asked)
-        return _covered(reply)
+    async def more(self, said: Reply) -> Any:
+        return self.shown(await self.sent(said))
+
+    async def sent(self, reply: Reply = None) -> Reply:
+        """The script's reply, wherever the record is. `reply` is the one to the first trip, None before it."""
+        fleet, waits, key = self.store._fleet, self.waits, self.store._prefix + self.name
+        sha, script, rest = _scripted(key, self.words)
+        packed, by_name = pack(b"EVALSHA", sha, *rest), True
+        if reply is None:
+            self.primary = fleet.of(key)
+        while True:
+            if reply is not None:
+                pass
+            elif len(packed) >= LARGE:
+                reply = await self.primary.large.call(packed, waits=waits, key=key)
+            elif waits and self.primary.waited is not None:
+                reply = await self.primary.waited.call(packed)
+            else:
+                reply = await self.primary.main.call(packed)
+            if isinstance(reply, RedisError) and reply.code in REDIRECTS:
+                follow = fleet.follow(self.primary, (packed,), reply, claims=self.claims, waits=waits)
+                self.primary, reply = await follow
+            if not isinstance(reply, RedisError):
+                return reply
+            if not by_name or reply.code != "NOSCRIPT":
+                raise too_large(reply, len(packed)) or self.primary.away(reply)
+            packed, by_name = pack(b"EVAL", script, *rest), False
+            self.primary, reply = fleet.of(key), None
+
+
+class _Cover(_Script):
+    """The end of a claim: write it again, if it is still in flight, and see that the replicas have it."""
+
+    __slots__ = ()
+
+    def shown(self, reply: Reply) -> Done:
+        if reply != 1:
+            # It ended, or this connection's server is another one (a failover), which may hold what the first does not:
+            # nothing is known of the claim but that it may stand.
+            raise StoreAway("the claim was not found where it had been made", ambiguous=True)
+        return Done.WON
 
     def end(self, result: Any) -> None:
         # Whatever failed, the claim was made.
         super().end(StoreAway(result.why, ambiguous=True) if isinstance(result, StoreAway) else result)
 
 
-class _Settle(_Call):
+class _Settle(_Script):
     __slots__ = ("settlement",)
 
     def __init__(self, store: RedisStore, name: bytes, settlement: Settlement | NewKeep, reply: WriteReply) -> None:
-        super().__init__(store, name, reply, claims=False, waits=settlement.kind is Kind.KEEP)
+        super().__init__(store, name, reply, waits=settlement.kind is Kind.KEEP)
         self.settlement = settlement
+        if not isinstance(settlement, NewKeep):
+            self.words = _settling(settlement)
 
     def packed(self, key: bytes) -> bytes:
         settlement = self.settlement
         if isinstance(settlement, NewKeep):
             value, life = encode(settlement), b"%d" % settlement.claim.terms.window
             return self.store.keep_command % (len(key), key, settlement.holder, len(value), value, len(life), life)
-        return _pack(key, _settling(settlement))
+        return super().packed(key)
 
-    def read(self, said: Reply) -> Any:
-        return _MORE if isinstance(said, RedisError) else _settled(self.primary, self.settlement, said)
+    def shown(self, reply: Reply) -> Done | Found:
+        return refused(_found(self.primary, *reply), self.settlement) if isinstance(reply, list) else _SETTLED[reply]
 
-    def more(self, said: Reply) -> Coroutine[Any, Any, Any]:
-        return self.store.settle_at(self.name, self.settlement, _asked(self.primary, said))
-
-
-class _Swap(_Call):
-    __slots__ = ("stamp", "to")
-
-    def __init__(self, store: RedisStore, name: bytes, stamp: Stamp, to: Record | None, reply: WriteReply) -> None:
-        takes = to is not None and to.state is State.IN_FLIGHT
-        super().__init__(store, name, reply, claims=takes, waits=to is not None)
-        self.stamp = stamp
-        self.to = to
-
-    def packed(self, key: bytes) -> bytes:
-        return _pack(key, _swapping(self.stamp, self.to))
-
-    def read(self, said: Reply) -> Any:
-        return _MORE if isinstance(said, RedisError) else _swapped(self.primary, said)
-
-    async def more(self, said: Reply) -> Done | Found:
-        words = _swapping(self.stamp, self.to)
-        asked = _asked(self.primary, said)
-        return _swapped(*await self.store.script(self.name, *words, waits=self.waits, claims=self.claims, asked=asked))
+    async def more(self, said: Reply) -> Any:
+        settlement = self.settlement
+        self.words = self.words or _settling(settlement)
+        try:
+            return await super().more(said)
+        except RecordTooLarge:
+            if (shorter := without_body(settlement)) is not None:
+                # It may stand, and be too large to be read: each look would end the connection for every request.
+                words = _change(settlement.holder, b"%d" % State.COMPLETED, shorter.record)
+                await _Script(self.store, self.name, self.reply, words).sent()
+            raise
 
 
-class _Get(_Call):
+def _settling(settlement: Settlement | NewKeep) -> tuple[bytes, ...]:
+    again = settlement.tells_again and settlement.record is not None
+    return _change(settlement.holder, _MOVABLE[settlement.kind], settlement.record, if_absent=again)
+
+
+class _Swap(_Script):
     __slots__ = ()
 
-    def __init__(self, store: RedisStore, name: bytes, reply: GetReply) -> None:
-        super().__init__(store, name, reply, claims=False, waits=False)
-
-    def packed(self, key: bytes) -> bytes:
-        return _pack(key, ())
-
-    def read(self, said: Reply) -> Any:
-        return _MORE if isinstance(said, RedisError) else _shown(self.primary, said)
-
-    async def more(self, said: Reply) -> Found | None:
-        return _shown(*await self.store.script(self.name, asked=_asked(self.primary, said)))
-
-
-def _asked(primary: Primary, said: Reply) -> _Asked | None:
-    return None if said is None else (primary, said)
-
-
-def _pack(key: bytes, words: tuple[bytes, ...]) -> bytes:
-    sha, _, rest = _scripted(key, words)
-    return pack(b"EVALSHA", sha, *rest)
+    def shown(self, reply: Reply) -> Done | Found:
+        if isinstance(reply, list):
+            return _found(self.primary, *reply)
+        return Done.WON if reply == 1 else Done.GONE
 
 
 def _failure(error: Exception) -> StoreAway:

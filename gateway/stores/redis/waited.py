@@ -21,6 +21,19 @@ from .servers import Finder, Servers
 LANES = 4
 
 
+class Unacknowledged(StoreAway):
+    """Too few replicas have a write. One that is larger than their output buffer never reaches them."""
+
+
+def unacknowledged(acks: Reply, replicas: int) -> StoreAway | None:
+    """What the reply to a WAIT says against the writes before it; None if so many replicas have them."""
+    if isinstance(acks, RedisError):
+        return StoreAway(f"Redis refused WAIT: {acks}", ambiguous=True)
+    if acks < replicas:
+        return Unacknowledged(f"{acks} of {replicas} replicas have the write", ambiguous=True)
+    return None
+
+
 class _Batch:
     """The writes that one WAIT covers. As `pipeline.ReplyReceiver` it receives the reply to that WAIT."""
 
@@ -36,10 +49,8 @@ class _Batch:
         return False
 
     def set_result(self, acks: Reply, /) -> None:
-        if isinstance(acks, RedisError):
-            self.set_exception(StoreAway(f"Redis refused WAIT: {acks}", ambiguous=True))
-        elif acks < self.replicas:
-            self.set_exception(StoreAway(f"{acks} of {self.replicas} replicas have the write", ambiguous=True))
+        if (away := unacknowledged(acks, self.replicas)) is not None:
+            self.set_exception(away)
         else:
             self.freed()
             for told, reply in self.written:
@@ -53,17 +64,21 @@ class _Batch:
                 told.set_exception(away)
 
 
+def wrote(reply: Reply) -> bool:
+    """Whether the script changed something: 1 and 2, not 0 and not the record that stands in the way."""
+    return reply in (1, 2)
+
+
 class _Job:
     """One command. As `pipeline.ReplyReceiver` it receives its reply, which a write hands to its batch."""
 
-    __slots__ = ("batch", "packed", "replies", "told", "wrote")
+    __slots__ = ("batch", "packed", "replies", "told")
     batch: _Batch
 
-    def __init__(self, packed: bytes, replies: int, told: ReplyReceiver, wrote: Callable[[Reply], bool]) -> None:
+    def __init__(self, packed: bytes, replies: int, told: ReplyReceiver) -> None:
         self.packed = packed
         self.replies = replies
         self.told = told
-        self.wrote = wrote
 
     def done(self) -> bool:
         return self.told.done()
@@ -71,7 +86,7 @@ class _Job:
     def set_result(self, reply: Reply, /) -> None:
         if self.replies > 1:
             reply = reply[-1]
-        if isinstance(reply, RedisError) or not self.wrote(reply):
+        if isinstance(reply, RedisError) or not wrote(reply):
             self.told.set_result(reply)
         else:
             self.batch.written.append((self.told, reply))
@@ -116,17 +131,17 @@ class Waited:
         for lane in self.lanes:
             lane.abort(why)
 
-    async def call(self, packed: bytes, *, wrote: Callable[[Reply], bool], replies: int = 1) -> Reply:
+    async def call(self, packed: bytes, *, replies: int = 1) -> Reply:
         """As `tell`. Raises the StoreAway that comes instead of a reply."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self.tell(packed, future, wrote=wrote, replies=replies)
+        self.tell(packed, future, replies=replies)
         return await future
 
-    def tell(self, packed: bytes, told: ReplyReceiver, *, wrote: Callable[[Reply], bool], replies: int = 1) -> None:
-        """Send a command; `told` receives its reply (the last of `replies`), and if `wrote` says that it wrote, only
-        once the replicas have it. It receives StoreAway instead if too few have it (then it was written all the
+    def tell(self, packed: bytes, told: ReplyReceiver, *, replies: int = 1) -> None:
+        """Send a command; `told` receives its reply (the last of `replies`), and if that says that the script wrote,
+        only once the replicas have it. It receives StoreAway instead if too few have it (then it was written all the
         same), or if the connection was lost."""
-        self._queue.append(_Job(packed, replies, told, wrote))
+        self._queue.append(_Job(packed, replies, told))
         self._pump_soon()
 
     def _pump_soon(self) -> None:

@@ -13,7 +13,7 @@ from ...core.record import Found
 from ...ports import Page, StoreAway
 from ..codec import HEADER, NAME, Unreadable, header
 from .fleet import REDIRECTS
-from .pipeline import RedisError, Reply, pack
+from .pipeline import RedisError, pack
 from .primary import Primary
 
 _CURSOR = re.compile(r"(?:(?P<label>[^ ]*) )?(?P<at>[0-9]{1,20})")
@@ -37,7 +37,11 @@ async def walk(primaries: Sequence[Primary], prefix: bytes, cursor: str, most: i
             return Page((), "", 0, 0, 1.0)
         at = found["at"].encode() if primaries[here].label == label else b"0"
     primary = primaries[here]
-    next_at, keys = await _called(primary, b"SCAN", at, b"MATCH", _pattern(prefix), b"COUNT", b"%d" % most)
+    pattern = _SPECIAL.sub(rb"\\\1", prefix) + b"?" * 43
+    reply = await primary.main.call(pack(b"SCAN", at, b"MATCH", pattern, b"COUNT", b"%d" % most))
+    if isinstance(reply, RedisError):
+        raise primary.away(reply)
+    next_at, keys = reply
     names = [key[len(prefix) :] for key in dict.fromkeys(keys) if NAME.fullmatch(key[len(prefix) :])]
     records, unreadable = await _headers(primary, prefix, names)
     share = (here + _share(int(next_at))) / len(primaries)
@@ -46,10 +50,6 @@ async def walk(primaries: Sequence[Primary], prefix: bytes, cursor: str, most: i
         share = here / len(primaries)
     on = "" if here == len(primaries) else f"{primaries[here].label} {next_at.decode()}"
     return Page(tuple(records), on, len(names), unreadable, share)
-
-
-def _pattern(prefix: bytes) -> bytes:
-    return _SPECIAL.sub(rb"\\\1", prefix) + b"?" * 43
 
 
 async def _headers(primary: Primary, prefix: bytes, names: list[bytes]) -> tuple[list[tuple[bytes, Found]], int]:
@@ -80,13 +80,6 @@ async def _headers(primary: Primary, prefix: bytes, names: list[bytes]) -> tuple
             else:
                 records.append((name, Found(record, record.life - left)))
     return records, unreadable
-
-
-async def _called(primary: Primary, *words: bytes) -> Reply:
-    reply = await primary.main.call(pack(*words))
-    if isinstance(reply, RedisError):
-        raise primary.away(reply)
-    return reply
 
 
 def _share(at: int) -> float:
