@@ -256,8 +256,8 @@ class Exchange(Acquisition):
             self._share(shared)
         if stream is not None:
             self._go_on_with(run, stream, clean=isinstance(outcome, Answered))
-        elif self.phase is LINGERING:
-            run.attempt = None  # and with it the request's body
+        else:
+            run.attempt = None  # it holds the request's body, and this machine: a cycle would wait for the collector
         if self.waiters:
             assert shared is None or isinstance(shared, Found)
             self._acquire_again(shared, now)
